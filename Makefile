@@ -1,0 +1,47 @@
+# `make` lists the targets; `make demo` and `make test` need only Rust on a Debian-like machine.
+
+SHELL := /bin/sh
+CARGO ?= cargo
+BENCH ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint doc bench bench-quick bench-micro check
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## the whole product on throw-away PostgreSQL clusters
+	@.ci/install demo
+	$(CARGO) build --release --locked
+	@target/release/pgtandem demo
+
+test: ## all tests, against a throw-away PostgreSQL
+	@.ci/install test
+	@# Examples first: a run of tests should end with the count that matters.
+	$(CARGO) test --locked --doc
+	@if $(CARGO) nextest --version >/dev/null 2>&1; then \
+		set -x; $(CARGO) nextest run --locked; \
+	else \
+		set -x; $(CARGO) test --locked --lib --bins --tests; \
+	fi
+
+lint: ## formatting and clippy
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc: ## API documentation in target/doc
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --document-private-items
+
+bench: ## direct, PgBouncer and pgtandem side by side; options as in BENCH="--pin --workers 1,2"
+	@.ci/install bench
+	$(CARGO) build --release --locked
+	@python3 bench/compare.py $(BENCH)
+
+bench-quick: ## the same in a few minutes
+	@$(MAKE) --no-print-directory bench BENCH="--quick $(BENCH)"
+
+bench-micro: ## the codec alone, with criterion
+	$(CARGO) bench --locked --bench codec
+
+check: ## everything that must pass before a change lands
+	@.ci/run

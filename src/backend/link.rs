@@ -1,0 +1,81 @@
+//! The protocol state of one server connection, without its socket.
+
+use std::sync::Arc;
+
+use super::params::ParamSet;
+use super::statements::{HeldStatements, Statement, StatementId};
+use crate::wire::expect::Expect;
+use crate::wire::passage::Passage;
+
+/// What a forwarded message did to the books, to be undone if the server skips it.
+#[derive(Debug, Default)]
+pub enum Effect {
+    /// Nothing.
+    #[default]
+    None,
+    /// A Bind used this statement.
+    Bound(StatementId),
+    /// A client prepared a statement under its own name.
+    Prepared {
+        /// The client's name for it.
+        name: Box<[u8]>,
+        /// The statement.
+        id: StatementId,
+        /// Whether the server was asked to prepare it, or held it already.
+        was_sent: bool,
+    },
+    /// We had the server prepare a statement.
+    Injected(StatementId),
+    /// We had the server prepare the client's unnamed statement again.
+    InjectedUnnamed,
+    /// We had the server close a statement.
+    Evicted(Arc<Statement>),
+    /// A client closed a statement.
+    Closed {
+        /// The client's name for it.
+        name: Box<[u8]>,
+        /// The statement.
+        statement: Arc<Statement>,
+    },
+    /// A message replaced or dropped the client's unnamed statement.
+    Unnamed {
+        /// The definition before.
+        before: Option<Arc<[u8]>>,
+    },
+}
+
+/// The protocol state of one server connection.
+#[derive(Debug)]
+pub struct Link {
+    /// The replies it owes, and its transaction status.
+    pub expect: Expect<Effect>,
+    /// The tracked parameters as the server last reported them.
+    pub params: Arc<ParamSet>,
+    /// The statements of ours that it holds.
+    pub held: HeldStatements,
+    /// Whether its unnamed statement is the one of the session that leases it.
+    pub has_unnamed: bool,
+    /// Where its output stands.
+    pub passage: Passage,
+    /// Whether it said itself why it ends (an ErrorResponse of severity FATAL or PANIC).
+    pub has_said_why: bool,
+}
+
+impl Link {
+    /// Starts with a connection that has just logged in.
+    pub fn new(params: Arc<ParamSet>) -> Self {
+        Self {
+            expect: Expect::default(),
+            params,
+            held: HeldStatements::default(),
+            has_unnamed: false,
+            passage: Passage::Boundary,
+            has_said_why: false,
+        }
+    }
+
+    /// Says whether nothing is under way, also not the rest of a message.
+    pub fn is_at_rest(&self) -> bool {
+        self.expect.is_at_rest() && self.passage.is_boundary()
+    }
+}

@@ -1,0 +1,12 @@
+//! One connection of ours to a server process.
+//!
+//! The control plane opens it ([`connect`]: dial, startup, authentication, up to the first
+//! ReadyForQuery) and cancels what it runs ([`cancel`]); a worker then owns the bare socket together
+//! with its protocol state ([`link`]), the parameters the server reported ([`params`]) and the
+//! prepared statements it holds ([`statements`]).
+
+pub mod cancel;
+pub mod connect;
+pub mod link;
+pub mod params;
+pub mod statements;

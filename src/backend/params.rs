@@ -1,0 +1,247 @@
+//! What a server reports about its session, and how to make it what a client expects.
+//!
+//! PostgreSQL reports some parameters (`GUC_REPORT`) by ParameterStatus whenever they change. Those
+//! that can be SET are tracked here: each backend has a [`ParamSet`] that says where it stands, each
+//! session one that says where it wants to stand. Sets are immutable and interned, so that the usual
+//! checkout compares two pointers and does nothing else.
+//!
+//! Source: protocol-flow, "Asynchronous Operations"; PostgreSQL `src/backend/utils/misc/guc.c`
+//! (`BeginReportingGUCOptions`).
+
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+/// Reported by the server, but not to be SET: facts about it, not state of the session.
+const FACTS: [&[u8]; 5] = [
+    b"server_version",
+    b"server_encoding",
+    b"integer_datetimes",
+    b"is_superuser",
+    b"in_hot_standby",
+];
+
+/// One parameter: name and value as the server spells them.
+pub type Param = (Box<[u8]>, Box<[u8]>);
+
+/// The tracked parameters of a session, sorted by name.
+#[derive(Debug, PartialEq, Eq, Hash, Default)]
+pub struct ParamSet {
+    params: Vec<Param>,
+}
+
+impl ParamSet {
+    /// Makes a set of those of `reported` that can be SET.
+    pub fn from_reported<'a>(reported: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Self {
+        let mut set = Self::default();
+        for (name, value) in reported.filter(|(name, _)| !is_fact(name)) {
+            set.insert(name, value);
+        }
+        set
+    }
+
+    /// Returns the value of `name`, which is compared as PostgreSQL does: without case.
+    pub fn value(&self, name: &[u8]) -> Option<&[u8]> {
+        self.find(name).map(|(_, value)| &**value)
+    }
+
+    /// Returns a set with one value changed or added; `None` if it has that value already.
+    pub fn with(&self, name: &[u8], value: &[u8]) -> Option<Self> {
+        let known = self.find(name);
+        if is_fact(name) || known.is_some_and(|(_, current)| **current == *value) {
+            return None;
+        }
+        let name = known.map_or(name, |(name, _)| name);
+        let mut changed = Self { params: self.params.clone() };
+        changed.insert(name, value);
+        Some(changed)
+    }
+
+    /// Returns the parameters in order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        self.params.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Writes the statements that take a session standing at `self` to `wanted`, or nothing.
+    ///
+    /// Parameters that only one side knows are left alone: what the server does not report cannot
+    /// be restored later, so it must not be set either.
+    pub fn write_changes_to(&self, wanted: &Self, sql: &mut Vec<u8>) {
+        for (name, value) in wanted.iter() {
+            if self.value(name).is_some_and(|current| current != value) {
+                write_set(sql, name, value);
+            }
+        }
+    }
+
+    fn find(&self, name: &[u8]) -> Option<&Param> {
+        self.params.iter().find(|(known, _)| known.eq_ignore_ascii_case(name))
+    }
+
+    fn insert(&mut self, name: &[u8], value: &[u8]) {
+        match self.params.binary_search_by(|(known, _)| known.as_ref().cmp(name)) {
+            Ok(at) => {
+                if let Some(param) = self.params.get_mut(at) {
+                    param.1 = value.into();
+                }
+            }
+            Err(at) => self.params.insert(at, (name.into(), value.into())),
+        }
+    }
+}
+
+/// Says whether `name` is reported by servers but describes them, not the session.
+pub fn is_fact(name: &[u8]) -> bool {
+    FACTS.contains(&name)
+}
+
+/// Writes one SET. `set_config` takes any value as the server reports it; SET would quote a list
+/// (`search_path`) as if it were one name.
+pub fn write_set(sql: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    if name.eq_ignore_ascii_case(b"search_path") {
+        sql.extend_from_slice(b"SELECT pg_catalog.set_config(");
+        write_literal(sql, name);
+        sql.extend_from_slice(b", ");
+        write_literal(sql, value);
+        sql.extend_from_slice(b", false);");
+    } else {
+        sql.extend_from_slice(b"SET ");
+        write_identifier(sql, name);
+        sql.extend_from_slice(b" = ");
+        write_literal(sql, value);
+        sql.push(b';');
+    }
+}
+
+/// Writes `text` so that it is one string literal whatever `standard_conforming_strings` says.
+fn write_literal(sql: &mut Vec<u8>, text: &[u8]) {
+    if text.contains(&b'\\') {
+        sql.push(b'E');
+    }
+    write_quoted(sql, text, b'\'', b"\\'");
+}
+
+fn write_identifier(sql: &mut Vec<u8>, name: &[u8]) {
+    // A dot separates the parts of a custom parameter's name; it is not part of an identifier.
+    for (at, part) in name.split(|byte| *byte == b'.').enumerate() {
+        if at > 0 {
+            sql.push(b'.');
+        }
+        write_quoted(sql, part, b'"', b"\"");
+    }
+}
+
+fn write_quoted(sql: &mut Vec<u8>, text: &[u8], quote: u8, doubled: &[u8]) {
+    sql.push(quote);
+    for byte in text {
+        if doubled.contains(byte) {
+            sql.push(*byte);
+        }
+        sql.push(*byte);
+    }
+    sql.push(quote);
+}
+
+/// Keeps one copy of each distinct set, so that equal sets are the same pointer.
+///
+/// LIMIT: sets that nobody uses any more are dropped whenever the number has doubled.
+#[derive(Debug)]
+pub struct Interner {
+    sets: HashSet<Shared>,
+    purge_at: usize,
+}
+
+#[derive(Debug)]
+struct Shared(Arc<ParamSet>);
+
+impl PartialEq for Shared {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl Eq for Shared {}
+
+impl Hash for Shared {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+impl Default for Interner {
+    fn default() -> Self {
+        Self { sets: HashSet::new(), purge_at: 64 }
+    }
+}
+
+impl Interner {
+    /// Returns the one copy of `set`.
+    pub fn intern(&mut self, set: ParamSet) -> Arc<ParamSet> {
+        self.intern_shared(Arc::new(set))
+    }
+
+    /// Returns the one copy of `set`, which may come from another worker.
+    pub fn intern_shared(&mut self, set: Arc<ParamSet>) -> Arc<ParamSet> {
+        let candidate = Shared(set);
+        if let Some(known) = self.sets.get(&candidate) {
+            return Arc::clone(&known.0);
+        }
+        if self.sets.len() >= self.purge_at {
+            self.sets.retain(|shared| Arc::strong_count(&shared.0) > 1);
+            self.purge_at = (self.sets.len() * 2).max(64);
+        }
+        let set = Arc::clone(&candidate.0);
+        self.sets.insert(candidate);
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(params: &[(&str, &str)]) -> ParamSet {
+        ParamSet::from_reported(params.iter().map(|(n, v)| (n.as_bytes(), v.as_bytes())))
+    }
+
+    fn changes(from: &[(&str, &str)], to: &[(&str, &str)]) -> String {
+        let mut sql = Vec::new();
+        set(from).write_changes_to(&set(to), &mut sql);
+        String::from_utf8(sql).expect("ASCII")
+    }
+
+    #[test]
+    fn only_differences_are_set() {
+        let at = [("TimeZone", "UTC"), ("application_name", "a"), ("server_version", "15")];
+        assert_eq!(changes(&at, &at), "");
+        assert_eq!(
+            changes(&at, &[("TimeZone", "UTC"), ("application_name", "b'\\")]),
+            "SET \"application_name\" = E'b''\\\\';"
+        );
+    }
+
+    #[test]
+    fn c26_a_parameter_the_server_does_not_report_is_not_set() {
+        assert_eq!(changes(&[("TimeZone", "UTC")], &[("TimeZone", "UTC"), ("x.y", "1")]), "");
+    }
+
+    #[test]
+    fn c28_a_list_is_passed_as_it_was_reported() {
+        assert_eq!(
+            changes(&[("search_path", "\"$user\", public")], &[("search_path", "\"\"")]),
+            "SELECT pg_catalog.set_config('search_path', '\"\"', false);"
+        );
+    }
+
+    #[test]
+    fn equal_sets_are_one_pointer_and_unused_ones_go() {
+        let mut interner = Interner::default();
+        let first = interner.intern(set(&[("a", "1")]));
+        assert!(Arc::ptr_eq(&first, &interner.intern(set(&[("a", "1")]))));
+        for value in 0..1_000 {
+            interner.intern(set(&[("a", &format!("v{value}"))]));
+        }
+        assert!(interner.sets.len() <= 65, "{} sets are kept", interner.sets.len());
+        assert!(Arc::ptr_eq(&first, &interner.intern(set(&[("a", "1")]))));
+    }
+}

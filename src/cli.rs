@@ -1,0 +1,47 @@
+//! The command line.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::demo;
+
+/// Where the configuration is looked for, in this order.
+const DEFAULT_PATHS: [&str; 2] = ["proxy.toml", "/etc/pgtandem/proxy.toml"];
+
+/// A PostgreSQL connection pooler that also keeps other databases exact copies of the first.
+#[derive(Debug, Parser)]
+#[command(version, about, max_term_width = 100)]
+pub struct Cli {
+    /// Configuration file [default: ./proxy.toml, then /etc/pgtandem/proxy.toml]
+    #[arg(long, short, global = true, value_name = "FILE", env = "PGTANDEM_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What to do; without it: run
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the proxy in the foreground
+    ///
+    /// SIGTERM and SIGINT let clients finish their transactions, a second one ends at once; SIGQUIT
+    /// ends at once; SIGHUP reads the configuration again.
+    Run,
+    /// Read the configuration, say everything that is wrong with it, and give advice
+    Check,
+    /// Show the whole product on throw-away databases
+    Demo(demo::Args),
+}
+
+impl Cli {
+    /// Returns the configuration file to read.
+    pub fn config_path(&self) -> PathBuf {
+        if let Some(path) = &self.config {
+            return path.clone();
+        }
+        let found = DEFAULT_PATHS.iter().map(Path::new).find(|path| path.exists());
+        found.unwrap_or(Path::new(DEFAULT_PATHS[0])).to_owned()
+    }
+}

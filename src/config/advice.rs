@@ -1,0 +1,136 @@
+//! What is allowed and probably not meant: `pgtandem check` prints it beside the errors.
+
+use super::checked::{AuthType, Config, Database, General};
+use super::raw::join;
+use super::read::SCRAM_PREFIX;
+use crate::secret::Secret;
+
+impl Config {
+    /// Lists what is probably not meant: keys without effect, logins that cannot work, open doors.
+    ///
+    /// One sentence each, for people; empty if there is nothing to say.
+    pub fn advice(&self) -> Vec<String> {
+        let mut advice = Vec::new();
+        self.advise_login(&mut advice);
+        advise_general(&self.general, &mut advice);
+        if self.databases.is_empty() {
+            advice.push("there is no [databases.NAME]: every login will be refused".to_owned());
+        }
+        for (name, database) in &self.databases {
+            self.advise_database(&join("databases", name), database, &mut advice);
+        }
+        advice
+    }
+
+    fn advise_login(&self, advice: &mut Vec<String>) {
+        let general = &self.general;
+        if general.auth_type == AuthType::Trust {
+            if !general
+                .listen_addr
+                .iter()
+                .all(|address| is_loopback(address))
+            {
+                advice.push(
+                    "general.auth_type is \"trust\" and listen_addr is not only this machine: \
+                     whoever reaches the port is let in"
+                        .to_owned(),
+                );
+            }
+            return;
+        }
+        let can_log_in = |user: &str| self.users.get(user).is_some_and(|u| u.password.is_some());
+        if !self.users.keys().any(|user| can_log_in(user)) {
+            advice.push("no [users.NAME] has a password: nobody can log in".to_owned());
+        }
+        for user in general.admin_users.iter().filter(|user| !can_log_in(user)) {
+            advice.push(format!(
+                "general.admin_users names {user:?}, who has no password in [users] and cannot \
+                 log in"
+            ));
+        }
+        for (name, user) in &self.users {
+            let is_md5 = user.password.as_ref().is_some_and(is_md5_hash);
+            if is_md5 && general.auth_type == AuthType::ScramSha256 {
+                advice.push(format!(
+                    "{}.password is an md5 hash, which cannot be checked with auth_type \
+                     \"scram-sha-256\": this user cannot log in",
+                    join("users", name)
+                ));
+            }
+        }
+    }
+
+    fn advise_database(&self, path: &str, database: &Database, advice: &mut Vec<String>) {
+        if database.password.is_some() && database.user.is_none() {
+            advice.push(format!(
+                "{path}.password without user: every client's own user logs in at the server with \
+                 this one password"
+            ));
+        }
+        if database
+            .password
+            .as_ref()
+            .is_some_and(|p| p.expose().starts_with(SCRAM_PREFIX))
+        {
+            advice.push(format!(
+                "{path}.password is a SCRAM secret, which can check a password but not stand for \
+                 it: logging in at the server needs the plain password"
+            ));
+        }
+        let pool = &self.general.pool;
+        let size = database.pool_size.unwrap_or(pool.default_pool_size);
+        let max = database
+            .max_db_connections
+            .unwrap_or(pool.max_db_connections);
+        if max > 0 && max < size {
+            advice.push(format!(
+                "{path}: max_db_connections {max} is below the pool's size of {size}, which is \
+                 never reached"
+            ));
+        }
+    }
+}
+
+fn advise_general(general: &General, advice: &mut Vec<String>) {
+    let mut without_effect = |key: &str, because: &str| {
+        advice.push(format!("general.{key} has no effect, because {because}"));
+    };
+    if !general.tcp_keepalive {
+        let keys = [
+            ("tcp_keepidle", general.tcp_keepidle.is_some()),
+            ("tcp_keepintvl", general.tcp_keepintvl.is_some()),
+            ("tcp_keepcnt", general.tcp_keepcnt.is_some()),
+        ];
+        for (key, _) in keys.into_iter().filter(|(_, is_set)| *is_set) {
+            without_effect(key, "tcp_keepalive is false");
+        }
+    }
+    let pool = &general.pool;
+    if pool.reserve_pool_size > 0 && pool.reserve_pool_timeout.is_zero() {
+        without_effect("reserve_pool_size", "reserve_pool_timeout is 0");
+    }
+    if pool.server_reset_query_always && pool.server_reset_query.is_empty() {
+        without_effect("server_reset_query_always", "server_reset_query is empty");
+    }
+}
+
+/// Whether only this machine can reach the address; names other than `localhost` are taken to be open.
+fn is_loopback(address: &str) -> bool {
+    address == "localhost"
+        || address
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// Whether PostgreSQL would take the password for an MD5 hash (`get_password_type` in `crypt.c`).
+fn is_md5_hash(password: &Secret) -> bool {
+    password
+        .expose()
+        .strip_prefix(b"md5")
+        .is_some_and(|digits| {
+            digits.len() == 32
+                && digits
+                    .iter()
+                    .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        })
+}

@@ -1,0 +1,358 @@
+//! The checked configuration, and what it means for one database and user.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::read::unless_zero;
+use crate::secret::Secret;
+
+/// The name of the database entry that stands for all others.
+pub(super) const ANY_DATABASE: &str = "*";
+
+/// The configuration as it is in force; never changes, a reload makes another one.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Config {
+    /// `[general]`.
+    pub general: General,
+    /// `[databases.*]` by the name clients ask for; `"*"` stands for all others.
+    pub databases: BTreeMap<String, Database>,
+    /// `[users.*]` by the name clients log in with.
+    pub users: BTreeMap<String, User>,
+}
+
+/// `[general]`: the process as a whole, and what holds for pools that say nothing else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct General {
+    /// IP addresses, host names or `*` for all; empty means no TCP.
+    pub listen_addr: Vec<String>,
+    /// 0 lets the system choose.
+    pub listen_port: u16,
+    /// Where to put our Unix socket.
+    pub unix_socket_dir: Option<PathBuf>,
+    /// Permissions of our Unix socket, at most `0o777`.
+    pub unix_socket_mode: u32,
+    /// Connections the system holds for us until we accept them.
+    pub listen_backlog: u32,
+    /// Event-loop threads; 0 means one per core.
+    pub workers: usize,
+    /// When a backend goes back to its pool.
+    pub pool_mode: PoolMode,
+    /// How clients prove who they are.
+    pub auth_type: AuthType,
+    /// Clients that may be connected at a time.
+    pub max_client_conn: u32,
+    /// From accepting a client to the end of its login.
+    pub client_login_timeout: Option<Duration>,
+    /// How long a cancel request may wait for its connection to the server.
+    pub cancel_wait_timeout: Option<Duration>,
+    /// Whether the system probes idle connections.
+    pub tcp_keepalive: bool,
+    /// Whole seconds until the first probe; `None` leaves it to the system.
+    pub tcp_keepidle: Option<Duration>,
+    /// Whole seconds between probes; `None` leaves it to the system.
+    pub tcp_keepintvl: Option<Duration>,
+    /// Unanswered probes until the connection is given up; `None` leaves it to the system.
+    pub tcp_keepcnt: Option<u32>,
+    /// How long sent data may stay unacknowledged; `None` leaves it to the system.
+    pub tcp_user_timeout: Option<Duration>,
+    /// Startup parameters that are accepted and not acted upon.
+    pub ignore_startup_parameters: Vec<String>,
+    /// Users who may use the admin console.
+    pub admin_users: Vec<String>,
+    /// A level, or `target=level` directives with commas.
+    pub log_level: String,
+    /// Whether each login is logged.
+    pub log_connections: bool,
+    /// Whether each end of a session is logged.
+    pub log_disconnections: bool,
+    /// How long SIGTERM waits for running transactions; `None` is as long as they need.
+    pub shutdown_timeout: Option<Duration>,
+    /// What pools do unless their database or user says otherwise.
+    pub pool: PoolDefaults,
+}
+
+/// The keys of `[general]` about pools, as they are written: 0 stays 0.
+///
+/// [`Config::pool_settings`] says what they mean for one pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolDefaults {
+    /// Backends of one pool.
+    pub default_pool_size: u32,
+    /// Backends to keep open.
+    pub min_pool_size: u32,
+    /// Backends on top, for waiters of `reserve_pool_timeout`.
+    pub reserve_pool_size: u32,
+    /// 0 keeps the reserve closed.
+    pub reserve_pool_timeout: Duration,
+    /// Backends of one database over all its pools; 0 means no bound.
+    pub max_db_connections: u32,
+    /// Backends of one user over all its pools; 0 means no bound.
+    pub max_user_connections: u32,
+    /// 0 means off.
+    pub query_wait_timeout: Duration,
+    /// 0 means that a backend is used once.
+    pub server_lifetime: Duration,
+    /// 0 means off.
+    pub server_idle_timeout: Duration,
+    /// 0 means off.
+    pub server_connect_timeout: Duration,
+    /// The pause after a failed connect.
+    pub server_login_retry: Duration,
+    /// Idle time after which a backend is checked before use; 0 means always.
+    pub server_check_delay: Duration,
+    /// May be empty, which is a query too.
+    pub server_check_query: String,
+    /// Empty means none.
+    pub server_reset_query: String,
+    /// Whether to reset in every pool mode instead of `session` only.
+    pub server_reset_query_always: bool,
+    /// Whether the backend idle for longest is used next, instead of the one idle for shortest.
+    pub server_round_robin: bool,
+    /// 0 means off.
+    pub client_idle_timeout: Duration,
+    /// 0 means off.
+    pub idle_transaction_timeout: Duration,
+    /// 0 means off.
+    pub query_timeout: Duration,
+    /// 0 means off.
+    pub transaction_timeout: Duration,
+    /// Named statements a backend holds; 0 means that we do not manage them.
+    pub max_prepared_statements: u32,
+    /// Bytes of one message.
+    pub max_packet_size: u32,
+}
+
+/// `[databases.NAME]`: where a database is, and what overrides `[general]`; zero stays zero.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Database {
+    /// Where the server is.
+    pub host: Host,
+    /// The server's port, also for a Unix socket.
+    pub port: u16,
+    /// The database at the server; the name the client asked for unless given.
+    pub dbname: Option<String>,
+    /// The user at the server for all clients; each client's own unless given.
+    pub user: Option<String>,
+    /// What to log in with at the server.
+    pub password: Option<Secret>,
+    /// See [`General::pool_mode`].
+    pub pool_mode: Option<PoolMode>,
+    /// See [`PoolDefaults::default_pool_size`].
+    pub pool_size: Option<u32>,
+    /// See [`PoolDefaults::min_pool_size`].
+    pub min_pool_size: Option<u32>,
+    /// See [`PoolDefaults::reserve_pool_size`].
+    pub reserve_pool_size: Option<u32>,
+    /// See [`PoolDefaults::max_db_connections`].
+    pub max_db_connections: Option<u32>,
+    /// See [`PoolDefaults::server_lifetime`].
+    pub server_lifetime: Option<Duration>,
+    /// See [`PoolDefaults::query_wait_timeout`].
+    pub query_wait_timeout: Option<Duration>,
+}
+
+/// `[users.NAME]`: the password, and what overrides database and `[general]`; zero stays zero.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct User {
+    /// Plain, `md5…` or `SCRAM-SHA-256$…`; never empty.
+    pub password: Option<Secret>,
+    /// See [`General::pool_mode`].
+    pub pool_mode: Option<PoolMode>,
+    /// See [`PoolDefaults::default_pool_size`].
+    pub pool_size: Option<u32>,
+    /// See [`PoolDefaults::reserve_pool_size`].
+    pub reserve_pool_size: Option<u32>,
+    /// See [`PoolDefaults::max_user_connections`].
+    pub max_user_connections: Option<u32>,
+    /// See [`PoolDefaults::query_timeout`].
+    pub query_timeout: Option<Duration>,
+    /// See [`PoolDefaults::query_wait_timeout`].
+    pub query_wait_timeout: Option<Duration>,
+    /// See [`PoolDefaults::idle_transaction_timeout`].
+    pub idle_transaction_timeout: Option<Duration>,
+    /// See [`PoolDefaults::transaction_timeout`].
+    pub transaction_timeout: Option<Duration>,
+    /// See [`PoolDefaults::client_idle_timeout`].
+    pub client_idle_timeout: Option<Duration>,
+}
+
+/// When a backend goes back to its pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum PoolMode {
+    /// When the client disconnects.
+    Session,
+    /// When its transaction ends.
+    Transaction,
+    /// After each statement; transactions of several statements are refused.
+    Statement,
+}
+
+/// How clients prove who they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AuthType {
+    /// Not at all.
+    Trust,
+    /// By sending the password.
+    Plain,
+    /// By an MD5 challenge, or SCRAM where a SCRAM secret is stored.
+    Md5,
+    /// By SCRAM-SHA-256.
+    ScramSha256,
+}
+
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Host {
+    /// A host name or an IP address.
+    Tcp(String),
+    /// The directory of a Unix socket, as an absolute path.
+    Unix(PathBuf),
+}
+
+/// Everything that holds for the sessions of one (database, user), and for their pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolSettings {
+    /// Where the server is.
+    pub host: Host,
+    /// The server's port, also for a Unix socket.
+    pub port: u16,
+    /// The database at the server.
+    pub dbname: String,
+    /// The user at the server: the database's, else the client's.
+    pub user: String,
+    /// Whether the database gave `user`, so that all its clients share one pool.
+    pub forced_user: bool,
+    /// What to log in with at the server, if it is stored: the database's, else that of `user`.
+    pub password: Option<Secret>,
+    /// When a backend goes back to its pool.
+    pub mode: PoolMode,
+    /// The bound on backends, at least 1.
+    pub size: u32,
+    /// Backends to keep open, at most `size`.
+    pub min_size: u32,
+    /// Backends on top of `size`.
+    pub reserve_size: u32,
+    /// How long a waiter waits for the reserve; `None` keeps the reserve closed.
+    pub reserve_timeout: Option<Duration>,
+    /// The bound on backends of this database over all its pools.
+    pub max_db_connections: Option<u32>,
+    /// The bound on backends of `user` over all its pools.
+    pub max_user_connections: Option<u32>,
+    /// How long a client may wait for a backend.
+    pub query_wait_timeout: Option<Duration>,
+    /// The age at which an unused backend is closed: always some, zero means after one use.
+    pub server_lifetime: Option<Duration>,
+    /// How long a backend may be unused.
+    pub server_idle_timeout: Option<Duration>,
+    /// The bound on connecting and logging in.
+    pub server_connect_timeout: Option<Duration>,
+    /// How long a client may be idle outside a transaction.
+    pub client_idle_timeout: Option<Duration>,
+    /// How long a client may be idle inside a transaction.
+    pub idle_transaction_timeout: Option<Duration>,
+    /// How long one query may run.
+    pub query_timeout: Option<Duration>,
+    /// How long one transaction may take.
+    pub transaction_timeout: Option<Duration>,
+    /// The pause after a failed connect.
+    pub server_login_retry: Duration,
+    /// Idle time after which a backend is checked before use; zero means always.
+    pub server_check_delay: Duration,
+    /// Empty means the empty query.
+    pub server_check_query: String,
+    /// Empty means none.
+    pub server_reset_query: String,
+    /// Whether to reset in every pool mode instead of `session` only.
+    pub server_reset_query_always: bool,
+    /// Whether the backend idle for longest is used next.
+    pub server_round_robin: bool,
+    /// Named statements a backend holds; 0 means that we do not manage them.
+    pub max_prepared_statements: u32,
+    /// Bytes of one message.
+    pub max_packet_size: u32,
+}
+
+impl Config {
+    /// Finds the entry for a database: its own, else `"*"`.
+    pub fn database(&self, name: &str) -> Option<&Database> {
+        self.databases
+            .get(name)
+            .or_else(|| self.databases.get(ANY_DATABASE))
+    }
+
+    /// Works out what holds when `user` asks for `database`; `None` if there is no such database.
+    ///
+    /// What a user says goes before what the database says, and that before `[general]`. Where the
+    /// database forces a user, the keys about the pool are those of the forced user, because all
+    /// clients share it, and the keys about the session (mode and time-outs) those of `user`.
+    pub fn pool_settings(&self, database: &str, user: &str) -> Option<PoolSettings> {
+        let entry = self.database(database)?;
+        let server_user = entry.user.as_deref().unwrap_or(user);
+        let nobody = User::default();
+        let session = self.users.get(user).unwrap_or(&nobody);
+        let owner = self.users.get(server_user).unwrap_or(&nobody);
+        let general = &self.general.pool;
+
+        let size = owner
+            .pool_size
+            .or(entry.pool_size)
+            .unwrap_or(general.default_pool_size);
+        let timeout = |user: Option<Duration>, general| unless_zero(user.unwrap_or(general));
+        let bound = |number: u32| (number > 0).then_some(number);
+        Some(PoolSettings {
+            host: entry.host.clone(),
+            port: entry.port,
+            dbname: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
+            user: server_user.to_owned(),
+            forced_user: entry.user.is_some(),
+            password: entry.password.as_ref().or(owner.password.as_ref()).cloned(),
+            mode: session
+                .pool_mode
+                .or(entry.pool_mode)
+                .unwrap_or(self.general.pool_mode),
+            size,
+            min_size: entry
+                .min_pool_size
+                .unwrap_or(general.min_pool_size)
+                .min(size),
+            reserve_size: owner
+                .reserve_pool_size
+                .or(entry.reserve_pool_size)
+                .unwrap_or(general.reserve_pool_size),
+            reserve_timeout: unless_zero(general.reserve_pool_timeout),
+            max_db_connections: bound(
+                entry
+                    .max_db_connections
+                    .unwrap_or(general.max_db_connections),
+            ),
+            max_user_connections: bound(
+                owner
+                    .max_user_connections
+                    .unwrap_or(general.max_user_connections),
+            ),
+            query_wait_timeout: timeout(
+                session.query_wait_timeout.or(entry.query_wait_timeout),
+                general.query_wait_timeout,
+            ),
+            server_lifetime: Some(entry.server_lifetime.unwrap_or(general.server_lifetime)),
+            server_idle_timeout: unless_zero(general.server_idle_timeout),
+            server_connect_timeout: unless_zero(general.server_connect_timeout),
+            client_idle_timeout: timeout(session.client_idle_timeout, general.client_idle_timeout),
+            idle_transaction_timeout: timeout(
+                session.idle_transaction_timeout,
+                general.idle_transaction_timeout,
+            ),
+            query_timeout: timeout(session.query_timeout, general.query_timeout),
+            transaction_timeout: timeout(session.transaction_timeout, general.transaction_timeout),
+            server_login_retry: general.server_login_retry,
+            server_check_delay: general.server_check_delay,
+            server_check_query: general.server_check_query.clone(),
+            server_reset_query: general.server_reset_query.clone(),
+            server_reset_query_always: general.server_reset_query_always,
+            server_round_robin: general.server_round_robin,
+            max_prepared_statements: general.max_prepared_statements,
+            max_packet_size: general.max_packet_size,
+        })
+    }
+}

@@ -1,0 +1,272 @@
+//! The keys of `proxy.toml`: the code that reads a section is the list of its keys and defaults.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use toml::de::{DeTable, DeValue};
+
+use super::checked::{
+    ANY_DATABASE, AuthType, Config, Database, General, Host, PoolDefaults, PoolMode, User,
+};
+use super::kind::Kind;
+use super::problem::{Reason, Unavailable};
+use super::raw::{Section, Walk, is_section, join};
+use super::read::{self, BACKENDS_MAX};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Clients that can be allowed at a time; far above what one machine has memory for.
+const CLIENTS_MAX: u32 = 10_000_000;
+
+/// Named statements per backend; each costs the server memory.
+const STATEMENTS_MAX: u32 = 100_000;
+
+/// The smallest bound on a message that still lets ordinary queries pass.
+const PACKET_MIN: u32 = 1024;
+
+/// The greatest length a message can have: the protocol's length word is signed.
+const PACKET_MAX: u32 = 0x7fff_ffff;
+
+/// The greatest backlog; the system lowers it to its own bound.
+const BACKLOG_MAX: u32 = 65_535;
+
+/// The databases of the admin console.
+const RESERVED_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
+
+/// Reads the whole file.
+pub(super) fn config<'a>(walk: &mut Walk<'a>, root: &DeTable<'a>) -> Config {
+    let mut config = Config::default();
+    for (key, value) in root {
+        let name = key.get_ref().as_ref();
+        let path = join("", name);
+        walk.remember(&path, key.span().start);
+        match name {
+            "general" => {
+                if let Some(table) = walk.section(&path, value.get_ref()) {
+                    config.general = read_section(walk, path, table, Kind::General, general);
+                }
+            }
+            "databases" => {
+                config.databases =
+                    read_each(walk, &path, value.get_ref(), Kind::Database, database);
+            }
+            "users" => config.users = read_each(walk, &path, value.get_ref(), Kind::User, user),
+            _ => walk.report(path, Kind::Root.explain(name, is_section(value))),
+        }
+    }
+    check_names(walk, &config);
+    config
+}
+
+/// Reads the sections below `[databases]` or `[users]`.
+fn read_each<'a, T>(
+    walk: &mut Walk<'a>,
+    path: &str,
+    value: &DeValue<'a>,
+    kind: Kind,
+    read: fn(&mut Section<'_, 'a>) -> T,
+) -> BTreeMap<String, T> {
+    let mut entries = BTreeMap::new();
+    for (key, value) in walk.section(path, value).into_iter().flatten() {
+        let name = key.get_ref().as_ref();
+        let path = join(path, name);
+        walk.remember(&path, key.span().start);
+        if let Some(table) = walk.section(&path, value.get_ref()) {
+            entries.insert(name.to_owned(), read_section(walk, path, table, kind, read));
+        }
+    }
+    entries
+}
+
+fn read_section<'a, T>(
+    walk: &mut Walk<'a>,
+    path: String,
+    table: &DeTable<'a>,
+    kind: Kind,
+    read: fn(&mut Section<'_, 'a>) -> T,
+) -> T {
+    let mut section = Section::new(walk, path, Some(table));
+    let read = read(&mut section);
+    section.finish(|key, is_section| kind.explain(key, is_section));
+    read
+}
+
+pub(super) fn general(section: &mut Section<'_, '_>) -> General {
+    General {
+        listen_addr: section.get("listen_addr", vec!["127.0.0.1".to_owned()], read::addresses),
+        listen_port: section.get("listen_port", 6432, read::listen_port),
+        unix_socket_dir: section.get(
+            "unix_socket_dir",
+            Some(PathBuf::from("/tmp")),
+            read::socket_dir,
+        ),
+        unix_socket_mode: section.get("unix_socket_mode", 0o777, read::file_mode),
+        listen_backlog: section.get("listen_backlog", 128, read::count(1..=BACKLOG_MAX)),
+        workers: section.get("workers", 0, read::thread_count),
+        pool_mode: section.get("pool_mode", PoolMode::Transaction, read::pool_mode),
+        auth_type: section.get("auth_type", AuthType::ScramSha256, read::auth_type),
+        max_client_conn: section.get("max_client_conn", 10_000, read::count(1..=CLIENTS_MAX)),
+        client_login_timeout: section.get("client_login_timeout", Some(60 * SECOND), read::timeout),
+        cancel_wait_timeout: section.get("cancel_wait_timeout", Some(10 * SECOND), read::timeout),
+        tcp_keepalive: section.get("tcp_keepalive", true, read::boolean),
+        tcp_keepidle: section.get("tcp_keepidle", None, read::keepalive),
+        tcp_keepintvl: section.get("tcp_keepintvl", None, read::keepalive),
+        tcp_keepcnt: section.get("tcp_keepcnt", None, read::keepalive_count),
+        tcp_user_timeout: section.get("tcp_user_timeout", None, read::timeout_millis),
+        ignore_startup_parameters: section.get("ignore_startup_parameters", vec![], read::words),
+        admin_users: section.get("admin_users", vec![], read::words),
+        log_level: section.get("log_level", "info".to_owned(), read::log_filter),
+        log_connections: section.get("log_connections", true, read::boolean),
+        log_disconnections: section.get("log_disconnections", true, read::boolean),
+        shutdown_timeout: section.get("shutdown_timeout", None, read::timeout),
+        pool: pool_defaults(section),
+    }
+}
+
+fn pool_defaults(section: &mut Section<'_, '_>) -> PoolDefaults {
+    let backends = || read::count(0..=BACKENDS_MAX);
+    PoolDefaults {
+        default_pool_size: section.get("default_pool_size", 20, read::pool_size),
+        min_pool_size: section.get("min_pool_size", 0, backends()),
+        reserve_pool_size: section.get("reserve_pool_size", 0, backends()),
+        reserve_pool_timeout: section.get("reserve_pool_timeout", 5 * SECOND, read::duration),
+        max_db_connections: section.get("max_db_connections", 0, backends()),
+        max_user_connections: section.get("max_user_connections", 0, backends()),
+        query_wait_timeout: section.get("query_wait_timeout", 120 * SECOND, read::duration),
+        server_lifetime: section.get("server_lifetime", 3600 * SECOND, read::duration),
+        server_idle_timeout: section.get("server_idle_timeout", 600 * SECOND, read::duration),
+        server_connect_timeout: section.get("server_connect_timeout", 15 * SECOND, read::duration),
+        server_login_retry: section.get("server_login_retry", 15 * SECOND, read::duration),
+        server_check_delay: section.get("server_check_delay", 30 * SECOND, read::duration),
+        server_check_query: section.get("server_check_query", String::new(), read::text),
+        server_reset_query: section.get("server_reset_query", "DISCARD ALL".to_owned(), read::text),
+        server_reset_query_always: section.get("server_reset_query_always", false, read::boolean),
+        server_round_robin: section.get("server_round_robin", false, read::boolean),
+        client_idle_timeout: section.get("client_idle_timeout", Duration::ZERO, read::duration),
+        idle_transaction_timeout: section.get(
+            "idle_transaction_timeout",
+            Duration::ZERO,
+            read::duration,
+        ),
+        query_timeout: section.get("query_timeout", Duration::ZERO, read::duration),
+        transaction_timeout: section.get("transaction_timeout", Duration::ZERO, read::duration),
+        max_prepared_statements: section.get(
+            "max_prepared_statements",
+            200,
+            read::count(0..=STATEMENTS_MAX),
+        ),
+        max_packet_size: section.get(
+            "max_packet_size",
+            PACKET_MAX,
+            read::size(PACKET_MIN..=PACKET_MAX),
+        ),
+    }
+}
+
+pub(super) fn database(section: &mut Section<'_, '_>) -> Database {
+    let backends = || read::count(0..=BACKENDS_MAX);
+    Database {
+        host: section.get("host", Host::Tcp("127.0.0.1".to_owned()), read::host),
+        port: section.get("port", 5432, read::port),
+        dbname: section.find("dbname", read::name),
+        user: section.find("user", read::name),
+        password: section.find("password", read::password),
+        pool_mode: section.find("pool_mode", read::pool_mode),
+        pool_size: section.find("pool_size", read::pool_size),
+        min_pool_size: section.find("min_pool_size", backends()),
+        reserve_pool_size: section.find("reserve_pool_size", backends()),
+        max_db_connections: section.find("max_db_connections", backends()),
+        server_lifetime: section.find("server_lifetime", read::duration),
+        query_wait_timeout: section.find("query_wait_timeout", read::duration),
+    }
+}
+
+pub(super) fn user(section: &mut Section<'_, '_>) -> User {
+    let backends = || read::count(0..=BACKENDS_MAX);
+    User {
+        password: section.find("password", read::password),
+        pool_mode: section.find("pool_mode", read::pool_mode),
+        pool_size: section.find("pool_size", read::pool_size),
+        reserve_pool_size: section.find("reserve_pool_size", backends()),
+        max_user_connections: section.find("max_user_connections", backends()),
+        query_timeout: section.find("query_timeout", read::duration),
+        query_wait_timeout: section.find("query_wait_timeout", read::duration),
+        idle_transaction_timeout: section.find("idle_transaction_timeout", read::duration),
+        transaction_timeout: section.find("transaction_timeout", read::duration),
+        client_idle_timeout: section.find("client_idle_timeout", read::duration),
+    }
+}
+
+impl Default for General {
+    fn default() -> Self {
+        let mut walk = Walk::new("", "", &|_| None);
+        general(&mut Section::new(&mut walk, String::new(), None))
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        let mut walk = Walk::new("", "", &|_| None);
+        database(&mut Section::new(&mut walk, String::new(), None))
+    }
+}
+
+/// Checks the names that sections have.
+fn check_names(walk: &mut Walk<'_>, config: &Config) {
+    let databases = config.databases.keys().map(|name| ("databases", name));
+    let users = config.users.keys().map(|name| ("users", name));
+    for (kind, name) in databases.chain(users) {
+        let path = join(kind, name);
+        if name.is_empty() {
+            walk.report(path, Reason::Empty);
+        } else if name.contains('\0') {
+            walk.report(path, Reason::Nul);
+        } else if kind == "databases" && RESERVED_DATABASES.contains(&name.as_str()) {
+            walk.report(path, Reason::ReservedName);
+        } else if kind == "users" && name == ANY_DATABASE {
+            let phrase = "a section for all other users is".to_owned();
+            walk.report(path, Reason::Unavailable(Unavailable::Value(phrase)));
+        }
+    }
+}
+
+/// Checks keys against each other; says nothing about keys that have a problem of their own.
+pub(super) fn check_together(walk: &mut Walk<'_>, config: &Config) {
+    let general = &config.general;
+    if general.listen_addr.is_empty()
+        && general.unix_socket_dir.is_none()
+        && walk.is_clean("general.listen_addr")
+        && walk.is_clean("general.unix_socket_dir")
+    {
+        walk.report("general.listen_addr".to_owned(), Reason::NothingToListenOn);
+    }
+    let pool = &general.pool;
+    check_min(
+        walk,
+        "general",
+        "default_pool_size",
+        pool.min_pool_size,
+        pool.default_pool_size,
+    );
+    for (name, database) in &config.databases {
+        if database.min_pool_size.is_some() || database.pool_size.is_some() {
+            let min = database.min_pool_size.unwrap_or(pool.min_pool_size);
+            let size = database.pool_size.unwrap_or(pool.default_pool_size);
+            check_min(walk, &join("databases", name), "pool_size", min, size);
+        }
+    }
+}
+
+fn check_min(walk: &mut Walk<'_>, section: &str, size_key: &str, min: u32, size: u32) {
+    let path = join(section, "min_pool_size");
+    let keys = [
+        path.as_str(),
+        &join(section, size_key),
+        "general.min_pool_size",
+        "general.default_pool_size",
+    ];
+    if min > size && keys.iter().all(|key| walk.is_clean(key)) {
+        walk.report(path, Reason::MinAboveSize { min, size });
+    }
+}

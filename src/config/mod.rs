@@ -1,0 +1,79 @@
+//! `proxy.toml` → checked, immutable [`Config`].
+//!
+//! A file is taken whole or not at all: every problem is reported at once, with its line, the
+//! offending key, and what was probably meant. After that nothing in the crate meets a value it
+//! would have to check again. Opens the file, looks up environment variables for `${NAME}`, and
+//! does nothing else outside its memory; changes nothing in force.
+//!
+//! The way of a value: `raw` finds it in the text, `value` fills in variables, `read` checks
+//! it for one kind of key, `keys` lists all keys with their defaults, `checked` is the result.
+
+mod advice;
+mod checked;
+mod keys;
+mod kind;
+mod problem;
+mod raw;
+mod read;
+mod suggest;
+mod units;
+mod value;
+
+#[cfg(test)]
+mod tests;
+
+use std::path::Path;
+
+use zeroize::Zeroizing;
+
+pub use checked::{
+    AuthType, Config, Database, General, Host, PoolDefaults, PoolMode, PoolSettings, User,
+};
+pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
+
+/// Reads and checks the configuration at `path`, with the variables of our environment.
+///
+/// A variable that is not UTF-8 counts as not set.
+///
+/// # Errors
+/// [`ConfigError::Read`] if there is no such file or it is not UTF-8; [`ConfigError::Invalid`] with
+/// every problem in it.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    // The text may hold passwords.
+    let text = std::fs::read_to_string(path)
+        .map(Zeroizing::new)
+        .map_err(|error| ConfigError::Read {
+            path: path.to_owned(),
+            error,
+        })?;
+    Config::parse(&text, &path.display().to_string(), &|name| {
+        std::env::var(name).ok()
+    })
+}
+
+impl Config {
+    /// Checks the configuration in `text`; `file_name` is for messages, `env` finds variables.
+    ///
+    /// # Errors
+    /// [`ConfigError::Invalid`] with every problem. Where the text is not TOML, problems on later
+    /// lines are left out, because what these lines mean is a guess.
+    pub fn parse(
+        text: &str,
+        file_name: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        let mut walk = raw::Walk::new(file_name, text, env);
+        let (root, first_error) = walk.parse();
+        let config = keys::config(&mut walk, &root);
+        match first_error {
+            Some(line) => walk.keep_before(line),
+            None => keys::check_together(&mut walk, &config),
+        }
+        let problems = walk.into_problems();
+        if problems.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Invalid { problems })
+        }
+    }
+}

@@ -1,0 +1,81 @@
+//! `pgtandem`: argv → configuration → [`pgtandem::app`] → exit code.
+//!
+//! Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use pgtandem::cli::{Cli, Command};
+use pgtandem::{app, config, demo, log};
+
+#[cfg(feature = "jemalloc")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match &cli.command {
+        None | Some(Command::Run) => return run(&cli),
+        Some(Command::Check) => return check(&cli),
+        Some(Command::Demo(args)) => run_demo(args.clone()),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> ExitCode {
+    let path = cli.config_path();
+    let config = match config::load(&path) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    if let Err(error) = log::init(&config.general.log_level) {
+        complain(&error.to_string());
+        return ExitCode::from(2);
+    }
+    match app::run(&path, config) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&format!("{:#}", anyhow::Error::from(error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check(cli: &Cli) -> ExitCode {
+    let path = cli.config_path();
+    match config::load(&path) {
+        Ok(config) => {
+            let mut out = std::io::stdout().lock();
+            for advice in config.advice() {
+                let _ = writeln!(out, "advice: {advice}");
+            }
+            let _ = writeln!(out, "{}: ok", path.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            complain(&error.to_string());
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run_demo(args: demo::Args) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(demo::run(args))?;
+    Ok(())
+}
+
+/// Says on standard error what went wrong; nobody is left to tell if that fails too.
+fn complain(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "pgtandem: {text}");
+}

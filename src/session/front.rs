@@ -1,0 +1,173 @@
+//! The protocol state of one client, without its socket.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::backend::params::ParamSet;
+use crate::backend::statements::Statement;
+use crate::wire::passage::Passage;
+
+/// Most statements that one client may have prepared. LIMIT: pooling point A14.
+pub const STATEMENTS_MAX: usize = 65_536;
+
+/// Most bytes of names and definitions that one client may have prepared. LIMIT: point A14.
+pub const STATEMENT_BYTES_MAX: usize = 64 << 20;
+
+/// How statements of this client are treated; follows from the pool's mode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatementRules {
+    /// The client keeps one backend: everything passes as it is.
+    Pass,
+    /// Backends change between transactions: the unnamed statement is prepared again where it is
+    /// missing; named ones pass as they are (`max_prepared_statements = 0`).
+    Unnamed,
+    /// As before, and named statements get names of ours; a backend holds so many at most.
+    Rename {
+        /// `max_prepared_statements`.
+        limit: usize,
+    },
+}
+
+impl StatementRules {
+    /// Says whether named statements get names of ours.
+    pub fn renames(self) -> bool {
+        matches!(self, Self::Rename { .. })
+    }
+}
+
+/// Why a client keeps its backend between transactions although its pool would not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pins(u8);
+
+impl Pins {
+    /// It ran SQL `PREPARE`: the name exists on that backend only.
+    pub const PREPARE: Self = Self(1);
+    /// It ran `LISTEN`: notifications come to that backend only.
+    pub const LISTEN: Self = Self(2);
+    /// Its unnamed statement is too long to be kept by us.
+    pub const UNNAMED: Self = Self(4);
+
+    /// Says whether there is no reason.
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// Says whether this reason is given.
+    pub fn has(self, pin: Self) -> bool {
+        self.0 & pin.0 != 0
+    }
+
+    /// Adds a reason.
+    pub fn add(&mut self, pin: Self) {
+        self.0 |= pin.0;
+    }
+
+    /// Takes a reason away.
+    pub fn remove(&mut self, pin: Self) {
+        self.0 &= !pin.0;
+    }
+
+    /// Says whether session state was left on the backend that a reset must remove.
+    pub fn need_reset(self) -> bool {
+        self.has(Self::PREPARE) || self.has(Self::LISTEN)
+    }
+}
+
+/// The statements that one client has prepared.
+#[derive(Debug, Default)]
+pub struct Prepared {
+    named: HashMap<Box<[u8]>, Arc<Statement>>,
+    named_bytes: usize,
+    /// Definition of the unnamed statement.
+    pub unnamed: Option<Arc<[u8]>>,
+}
+
+impl Prepared {
+    /// Returns the statement that the client calls `name`.
+    pub fn find(&self, name: &[u8]) -> Option<&Arc<Statement>> {
+        self.named.get(name)
+    }
+
+    /// Says whether one more statement of this size is above the limits.
+    pub fn is_full_for(&self, name: &[u8], definition: &[u8]) -> bool {
+        self.named.len() >= STATEMENTS_MAX
+            || self.named_bytes + name.len() + definition.len() > STATEMENT_BYTES_MAX
+    }
+
+    /// Notes that the client calls `statement` `name`.
+    pub fn insert(&mut self, name: Box<[u8]>, statement: Arc<Statement>) {
+        self.remove(&name);
+        self.named_bytes += name.len() + statement.definition().len();
+        self.named.insert(name, statement);
+    }
+
+    /// Forgets `name`.
+    pub fn remove(&mut self, name: &[u8]) -> Option<Arc<Statement>> {
+        let statement = self.named.remove(name)?;
+        self.named_bytes -= name.len() + statement.definition().len();
+        Some(statement)
+    }
+
+    /// Forgets all names but those of `kept`.
+    pub fn clear_except(&mut self, kept: &[&[u8]]) {
+        let named_bytes = &mut self.named_bytes;
+        self.named.retain(|name, statement| {
+            let stays = kept.contains(&&**name);
+            if !stays {
+                *named_bytes -= name.len() + statement.definition().len();
+            }
+            stays
+        });
+    }
+}
+
+/// The protocol state of one client.
+#[derive(Debug)]
+pub struct Front {
+    /// How its statements are treated.
+    pub rules: StatementRules,
+    /// Where its input stands.
+    pub passage: Passage,
+    /// Whether it has sent extended-protocol messages without a Sync behind them.
+    pub has_unsynced: bool,
+    /// The tracked parameters as it expects them.
+    pub params: Arc<ParamSet>,
+    /// Why it keeps its backend.
+    pub pins: Pins,
+    /// Its prepared statements; boxed, so that clients without any cost nothing.
+    prepared: Option<Box<Prepared>>,
+}
+
+impl Front {
+    /// Starts with a client that has just logged in.
+    pub fn new(rules: StatementRules, params: Arc<ParamSet>) -> Self {
+        Self {
+            rules,
+            passage: Passage::Boundary,
+            has_unsynced: false,
+            params,
+            pins: Pins::default(),
+            prepared: None,
+        }
+    }
+
+    /// Returns its prepared statements, if it ever had any.
+    pub fn prepared(&self) -> Option<&Prepared> {
+        self.prepared.as_deref()
+    }
+
+    /// Returns its prepared statements, to be changed.
+    pub fn prepared_mut(&mut self) -> &mut Prepared {
+        self.prepared.get_or_insert_default()
+    }
+
+    /// Takes the definition of the unnamed statement away.
+    pub fn take_unnamed(&mut self) -> Option<Arc<[u8]>> {
+        self.prepared.as_mut().and_then(|prepared| prepared.unnamed.take())
+    }
+
+    /// Says whether the client owes nothing: no rest of a message, no Sync.
+    pub fn is_at_rest(&self) -> bool {
+        self.passage.is_boundary() && !self.has_unsynced
+    }
+}

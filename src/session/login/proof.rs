@@ -1,0 +1,333 @@
+//! Proving who a client is: one exchange per way of authentication.
+//!
+//! Source: PostgreSQL `src/backend/libpq/auth.c`; the upgrade from md5 to SCRAM is PgBouncer's too.
+
+use std::mem;
+
+use subtle::ConstantTimeEq;
+use tokio::task::{JoinError, spawn_blocking};
+use zeroize::Zeroizing;
+
+use crate::auth::scram::{self, ScramError, ScramSecret, ServerExchange};
+use crate::auth::{Learned, Stored, md5};
+use crate::config::AuthType;
+use crate::fault::{Fault, SqlState};
+use crate::secret::Secret;
+use crate::session::startup::{Conversation, OpeningError};
+use crate::wire::cursor::{Cursor, Malformed};
+use crate::wire::{encode, tag};
+
+use super::Login;
+
+/// Longest accepted password or SASL message, in bytes without tag and length word.
+const MAX_PROOF_BYTES: usize = 8 * 1024;
+
+/// Bytes of a tag and a length word.
+const HEADER_BYTES: usize = 5;
+
+/// The list of SASL mechanisms offered; channel binding needs TLS.
+const MECHANISMS: &[u8] = b"SCRAM-SHA-256\0\0";
+const MECHANISM: &[u8] = b"SCRAM-SHA-256";
+
+/// Authentication requests.
+///
+/// Source: PostgreSQL `src/include/libpq/protocol.h`, `AUTH_REQ_*`.
+const CLEARTEXT_PASSWORD: u32 = 3;
+const MD5_PASSWORD: u32 = 5;
+const SASL: u32 = 10;
+const SASL_CONTINUE: u32 = 11;
+const SASL_FINAL: u32 = 12;
+
+/// Why a client has not proven who it is.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ProofError {
+    #[error(transparent)]
+    Transport(#[from] OpeningError),
+    #[error("expected {expected} response, got message type {tag}")]
+    Unexpected { expected: Expected, tag: u8 },
+    #[error("{expected} response has a bad length of {length} bytes")]
+    Length { expected: Expected, length: i32 },
+    #[error("malformed {expected} response")]
+    Malformed {
+        expected: Expected,
+        #[source]
+        source: Malformed,
+    },
+    #[error("client selected an invalid SASL authentication mechanism")]
+    Mechanism,
+    #[error("malformed SCRAM message")]
+    Scram(#[source] ScramError),
+    #[error("{reason}")]
+    Denied { user: String, reason: Reason },
+    #[error("deriving a key from a password failed")]
+    Derivation(#[source] JoinError),
+}
+
+/// Why a password was not accepted; only our log says which.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Reason {
+    #[error("user is not configured")]
+    UnknownUser,
+    #[error("user has no password")]
+    NoPassword,
+    #[error("stored md5 secret cannot answer scram-sha-256")]
+    Md5Stored,
+    #[error("wrong password")]
+    WrongPassword,
+    #[error("empty password")]
+    EmptyPassword,
+}
+
+/// What a client was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Expected {
+    #[error("password")]
+    Password,
+    #[error("SASL")]
+    Sasl,
+}
+
+impl ProofError {
+    /// Says what the client is told; `None` closes without a word.
+    pub(super) fn fault(&self) -> Option<Fault> {
+        let (sqlstate, message) = match self {
+            Self::Transport(error) => return error.fault(),
+            Self::Unexpected { .. }
+            | Self::Length { .. }
+            | Self::Malformed { .. }
+            | Self::Mechanism => (SqlState::PROTOCOL_VIOLATION, self.to_string()),
+            Self::Scram(error) => (error.sqlstate(), self.to_string()),
+            Self::Denied { user, reason: _ } => (
+                SqlState::INVALID_PASSWORD,
+                format!("password authentication failed for user \"{user}\""),
+            ),
+            Self::Derivation(_) => (SqlState::INTERNAL_ERROR, "internal error".to_owned()),
+        };
+        Some(Fault::fatal(sqlstate, message))
+    }
+}
+
+/// Who a client says it is, and what that is checked against.
+struct Claim<'a> {
+    user: &'a str,
+    /// Or why no proof will do.
+    stored: Result<Stored, Reason>,
+}
+
+impl Claim<'_> {
+    fn denied(&self, reason: Reason) -> ProofError {
+        // Why the claim could not hold says more than that the password did not match.
+        let reason = self.stored.as_ref().err().copied().unwrap_or(reason);
+        ProofError::Denied { user: self.user.to_owned(), reason }
+    }
+}
+
+impl<'a> Login<'a> {
+    /// Makes the client prove that it is `user`, and returns what its proof taught us.
+    ///
+    /// Leaves `AuthenticationSASLFinal` unsent in `conversation`. Not cancel safe.
+    ///
+    /// # Errors
+    /// [`ProofError::Denied`] (28P01) for every proof that does not hold, whatever the reason.
+    pub(super) async fn prove(
+        self,
+        user: &'a str,
+        conversation: &mut Conversation,
+    ) -> Result<Option<Learned>, ProofError> {
+        let claim = Claim { user, stored: self.stored(user) };
+        match self.config.general.auth_type {
+            AuthType::Trust => Ok(None),
+            AuthType::Plain => self.plain(claim, conversation).await,
+            AuthType::Md5 if self.asks_for_md5(&claim) => self.md5(claim, conversation).await,
+            AuthType::Md5 | AuthType::ScramSha256 => self.scram(claim, conversation).await,
+        }
+    }
+
+    fn stored(self, user: &str) -> Result<Stored, Reason> {
+        let known = self.config.users.get(user).ok_or(Reason::UnknownUser)?;
+        let secret = known.password.as_ref().ok_or(Reason::NoPassword)?;
+        let stored = Stored::parse(secret);
+        let is_empty = match &stored {
+            Stored::Plain(password) => password.expose().is_empty(),
+            Stored::Md5(shadow) => shadow.expose() == md5::shadow(b"", user.as_bytes()).as_bytes(),
+            // Telling would take a derivation at every login, and PostgreSQL stores no such secret.
+            Stored::Scram(_) => false,
+        };
+        if is_empty { Err(Reason::NoPassword) } else { Ok(stored) }
+    }
+
+    /// Says whether md5 can be asked for. A stored SCRAM secret cannot answer it, and where all are
+    /// of that kind, asking would give an unknown user away.
+    fn asks_for_md5(self, claim: &Claim<'_>) -> bool {
+        let is_scram = |stored: &Stored| matches!(stored, Stored::Scram(_));
+        if let Ok(stored) = &claim.stored {
+            return !is_scram(stored);
+        }
+        let mut secrets = self.config.users.values().filter_map(|user| user.password.as_ref());
+        secrets.any(|secret| !is_scram(&Stored::parse(secret)))
+    }
+
+    /// Compares the password itself.
+    async fn plain(
+        self,
+        claim: Claim<'_>,
+        conversation: &mut Conversation,
+    ) -> Result<Option<Learned>, ProofError> {
+        encode::authentication(&mut conversation.output, CLEARTEXT_PASSWORD, &[]);
+        let password = Secret::new(mem::take(&mut *password(conversation).await?));
+        if password.expose().is_empty() {
+            return Err(claim.denied(Reason::EmptyPassword));
+        }
+        let is_right = match &claim.stored {
+            Ok(Stored::Plain(stored)) => *stored == password,
+            Ok(Stored::Md5(stored)) => {
+                let shadow = md5::shadow(password.expose(), claim.user.as_bytes());
+                shadow.as_bytes().ct_eq(stored.expose()).into()
+            }
+            Ok(Stored::Scram(stored)) => derive(&password, stored).await? == *stored,
+            // Nothing matches the mock, but finding out takes as long as with a SCRAM secret.
+            Err(_) => {
+                let mock = self.mock(claim.user);
+                derive(&password, &mock).await? == mock
+            }
+        };
+        if !is_right {
+            return Err(claim.denied(Reason::WrongPassword));
+        }
+        Ok(Some(Learned::Password(password)))
+    }
+
+    /// Compares the MD5 of what is stored and a salt.
+    async fn md5(
+        self,
+        claim: Claim<'_>,
+        conversation: &mut Conversation,
+    ) -> Result<Option<Learned>, ProofError> {
+        let salt: [u8; 4] = rand::random();
+        encode::authentication(&mut conversation.output, MD5_PASSWORD, &salt);
+        let response = password(conversation).await?;
+        let shadow = match &claim.stored {
+            Ok(Stored::Plain(password)) => {
+                Some(md5::shadow(password.expose(), claim.user.as_bytes()))
+            }
+            Ok(Stored::Md5(shadow)) => String::from_utf8(shadow.expose().to_vec()).ok(),
+            Ok(Stored::Scram(_)) | Err(_) => None,
+        };
+        let expected = shadow.and_then(|shadow| md5::response(&shadow, salt));
+        if !expected.is_some_and(|expected| expected.as_bytes().ct_eq(&response).into()) {
+            return Err(claim.denied(Reason::WrongPassword));
+        }
+        Ok(match claim.stored {
+            Ok(Stored::Plain(password)) => Some(Learned::Password(password)),
+            Ok(Stored::Md5(_) | Stored::Scram(_)) | Err(_) => None,
+        })
+    }
+
+    /// Runs SCRAM-SHA-256; who cannot succeed gets as far as giving a proof.
+    async fn scram(
+        self,
+        mut claim: Claim<'_>,
+        conversation: &mut Conversation,
+    ) -> Result<Option<Learned>, ProofError> {
+        if let Ok(Stored::Md5(_)) = claim.stored {
+            claim.stored = Err(Reason::Md5Stored);
+        }
+        let secret = match &claim.stored {
+            Ok(Stored::Scram(secret)) => secret.clone(),
+            Ok(Stored::Plain(password)) => self.derived(claim.user, password).await?,
+            Ok(Stored::Md5(_)) | Err(_) => self.mock(claim.user),
+        };
+        let mut exchange = ServerExchange::new(secret, claim.stored.is_ok(), scram::nonce());
+        encode::authentication(&mut conversation.output, SASL, MECHANISMS);
+        let initial = response(conversation, Expected::Sasl).await?;
+        let challenge = exchange.first(client_first(&initial)?).map_err(ProofError::Scram)?;
+        encode::authentication(&mut conversation.output, SASL_CONTINUE, &challenge);
+        let client_final = response(conversation, Expected::Sasl).await?;
+        let (server_final, keys) = match exchange.last(&client_final) {
+            Err(ScramError::WrongProof) => return Err(claim.denied(Reason::WrongPassword)),
+            finished => finished.map_err(ProofError::Scram)?,
+        };
+        encode::authentication(&mut conversation.output, SASL_FINAL, &server_final);
+        Ok(Some(match claim.stored {
+            // The salt was ours, so the keys open nothing but this proxy.
+            Ok(Stored::Plain(password)) => Learned::Password(password),
+            Ok(Stored::Md5(_) | Stored::Scram(_)) | Err(_) => Learned::Keys(keys),
+        }))
+    }
+
+    /// Returns the secret of a user whose password is stored plain.
+    ///
+    /// Salt and iterations are those of the mock secret, so they tell nothing about the user.
+    async fn derived(self, user: &str, password: &Secret) -> Result<ScramSecret, ProofError> {
+        if let Some(known) = self.admission.derived(user, password) {
+            return Ok(known);
+        }
+        let mock = self.mock(user);
+        let secret = derive(password, &mock).await?;
+        self.admission.keep_derived(self.config, user, password.clone(), secret.clone());
+        Ok(secret)
+    }
+
+    fn mock(self, user: &str) -> ScramSecret {
+        ScramSecret::mock(user.as_bytes(), self.process_secret)
+    }
+}
+
+/// Derives a secret from `password` with the salt and the iterations of `like`, away from the
+/// threads that serve others meanwhile.
+async fn derive(password: &Secret, like: &ScramSecret) -> Result<ScramSecret, ProofError> {
+    let (password, salt, iterations) = (password.clone(), like.salt.clone(), like.iterations);
+    spawn_blocking(move || ScramSecret::from_password(password.expose(), &salt, iterations))
+        .await
+        .map_err(ProofError::Derivation)
+}
+
+/// Cuts client-first-message out of a `SASLInitialResponse`.
+fn client_first(body: &[u8]) -> Result<&[u8], ProofError> {
+    let malformed = |source| ProofError::Malformed { expected: Expected::Sasl, source };
+    let mut cursor = Cursor::new(body);
+    if cursor.cstr().map_err(malformed)? != MECHANISM {
+        return Err(ProofError::Mechanism);
+    }
+    // -1 would be a client that wants to be asked first; with SCRAM none does.
+    let length = cursor.i32().map_err(malformed)?;
+    let length = usize::try_from(length).map_err(|_| malformed(Malformed::UnknownValue))?;
+    let message = cursor.bytes(length).map_err(malformed)?;
+    cursor.finish().map_err(malformed)?;
+    Ok(message)
+}
+
+/// Reads a `PasswordMessage`, without its terminator.
+async fn password(conversation: &mut Conversation) -> Result<Zeroizing<Vec<u8>>, ProofError> {
+    let mut body = response(conversation, Expected::Password).await?;
+    let malformed = |source| ProofError::Malformed { expected: Expected::Password, source };
+    let mut cursor = Cursor::new(&body);
+    let length = cursor.cstr().map_err(malformed)?.len();
+    cursor.finish().map_err(malformed)?;
+    body.truncate(length);
+    Ok(body)
+}
+
+/// Sends what is due and reads the answer; returns its body.
+async fn response(
+    conversation: &mut Conversation,
+    expected: Expected,
+) -> Result<Zeroizing<Vec<u8>>, ProofError> {
+    conversation.flush().await?;
+    conversation.fill(HEADER_BYTES).await?;
+    let mut header = Cursor::new(&conversation.input);
+    let (tag, length) = header
+        .u8()
+        .and_then(|tag| Ok((tag, header.i32()?)))
+        .map_err(|source| ProofError::Malformed { expected, source })?;
+    match tag {
+        tag::frontend::PASSWORD => {}
+        tag::frontend::TERMINATE => return Err(OpeningError::Closed.into()),
+        tag => return Err(ProofError::Unexpected { expected, tag }),
+    }
+    let body = usize::try_from(length).ok().and_then(|length| length.checked_sub(4));
+    let body = body.filter(|body| *body <= MAX_PROOF_BYTES);
+    let total = HEADER_BYTES + body.ok_or(ProofError::Length { expected, length })?;
+    conversation.fill(total).await?;
+    Ok(conversation.take(HEADER_BYTES, total))
+}

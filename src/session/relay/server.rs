@@ -1,0 +1,242 @@
+//! Server → client.
+
+use std::sync::Arc;
+
+use super::client::synthesized_tag;
+use super::{Books, ServerFailure, Shared, undo};
+use crate::backend::link::{Effect, Link};
+use crate::backend::params;
+use crate::backend::statements::StatementId;
+use crate::fault::SqlState;
+use crate::session::front::{Front, Pins, StatementRules};
+use crate::wire::backend as view;
+use crate::wire::expect::{Awaited, TransactionStatus, Verdict};
+use crate::wire::header::{self, HEADER_BYTES, Header};
+use crate::wire::splice::Splice;
+use crate::wire::tag::backend as tag;
+
+/// Longest message that is waited for as a whole; a longer one passes unread. LIMIT: such messages
+/// are small, except for errors with a long context.
+const READ_BYTES_MAX: usize = 32 << 10;
+
+/// Longest message of a server; it is trusted up to what the protocol can say.
+const LENGTH_MAX: u32 = i32::MAX.cast_unsigned();
+
+/// What became of a server's output.
+#[derive(Debug)]
+pub struct ServerTurn<'a> {
+    /// Goes to the client.
+    pub to_client: &'a [u8],
+    /// So many bytes of the input are done; what is behind them must be given again.
+    pub consumed: usize,
+    /// Whether a ReadyForQuery was among them.
+    pub was_ready: bool,
+}
+
+/// Relays `input` of the backend.
+///
+/// `out` is an empty buffer to build changed output in.
+///
+/// # Errors
+/// [`ServerFailure`]: the backend must be closed, and its client too.
+pub fn from_server<'a>(
+    input: &'a [u8],
+    front: &mut Front,
+    link: &mut Link,
+    shared: &mut Shared,
+    out: &'a mut Vec<u8>,
+) -> Result<ServerTurn<'a>, ServerFailure> {
+    let mut turn = Turn { front, link, shared, splice: Splice::new(input, out), was_ready: false };
+    let mut consumed = turn.link.passage.resume(input.len(), &mut turn.splice);
+    loop {
+        if turn.link.passage.is_boundary() {
+            turn.answer_synthesized();
+        }
+        let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) else { break };
+        let Some(header) = header::read(rest, LENGTH_MAX)? else { break };
+        match turn.relay(header, rest)? {
+            Some(count) => consumed += count,
+            None => break,
+        }
+    }
+    let was_ready = turn.was_ready;
+    Ok(ServerTurn { to_client: turn.splice.finish(), consumed, was_ready })
+}
+
+/// Appends the reply to a message that we answer ourselves.
+pub(super) fn write_synthesized(awaited: Awaited, out: &mut Vec<u8>) {
+    if let Some(tag) = synthesized_tag(awaited) {
+        out.extend_from_slice(&[tag, 0, 0, 0, 4]);
+    }
+}
+
+struct Turn<'a, 'b> {
+    front: &'b mut Front,
+    link: &'b mut Link,
+    shared: &'b mut Shared,
+    splice: Splice<'a>,
+    was_ready: bool,
+}
+
+impl<'a> Turn<'a, '_> {
+    /// Handles one message; returns how many bytes of it are done, `None` if more are needed.
+    fn relay(&mut self, header: Header, rest: &'a [u8]) -> Result<Option<usize>, ServerFailure> {
+        let needs_body = matches!(
+            header.tag,
+            tag::READY_FOR_QUERY
+                | tag::PARAMETER_STATUS
+                | tag::ERROR_RESPONSE
+                | tag::COMMAND_COMPLETE
+        );
+        let body = if needs_body {
+            match rest.get(HEADER_BYTES..header.message_bytes()) {
+                Some(body) => body,
+                None if header.message_bytes() <= READ_BYTES_MAX => return Ok(None),
+                None => &[],
+            }
+        } else {
+            &[]
+        };
+        let verdict = match header.tag {
+            tag::READY_FOR_QUERY => self.ready(body)?,
+            tag::PARAMETER_STATUS => self.parameter(body)?,
+            tag::ERROR_RESPONSE => self.error(body)?,
+            tag::COMMAND_COMPLETE => {
+                self.command(body);
+                self.link.expect.reply(header.tag)?.0
+            }
+            tag::NOTICE_RESPONSE => self.unless_swallowed(),
+            tag::NOTIFICATION_RESPONSE => self.notification(),
+            _ => self.link.expect.reply(header.tag)?.0,
+        };
+        let (wanted, available) = (header.message_bytes(), rest.len());
+        let passage = &mut self.link.passage;
+        Ok(Some(match verdict {
+            Verdict::Forward => passage.forward(wanted, available, &mut self.splice),
+            Verdict::Drop => passage.skip(wanted, available, &mut self.splice),
+            Verdict::Replace(message) => {
+                self.splice.insert().extend_from_slice(&message);
+                passage.skip(wanted, available, &mut self.splice)
+            }
+        }))
+    }
+
+    fn answer_synthesized(&mut self) {
+        while let Some(entry) = self.link.expect.pop_synthesized() {
+            write_synthesized(entry.awaited, self.splice.insert());
+        }
+    }
+
+    fn unless_swallowed(&self) -> Verdict {
+        if self.link.expect.head_is_swallowed() { Verdict::Drop } else { Verdict::Forward }
+    }
+
+    fn ready(&mut self, body: &[u8]) -> Result<Verdict, ServerFailure> {
+        let status = match body {
+            [byte] => TransactionStatus::from_byte(*byte),
+            _ => None,
+        };
+        let status = status.ok_or(ServerFailure::Malformed { tag: tag::READY_FOR_QUERY })?;
+        self.was_ready = true;
+        Ok(self.link.expect.ready(status)?)
+    }
+
+    fn parameter(&mut self, body: &[u8]) -> Result<Verdict, ServerFailure> {
+        let reported = view::parameter_status(body)
+            .map_err(|_| ServerFailure::Malformed { tag: tag::PARAMETER_STATUS })?;
+        let verdict = self.unless_swallowed();
+        if params::is_fact(reported.name) {
+            return Ok(verdict);
+        }
+        let was_same = Arc::ptr_eq(&self.link.params, &self.front.params);
+        let interner = &mut self.shared.interner;
+        if let Some(changed) = self.link.params.with(reported.name, reported.value) {
+            self.link.params = interner.intern(changed);
+        }
+        if verdict == Verdict::Forward {
+            if was_same {
+                self.front.params = Arc::clone(&self.link.params);
+            } else if let Some(changed) = self.front.params.with(reported.name, reported.value) {
+                self.front.params = interner.intern(changed);
+            }
+        }
+        Ok(verdict)
+    }
+
+    fn error(&mut self, body: &[u8]) -> Result<Verdict, ServerFailure> {
+        let error = view::error_response(body);
+        self.link.has_said_why |= matches!(error.severity, b"FATAL" | b"PANIC");
+        let Link { expect, held, has_unnamed, .. } = &mut *self.link;
+        let head = expect.entries().next().map(|entry| entry.awaited);
+        if expect.head_is_swallowed() && head == Some(Awaited::Query) {
+            return Err(ServerFailure::ParameterRefused {
+                sqlstate: error.sqlstate,
+                message: error.message.to_vec(),
+            });
+        }
+        let front = &mut *self.front;
+        let mut books = Books { held, has_unnamed };
+        Ok(expect.error(|entry, has_failed| {
+            if let (Effect::Bound(id), true) = (&entry.effect, has_failed)
+                && error.sqlstate == SqlState::FEATURE_NOT_SUPPORTED.0
+            {
+                // "cached plan must not change result type": prepare it anew. Pooling point A13.
+                books.held.mark_stale(*id);
+            }
+            undo(entry, has_failed, front, &mut books);
+        }))
+    }
+
+    /// Notifications belong to the client whose LISTEN asked for them. Pooling point E40.
+    fn notification(&self) -> Verdict {
+        if self.front.rules == StatementRules::Pass || self.front.pins.has(Pins::LISTEN) {
+            Verdict::Forward
+        } else {
+            Verdict::Drop
+        }
+    }
+
+    /// Notes commands that change what the session keeps on the backend.
+    fn command(&mut self, body: &[u8]) {
+        if self.front.rules == StatementRules::Pass || self.link.expect.head_is_swallowed() {
+            return;
+        }
+        match body {
+            b"DISCARD ALL\0" => {
+                self.forget_statements();
+                self.front.pins.remove(Pins::PREPARE);
+                self.front.pins.remove(Pins::LISTEN);
+            }
+            b"DEALLOCATE ALL\0" => {
+                self.forget_statements();
+                self.front.pins.remove(Pins::PREPARE);
+            }
+            b"PREPARE\0" => self.front.pins.add(Pins::PREPARE),
+            b"LISTEN\0" => self.front.pins.add(Pins::LISTEN),
+            _ => {}
+        }
+    }
+
+    /// The server dropped all statements. Those that it has yet to read of stay. Point A10.
+    fn forget_statements(&mut self) {
+        let mut names: Vec<&[u8]> = Vec::new();
+        let mut ids: Vec<StatementId> = Vec::new();
+        for entry in self.link.expect.entries() {
+            match &entry.effect {
+                Effect::Prepared { name, id, .. } => {
+                    names.push(name);
+                    ids.push(*id);
+                }
+                Effect::Injected(id) => ids.push(*id),
+                Effect::None
+                | Effect::Bound(_)
+                | Effect::InjectedUnnamed
+                | Effect::Evicted(_)
+                | Effect::Closed { .. }
+                | Effect::Unnamed { .. } => {}
+            }
+        }
+        self.front.prepared_mut().clear_except(&names);
+        self.link.held.clear_except(&ids);
+    }
+}

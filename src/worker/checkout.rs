@@ -1,0 +1,316 @@
+//! Gives backends out and takes them back; asks for new ones.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::backend::{Backend, Chore, ChoreKind, Role, Times};
+use super::mailbox::ToControl;
+use super::pipe::Pipe;
+use super::pool::Failure;
+use super::session::{Phase, Session};
+use super::slab::Key;
+use super::{Flow, NEXT_SERIAL, Worker, backend_token, millis};
+use crate::backend::connect::Opened;
+use crate::backend::link::Link;
+use crate::backend::params::{Param, ParamSet, is_fact};
+use crate::config::PoolMode;
+use crate::fault::Fault;
+use crate::pool::ledger::{Full, Permit};
+use crate::pool::slots::{Checkout, Order};
+use crate::pool::spec::{PoolNumber, Spec};
+
+/// The first pause after a backend could not be opened; doubles up to `server_login_retry`.
+const BACK_OFF_MS: u64 = 50;
+
+/// How eagerly new backends are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Growth {
+    /// Up to this worker's share of the pool.
+    Share,
+    /// Up to the pool's size: somebody has waited long enough.
+    Pool,
+    /// Up to the pool's size and its reserve.
+    Reserve,
+}
+
+impl Worker {
+    /// Finds a backend for a client that has sent something, or puts it into the queue.
+    pub(super) fn checkout(&mut self, key: Key<Session>) -> Flow {
+        let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
+        let number = session.pool;
+        session.phase = Phase::Waiting;
+        self.enqueue(key, number);
+        match self.sessions.get_mut(key).map(|session| &session.phase) {
+            Some(Phase::Leased(_)) => Flow::Again,
+            _ => Flow::Blocked,
+        }
+    }
+
+    /// Leases an idle backend to a session that waits or is to be greeted, or queues it.
+    pub(super) fn enqueue(&mut self, key: Key<Session>, number: PoolNumber) {
+        self.check_stale(number);
+        let now_ms = self.now_ms;
+        let Some(pool) = self.pool_mut(number) else { return };
+        let order = pool.order();
+        match pool.slots.checkout(key, order, now_ms) {
+            Checkout::Leased(backend) => self.lease(key, backend),
+            Checkout::Queued => {
+                self.is_busy = true;
+                self.open_wanted(number, Growth::Share);
+            }
+        }
+    }
+
+    /// Takes the backend that would be leased next out of the list if it was idle for so long that
+    /// it must be checked first (`server_check_delay`).
+    fn check_stale(&mut self, number: PoolNumber) {
+        let now_ms = self.now_ms;
+        let Some(pool) = self.pool_mut(number) else { return };
+        let next = match pool.order() {
+            Order::NewestFirst => pool.slots.idle().next_back(),
+            Order::OldestFirst => pool.slots.idle().next(),
+        };
+        let Some(next) = next else { return };
+        let delay_ms = millis(pool.settings.server_check_delay);
+        let Some(backend) = self.backends.get_mut(next) else { return };
+        if now_ms.saturating_sub(backend.times.idle_ms) < delay_ms {
+            return;
+        }
+        let Some(pool) = self.pool_mut(number) else { return };
+        pool.slots.take_idle(next);
+        pool.checking += 1;
+        let query = pool.settings.server_check_query.clone();
+        self.start_chore(next, ChoreKind::Check, query.as_bytes());
+    }
+
+    /// Gives a busy backend to a session.
+    pub(super) fn lease(&mut self, key: Key<Session>, lease: Key<Backend>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(backend) = self.backends.get_mut(lease) else { return };
+        if matches!(session.phase, Phase::Greeting(_)) {
+            self.try_greeting(key, lease);
+            return;
+        }
+        session.phase = Phase::Leased(lease);
+        session.is_fresh = true;
+        backend.role = Role::Leased(key);
+        backend.link.has_unnamed = false;
+        backend.is_cancel_due = false;
+        backend.times.transaction_ms = self.now_ms;
+        backend.times.ready_ms = self.now_ms;
+    }
+
+    /// A session does not need its backend any more, unless its pool or a pin says that it keeps it.
+    pub(super) fn release(&mut self, key: Key<Session>, lease: Key<Backend>) {
+        let now_ms = self.now_ms;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let number = session.pool;
+        session.idle_ms = now_ms;
+        let keeps = !session.front.pins.is_empty();
+        if self.is_draining {
+            self.send_off(key);
+            return;
+        }
+        let mode = self.pool(number).map_or(PoolMode::Transaction, |pool| pool.settings.mode);
+        if keeps || mode == PoolMode::Session {
+            return;
+        }
+        if let Some(session) = self.sessions.get_mut(key) {
+            session.phase = Phase::Idle;
+        }
+        self.check_in(lease);
+    }
+
+    /// Takes a busy backend back at rest: closes, resets or hands it on.
+    pub(super) fn check_in(&mut self, key: Key<Backend>) {
+        let Some(backend) = self.backends.get_mut(key) else { return };
+        let number = backend.pool;
+        let is_reset = matches!(backend.role, Role::Chore(Chore { kind: ChoreKind::Reset, .. }));
+        let is_used_up = backend.link.expect.is_tainted()
+            || !backend.link.is_at_rest()
+            || self.now_ms >= backend.times.expires_ms;
+        let has_cancels = backend.cancels > 0;
+        let generation = backend.generation;
+        let Some(pool) = self.pool(number) else { return };
+        let excess = pool.spec.ledger.pool().excess() > pool.settings.reserve_size;
+        if is_used_up || excess || generation != pool.spec.generation() {
+            self.close_backend(key);
+            return;
+        }
+        if pool.settings.server_reset_query_always
+            && !is_reset
+            && !pool.settings.server_reset_query.is_empty()
+        {
+            let query = pool.settings.server_reset_query.clone();
+            self.start_chore(key, ChoreKind::Reset, query.as_bytes());
+            return;
+        }
+        if has_cancels {
+            if let Some(backend) = self.backends.get_mut(key) {
+                backend.role = Role::Cancelling;
+            }
+            return;
+        }
+        self.put_back(key, number);
+    }
+
+    /// Hands a backend that anybody may use to whoever needs it most.
+    pub(super) fn put_back(&mut self, key: Key<Backend>, number: PoolNumber) {
+        let now_ms = self.now_ms;
+        if self.give_to_beggar(key, number) {
+            return;
+        }
+        let Some(pool) = self.pool_mut(number) else { return };
+        let next = pool.slots.check_in(key);
+        if let Some(next) = next {
+            self.lease(next, key);
+            self.runnable.push_back(next);
+        } else if let Some(backend) = self.backends.get_mut(key) {
+            backend.role = Role::Idle;
+            backend.times.idle_ms = now_ms;
+        }
+    }
+
+    /// Asks for as many backends as there are clients without one, within all bounds.
+    pub(super) fn open_wanted(&mut self, number: PoolNumber, growth: Growth) {
+        let workers = self.workers.len().max(1);
+        let now_ms = self.now_ms;
+        loop {
+            let Some(pool) = self.pool_mut(number) else { return };
+            if pool.slots.waiting() <= pool.slots.opening() + pool.checking {
+                return;
+            }
+            if pool.failure.as_ref().is_some_and(|failure| now_ms < failure.retry_at_ms) {
+                self.fail_waiters_without_server(number);
+                return;
+            }
+            let size = usize::try_from(pool.settings.size).unwrap_or(usize::MAX);
+            if growth == Growth::Share && pool.slots.total() >= size.div_ceil(workers) {
+                return self.beg_if_poor(number);
+            }
+            let reserve = if growth == Growth::Reserve { pool.settings.reserve_size } else { 0 };
+            let spec = Arc::clone(&pool.spec);
+            match spec.ledger.reserve(reserve) {
+                Ok(permit) => {
+                    if !self.ask_for_backend(spec, permit) {
+                        return;
+                    }
+                }
+                Err(Full::Pool) => return self.beg_if_poor(number),
+                Err(Full::Database) => {
+                    let bound = Arc::clone(spec.ledger.database());
+                    if !self.evict_or_ask(&bound) {
+                        return;
+                    }
+                }
+                Err(Full::User) => {
+                    let bound = Arc::clone(spec.ledger.user());
+                    if !self.evict_or_ask(&bound) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Asks the control plane to open a backend; says whether it could be asked.
+    pub(super) fn ask_for_backend(&mut self, spec: Arc<Spec>, permit: Permit) -> bool {
+        let number = spec.number;
+        let message = ToControl::Open { spec, permit, worker: self.number };
+        // A full channel means thousands of connections under way: the next tick asks again.
+        let was_asked = self.control.try_send(message).is_ok();
+        if was_asked && let Some(pool) = self.pool_mut(number) {
+            pool.slots.opening_started();
+        }
+        was_asked
+    }
+
+    /// A backend that was asked for is there.
+    pub(super) fn opened(
+        &mut self,
+        spec: &Arc<Spec>,
+        generation: u64,
+        opened: Opened,
+        permit: Permit,
+    ) {
+        let key = self.backends.next_key();
+        let mut socket = opened.socket;
+        let registered = self.register(&mut socket, backend_token(key));
+        let reported = opened.parameters.iter().map(|(name, value)| (&name[..], &value[..]));
+        let base = self.shared.interner.intern(ParamSet::from_reported(reported));
+        let facts: Vec<Param> = opened
+            .parameters
+            .iter()
+            .filter(|(name, _)| is_fact(name))
+            .map(|(name, value)| (name.as_slice().into(), value.as_slice().into()))
+            .collect();
+        let now_ms = self.now_ms;
+        let Some(pool) = self.pool_of(spec) else { return };
+        pool.slots.opening_ended();
+        if let Err(error) = registered {
+            tracing::error!(%error, "cannot watch a server connection");
+            return;
+        }
+        pool.failure = None;
+        pool.set_welcome(facts, Arc::clone(&base));
+        pool.slots.add_busy();
+        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
+        let lifetime_ms = pool.settings.server_lifetime.map_or(u64::MAX / 2, millis);
+        // Staggered by up to a tenth, so that a pool that opened at once does not close at once.
+        let early_ms = lifetime_ms / 10 / 16 * (serial % 16);
+        let times = Times {
+            expires_ms: now_ms.saturating_add(lifetime_ms - early_ms),
+            idle_ms: now_ms,
+            ..Times::default()
+        };
+        self.backends.insert(Backend {
+            pipe: Pipe::new(socket, opened.unread),
+            link: Link::new(base),
+            pool: spec.number,
+            role: Role::Cancelling,
+            permit,
+            generation,
+            cancel_key: Arc::new(opened.cancel_key),
+            serial,
+            times,
+            cancels: 0,
+            is_cancel_due: false,
+        });
+        self.greet_waiting(spec.number);
+        self.check_in(key);
+    }
+
+    /// A backend that was asked for will not come.
+    pub(super) fn open_failed(&mut self, number: PoolNumber, fault: Fault, is_starting: bool) {
+        let now_ms = self.now_ms;
+        let Some(pool) = self.pool_mut(number) else { return };
+        pool.slots.opening_ended();
+        let longest_ms = millis(pool.settings.server_login_retry).max(1);
+        let back_off_ms = match &pool.failure {
+            Some(failure) if now_ms < failure.retry_at_ms => failure.back_off_ms,
+            Some(failure) => (failure.back_off_ms * 2).min(longest_ms),
+            None => BACK_OFF_MS.min(longest_ms),
+        };
+        let retry_at_ms = now_ms.saturating_add(back_off_ms);
+        pool.failure = Some(Failure { fault, is_starting, retry_at_ms, back_off_ms });
+        self.is_busy = true;
+        self.fail_waiters_without_server(number);
+    }
+
+    /// Tells everybody who waits for a pool without any server why, in the server's own words.
+    ///
+    /// A server that is starting up is waited for. Pooling points G50 and G51.
+    fn fail_waiters_without_server(&mut self, number: PoolNumber) {
+        loop {
+            let Some(pool) = self.pool_mut(number) else { return };
+            let Some(failure) = &pool.failure else { return };
+            let has_server = pool.slots.total() > 0 || pool.spec.ledger.pool().count() > 0;
+            if failure.is_starting || has_server {
+                return;
+            }
+            let fault = failure.fault.clone();
+            let Some(waiter) = pool.slots.pop_waiter() else { return };
+            self.fail_session(waiter.session, &fault);
+        }
+    }
+}

@@ -1,0 +1,351 @@
+//! How sessions and backends end, and how what they run is cancelled.
+
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+
+use super::Worker;
+use super::backend::{Backend, Chore, ChoreKind, Role};
+use super::checkout::Growth;
+use super::mailbox::{Teller, ToControl};
+use super::session::{Phase, Session};
+use super::slab::Key;
+use crate::config::PoolMode;
+use crate::fault::{Fault, SqlState};
+use crate::session::refuse;
+use crate::session::relay::{self, ServerFailure};
+use crate::wire::encode;
+
+/// How long a client may take to accept our last words.
+const FAREWELL_MS: u64 = 5_000;
+
+/// How a client leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// It said Terminate: what it sent before is still carried out.
+    Terminate,
+    /// Its connection ended: what it runs is cancelled. Pooling point B20.
+    Lost,
+}
+
+impl Worker {
+    /// A client is gone.
+    pub(super) fn client_leaves(&mut self, key: Key<Session>, how: Leave) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if let Phase::Leased(lease) = session.phase {
+            let Some(backend) = self.backends.get_mut(lease) else { return };
+            let is_owed = !backend.link.expect.is_empty();
+            if how == Leave::Terminate && is_owed && session.front.passage.is_boundary() {
+                session.phase = Phase::Leaving(lease);
+                return;
+            }
+        }
+        if self.general.log_disconnections {
+            let age = self.now_ms.saturating_sub(session.login_ms) / 1000;
+            let reason = match how {
+                Leave::Terminate => "client close request",
+                Leave::Lost => "client connection lost",
+            };
+            tracing::debug!(reason, age, "closing client");
+        }
+        self.remove_session(key);
+    }
+
+    /// Takes a session out, and gives back or closes what it has.
+    pub(super) fn remove_session(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.remove(key) else { return };
+        self.count_client_out();
+        if let Some(pool) = self.pool_mut(session.pool) {
+            pool.sessions = pool.sessions.saturating_sub(1);
+        }
+        match &session.phase {
+            Phase::Leased(lease) | Phase::Leaving(lease) => self.end_lease(&session, *lease),
+            Phase::Waiting => {
+                if let Some(pool) = self.pool_mut(session.pool) {
+                    pool.slots.leave(key);
+                }
+            }
+            Phase::Greeting(greeting) => match greeting.backend {
+                Some(backend) => self.orphan_greeting(backend),
+                None => {
+                    if let Some(pool) = self.pool_mut(session.pool) {
+                        pool.slots.leave(key);
+                    }
+                }
+            },
+            Phase::Idle | Phase::Refusing(_) | Phase::Closing { .. } => {}
+        }
+    }
+
+    /// The session of a lease is gone: the backend goes back only if nothing is under way on it.
+    fn end_lease(&mut self, session: &Session, lease: Key<Backend>) {
+        let Some(backend) = self.backends.get_mut(lease) else { return };
+        let is_at_rest = relay::is_at_rest(&session.front, &backend.link)
+            && backend.pipe.stash.is_empty()
+            && !backend.pipe.has_unsent();
+        if !is_at_rest {
+            if !backend.link.expect.is_empty() {
+                self.cancel_and_forget(lease);
+            }
+            self.close_backend(lease);
+            return;
+        }
+        let Some(pool) = self.pool(session.pool) else { return };
+        let needs_reset =
+            pool.settings.mode == PoolMode::Session || session.front.pins.need_reset();
+        let query = pool.settings.server_reset_query.clone();
+        if needs_reset && !query.is_empty() {
+            self.start_chore(lease, ChoreKind::Reset, query.as_bytes());
+        } else {
+            self.check_in(lease);
+        }
+    }
+
+    /// Closes a client with a last message.
+    pub(super) fn fail_session(&mut self, key: Key<Session>, fault: &Fault) {
+        let until_ms = self.now_ms.saturating_add(FAREWELL_MS);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        tracing::debug!(sqlstate = %fault.sqlstate, message = %fault.message, "closing client");
+        let mut message = Vec::new();
+        fault.encode(&mut message);
+        let is_sent = session.pipe.send(&message).is_ok();
+        if !is_sent || !session.pipe.has_unsent() {
+            session.pipe.discard_input(&mut self.scratch);
+            self.remove_session(key);
+            return;
+        }
+        let pool = session.pool;
+        let phase = std::mem::replace(&mut session.phase, Phase::Closing { until_ms });
+        self.is_busy = true;
+        match phase {
+            Phase::Leased(lease) | Phase::Leaving(lease) => {
+                self.cancel_and_forget(lease);
+                self.close_backend(lease);
+            }
+            Phase::Waiting | Phase::Greeting(_) => {
+                if let Some(pool) = self.pool_mut(pool) {
+                    pool.slots.leave(key);
+                }
+            }
+            Phase::Idle | Phase::Refusing(_) | Phase::Closing { .. } => {}
+        }
+    }
+
+    /// A session has nothing under way while we shut down.
+    pub(super) fn send_off(&mut self, key: Key<Session>) {
+        let text = "terminating connection due to administrator command";
+        self.fail_session(key, &Fault::fatal(SqlState::ADMIN_SHUTDOWN, text));
+    }
+
+    /// Closes clients between transactions now; the others when they are done.
+    pub(super) fn drain(&mut self) {
+        self.is_draining = true;
+        for key in self.sessions.keys() {
+            let Some(session) = self.sessions.get_mut(key) else { continue };
+            let is_idle = match session.phase {
+                Phase::Idle => !session.has_backlog,
+                Phase::Leased(lease) => self.backends.get_mut(lease).is_some_and(|backend| {
+                    relay::is_at_rest(&session.front, &backend.link) && !session.is_fresh
+                }),
+                Phase::Greeting(_)
+                | Phase::Waiting
+                | Phase::Refusing(_)
+                | Phase::Leaving(_)
+                | Phase::Closing { .. } => false,
+            };
+            if is_idle {
+                self.send_off(key);
+            }
+        }
+    }
+
+    /// The connection to a server has ended, or must.
+    pub(super) fn backend_gone(&mut self, key: Key<Backend>) {
+        let Some(backend) = self.backends.get_mut(key) else { return };
+        let has_said_why = backend.link.has_said_why;
+        let session = match &backend.role {
+            Role::Leased(session)
+            | Role::Chore(Chore { kind: ChoreKind::Greet(Some(session)), .. }) => Some(*session),
+            Role::Idle | Role::Chore(_) | Role::Cancelling => None,
+        };
+        // Detached first: the session must not touch it any more.
+        self.close_backend(key);
+        let Some(session) = session else { return };
+        let Some(client) = self.sessions.get_mut(session) else { return };
+        if matches!(client.phase, Phase::Leaving(_)) {
+            self.remove_session(session);
+        } else if has_said_why {
+            // The client has been told in the server's own words. Pooling point B21.
+            self.close_when_sent(session);
+        } else {
+            let text = "server closed the connection unexpectedly";
+            self.fail_session(session, &Fault::fatal(SqlState::CONNECTION_FAILURE, text));
+        }
+    }
+
+    fn close_when_sent(&mut self, key: Key<Session>) {
+        let until_ms = self.now_ms.saturating_add(FAREWELL_MS);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.pipe.has_unsent() {
+            session.phase = Phase::Closing { until_ms };
+            self.is_busy = true;
+        } else {
+            session.pipe.discard_input(&mut self.scratch);
+            self.remove_session(key);
+        }
+    }
+
+    /// A server broke the protocol, or refused what we must set on it.
+    pub(super) fn server_failed(
+        &mut self,
+        key: Key<Backend>,
+        session: Key<Session>,
+        failure: &ServerFailure,
+    ) {
+        tracing::warn!(error = %failure, "server connection closed");
+        let fault = match failure {
+            ServerFailure::ParameterRefused { sqlstate, message } => Fault::fatal(
+                SqlState(*sqlstate),
+                format!("cannot restore session state: {}", String::from_utf8_lossy(message)),
+            ),
+            ServerFailure::Desync(_)
+            | ServerFailure::BadLength(_)
+            | ServerFailure::Malformed { .. } => {
+                Fault::fatal(SqlState::PROTOCOL_VIOLATION, "server broke the protocol")
+            }
+        };
+        self.cancel_and_forget(key);
+        self.close_backend(key);
+        self.fail_session(session, &fault);
+    }
+
+    /// Closes a backend, whatever it is used for; the place it had is free.
+    ///
+    /// Its session, if it has one, must be told by the caller.
+    pub(super) fn close_backend(&mut self, key: Key<Backend>) {
+        let Some(mut backend) = self.backends.remove(key) else { return };
+        let number = backend.pool;
+        let mut goodbye = Vec::new();
+        encode::terminate(&mut goodbye);
+        // Best effort: a server that does not take it sees the end of the connection.
+        let _ = backend.pipe.send(&goodbye);
+        if let Some(pool) = self.pool_mut(number) {
+            match backend.role {
+                Role::Idle => {
+                    pool.slots.remove_idle(key);
+                }
+                Role::Chore(Chore { kind: ChoreKind::Check, .. }) => {
+                    pool.checking = pool.checking.saturating_sub(1);
+                    pool.slots.remove_busy();
+                }
+                Role::Leased(_) | Role::Chore(_) | Role::Cancelling => pool.slots.remove_busy(),
+            }
+        }
+        if let Role::Leased(session) = backend.role
+            && let Some(session) = self.sessions.get_mut(session)
+            && matches!(session.phase, Phase::Leased(lease) if lease == key)
+        {
+            session.phase = Phase::Idle;
+        }
+        drop(backend);
+        self.open_wanted(number, Growth::Share);
+    }
+
+    /// Closes every backend, at the end.
+    pub(super) fn close_all_backends(&mut self) {
+        for key in self.backends.keys() {
+            self.close_backend(key);
+        }
+    }
+
+    /// Closes idle backends that a reload has made useless; busy ones go when they come back.
+    pub(super) fn retire_old_backends(&mut self) {
+        for key in self.backends.keys() {
+            let Some(backend) = self.backends.get(key) else { continue };
+            let is_old = self.pool(backend.pool).is_some_and(|pool| {
+                pool.spec.generation() != backend.generation
+                    || pool.spec.ledger.pool().excess() > pool.settings.reserve_size
+            });
+            if is_old && matches!(backend.role, Role::Idle) {
+                self.close_backend(key);
+            }
+        }
+    }
+
+    /// A client asks to cancel what the session at `key` runs, if it knows the session's secret.
+    pub(super) fn cancel(&mut self, key: Key<Session>, secret: [u8; 4]) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if !bool::from(session.secret.ct_eq(&secret)) {
+            return;
+        }
+        let number = session.pool;
+        match session.phase {
+            Phase::Waiting => {
+                session.phase = Phase::Refusing(refuse::Progress::Unanswered);
+                if let Some(pool) = self.pool_mut(number) {
+                    pool.slots.leave(key);
+                }
+                self.pump_client(key);
+            }
+            Phase::Leased(lease) => {
+                let Some(backend) = self.backends.get_mut(lease) else { return };
+                if backend.link.expect.head_is_swallowed() {
+                    // What runs now is ours, not the client's. Pooling point D38.
+                    backend.is_cancel_due = true;
+                } else if !backend.link.expect.is_empty() {
+                    self.send_cancel(lease);
+                }
+            }
+            Phase::Greeting(_)
+            | Phase::Idle
+            | Phase::Refusing(_)
+            | Phase::Leaving(_)
+            | Phase::Closing { .. } => {}
+        }
+    }
+
+    /// Has the server cancel what a leased backend runs. The backend goes to nobody else before
+    /// that is done. Pooling point D34.
+    pub(super) fn send_cancel(&mut self, key: Key<Backend>) {
+        let worker = self.number;
+        let Some(backend) = self.backends.get_mut(key) else { return };
+        backend.is_cancel_due = false;
+        let tell = Teller { worker, backend: key.index(), serial: backend.serial };
+        let cancel_key = Arc::clone(&backend.cancel_key);
+        let number = backend.pool;
+        let Some(settings) = self.pool(number).map(|pool| Arc::clone(&pool.settings)) else { return };
+        let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell) };
+        if self.control.try_send(message).is_ok()
+            && let Some(backend) = self.backends.get_mut(key)
+        {
+            backend.cancels += 1;
+        }
+    }
+
+    /// Has the server cancel what a backend runs that is about to be closed.
+    fn cancel_and_forget(&mut self, key: Key<Backend>) {
+        let Some(backend) = self.backends.get(key) else { return };
+        if backend.link.expect.is_empty() {
+            return;
+        }
+        let Some(pool) = self.pool(backend.pool) else { return };
+        let settings = Arc::clone(&pool.settings);
+        let cancel_key = Arc::clone(&backend.cancel_key);
+        let message = ToControl::Cancel { settings, key: cancel_key, tell: None };
+        if self.control.try_send(message).is_err() {
+            tracing::warn!("too busy to cancel an abandoned query");
+        }
+    }
+
+    /// A cancel request has been carried out.
+    pub(super) fn cancel_done(&mut self, key: Key<Backend>, serial: u64) {
+        let Some(backend) = self.backends.get_mut(key) else { return };
+        if backend.serial != serial {
+            return;
+        }
+        backend.cancels = backend.cancels.saturating_sub(1);
+        if backend.cancels == 0 && matches!(backend.role, Role::Cancelling) {
+            self.check_in(key);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Welcomes clients that have just logged in.
+//!
+//! A client is told what the server says of its session, so somebody must have asked one: the first
+//! client of a pool waits for its first backend. Startup parameters are tried on a backend before
+//! the client is told that all is well, so that a bad value fails the login, as PostgreSQL does it;
+//! what the server makes of them is remembered, so that later clients need not wait. Pooling points
+//! C29 to C31.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::backend::{Backend, Chore, ChoreKind, Role};
+use super::pipe::Pipe;
+use super::pool::Welcome;
+use super::session::{Greeting, Phase, Session};
+use super::slab::Key;
+use super::{Worker, session_token};
+use crate::backend::params::{ParamSet, is_fact};
+use crate::fault::{Fault, SqlState};
+use crate::pool::spec::{PoolNumber, Spec};
+use crate::session::front::Front;
+use crate::session::login::Authenticated;
+use crate::wire::encode;
+
+impl Worker {
+    /// Takes a client that has logged in.
+    pub(super) fn welcome(&mut self, spec: &Arc<Spec>, client: Authenticated) {
+        let key = self.sessions.next_key();
+        let Authenticated { stream, parameters, greeting, unread, admitted, .. } = client;
+        let registered = stream.into_socket().and_then(|mut socket| {
+            self.register(&mut socket, session_token(key)).map(|()| socket)
+        });
+        let socket = match registered {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::error!(%error, "cannot watch a client connection");
+                self.count_client_out();
+                return;
+            }
+        };
+        let now_ms = self.now_ms;
+        let Some(pool) = self.pool_of(spec) else { return };
+        pool.sessions += 1;
+        let rules = pool.statement_rules();
+        let greeting = Greeting { hello: greeting, parameters, wanted: None, backend: None };
+        let session = Session {
+            has_backlog: !unread.is_empty(),
+            pipe: Pipe::new(socket, unread),
+            front: Front::new(rules, Arc::default()),
+            pool: spec.number,
+            phase: Phase::Greeting(Box::new(greeting)),
+            secret: rand::random(),
+            is_fresh: false,
+            login_ms: now_ms,
+            idle_ms: now_ms,
+            admitted,
+        };
+        let key = self.sessions.insert(session);
+        if self.is_draining {
+            self.send_off(key);
+        } else if !self.greet_if_known(key) {
+            self.enqueue(key, spec.number);
+        }
+    }
+
+    /// Greets a client if all it must be told is known; refuses it if it wants the impossible.
+    ///
+    /// Says whether that was so.
+    fn greet_if_known(&mut self, key: Key<Session>) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return true };
+        let Phase::Greeting(greeting) = &mut session.phase else { return true };
+        let Some(pool) =
+            usize::try_from(session.pool.0).ok().and_then(|at| self.pools.get(at)?.as_ref())
+        else {
+            return true;
+        };
+        let Some(welcome) = &pool.welcome else { return false };
+        let wanted = match wanted(welcome, &greeting.parameters, &self.general.ignore_startup_parameters)
+        {
+            Ok(wanted) => self.shared.interner.intern_shared(wanted),
+            Err(fault) => {
+                self.fail_session(key, &fault);
+                return true;
+            }
+        };
+        let canonical = pool.canonical(&wanted);
+        greeting.wanted = Some(wanted);
+        match canonical {
+            Some(params) => {
+                self.greet(key, params);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Counts a client of this worker out.
+    pub(super) fn count_client_out(&self) {
+        if let Some(me) = self.workers.get(self.number) {
+            me.client_counter().fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    /// The first backend of a pool has brought what its clients were waiting to be told.
+    pub(super) fn greet_waiting(&mut self, number: PoolNumber) {
+        let Some(pool) = self.pool(number) else { return };
+        // Everybody in the queue of a pool that had no welcome waits for it.
+        let waiting: Vec<Key<Session>> = pool.slots.waiting_sessions().collect();
+        for key in waiting {
+            let is_new = self
+                .sessions
+                .get_mut(key)
+                .is_some_and(|session| matches!(session.phase, Phase::Greeting(_)));
+            if is_new && self.greet_if_known(key) && let Some(pool) = self.pool_mut(number) {
+                pool.slots.leave(key);
+            }
+        }
+    }
+
+    /// Tries a client's startup parameters on a backend that was leased for it.
+    pub(super) fn try_greeting(&mut self, key: Key<Session>, lease: Key<Backend>) {
+        if self.greet_if_known(key) {
+            return self.check_in(lease);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Phase::Greeting(greeting) = &mut session.phase else { return };
+        let Some(backend) = self.backends.get_mut(lease) else { return };
+        let Some(wanted) = greeting.wanted.clone() else { return };
+        let mut sql = Vec::new();
+        backend.link.params.write_changes_to(&wanted, &mut sql);
+        if sql.is_empty() {
+            self.greet(key, wanted);
+            return self.check_in(lease);
+        }
+        greeting.backend = Some(lease);
+        self.start_chore(lease, ChoreKind::Greet(Some(key)), &sql);
+    }
+
+    /// The server has said what it makes of a client's startup parameters.
+    pub(super) fn greeting_tried(
+        &mut self,
+        lease: Key<Backend>,
+        session: Option<Key<Session>>,
+        error: Option<Fault>,
+    ) {
+        let canonical = self.backends.get_mut(lease).map(|backend| Arc::clone(&backend.link.params));
+        if let (Some(key), Some(canonical)) = (session, canonical) {
+            if let Some(fault) = error {
+                self.detach_greeting(key);
+                self.fail_session(key, &fault);
+            } else {
+                let wanted = self.detach_greeting(key);
+                let number = self.sessions.get_mut(key).map(|session| session.pool);
+                if let (Some(wanted), Some(number)) = (wanted, number)
+                    && let Some(pool) = self.pool_mut(number)
+                {
+                    pool.learn_canonical(wanted, Arc::clone(&canonical));
+                }
+                self.greet(key, canonical);
+            }
+        }
+        self.check_in(lease);
+    }
+
+    fn detach_greeting(&mut self, key: Key<Session>) -> Option<Arc<ParamSet>> {
+        let session = self.sessions.get_mut(key)?;
+        let Phase::Greeting(greeting) = &mut session.phase else { return None };
+        greeting.backend = None;
+        greeting.wanted.take()
+    }
+
+    /// Forgets the client that a greeting on this backend is for: it has left.
+    pub(super) fn orphan_greeting(&mut self, lease: Key<Backend>) {
+        if let Some(backend) = self.backends.get_mut(lease)
+            && let Role::Chore(Chore { kind: ChoreKind::Greet(session), .. }) = &mut backend.role
+        {
+            *session = None;
+        }
+    }
+
+    /// Tells a client that its session has begun.
+    fn greet(&mut self, key: Key<Session>, params: Arc<ParamSet>) {
+        let worker = self.number;
+        let now_ms = self.now_ms;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Phase::Greeting(greeting) = std::mem::replace(&mut session.phase, Phase::Idle) else {
+            return;
+        };
+        let pool = usize::try_from(session.pool.0).ok().and_then(|at| self.pools.get(at)?.as_ref());
+        let mut hello = greeting.hello;
+        if let Some(welcome) = pool.and_then(|pool| pool.welcome.as_ref()) {
+            for (name, value) in &welcome.facts {
+                encode::parameter_status(&mut hello, name, value);
+            }
+        }
+        for (name, value) in params.iter() {
+            encode::parameter_status(&mut hello, name, value);
+        }
+        encode::backend_key_data(&mut hello, cancel_pid(worker, key), session.secret);
+        encode::ready_for_query(&mut hello, b'I');
+        session.front.params = params;
+        session.idle_ms = now_ms;
+        if session.pipe.send(&hello).is_err() {
+            self.client_leaves(key, super::ends::Leave::Lost);
+        } else if session.has_input() {
+            self.runnable.push_back(key);
+        }
+    }
+}
+
+/// The parameters that a client wants: those of a fresh session, and its own startup parameters.
+fn wanted(
+    welcome: &Welcome,
+    parameters: &[(Vec<u8>, Vec<u8>)],
+    ignored: &[String],
+) -> Result<Arc<ParamSet>, Fault> {
+    let mut wanted = Arc::clone(&welcome.base);
+    for (name, value) in parameters {
+        if wanted.value(name).is_some() {
+            if let Some(changed) = wanted.with(name, value) {
+                wanted = Arc::new(changed);
+            }
+        } else if !ignored.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
+            let name = String::from_utf8_lossy(name);
+            return Err(if is_fact(name.as_bytes()) {
+                Fault::fatal(
+                    SqlState(*b"55P02"),
+                    format!("parameter \"{name}\" cannot be changed"),
+                )
+            } else {
+                Fault::fatal(
+                    SqlState::FEATURE_NOT_SUPPORTED,
+                    format!("unsupported startup parameter: {name}"),
+                )
+            });
+        }
+    }
+    Ok(wanted)
+}
+
+/// The first half of a client's cancel key: which worker, and which place there. It is no secret,
+/// like PostgreSQL's process id; never 0 or negative.
+fn cancel_pid(worker: usize, key: Key<Session>) -> i32 {
+    let worker = i32::try_from(worker & 0x7f).unwrap_or(0);
+    let place = i32::try_from(key.index() & 0x00ff_ffff).unwrap_or(0);
+    (worker << 24) | ((place + 1) & 0x00ff_ffff)
+}
+
+/// Reads a `pid` that [`cancel_pid`] made: worker and place of the session.
+pub fn from_cancel_pid(pid: i32) -> Option<(usize, u32)> {
+    let worker = usize::try_from(pid >> 24).ok()?;
+    let place = u32::try_from(pid & 0x00ff_ffff).ok()?.checked_sub(1)?;
+    Some((worker, place))
+}
+

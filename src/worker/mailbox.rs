@@ -1,0 +1,185 @@
+//! What the control plane and the workers tell each other: bounded channels of enums.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use mio::Waker;
+use tokio::sync::mpsc;
+
+use super::backend::Backend;
+use crate::backend::connect::{CancelKey, Opened};
+use crate::config::{General, PoolSettings};
+use crate::fault::Fault;
+use crate::pool::ledger::{Bound, Permit};
+use crate::pool::spec::{PoolNumber, Spec};
+use crate::session::login::Authenticated;
+
+/// Most messages that wait for one worker, or for the control plane. LIMIT: senders of the control
+/// plane wait, workers try again later.
+pub const MESSAGES_MAX: usize = 4096;
+
+/// Told to a worker.
+#[derive(Debug)]
+pub enum ToWorker {
+    /// A client has logged in; it is yours.
+    Client {
+        /// The pool it uses.
+        spec: Arc<Spec>,
+        /// The client.
+        client: Box<Authenticated>,
+    },
+    /// The backend you asked for is there.
+    Opened {
+        /// Its pool.
+        spec: Arc<Spec>,
+        /// The generation that it was opened for.
+        generation: u64,
+        /// The connection.
+        opened: Box<Opened>,
+        /// Its place in the pool.
+        permit: Permit,
+    },
+    /// The backend you asked for could not be opened.
+    OpenFailed {
+        /// Its pool.
+        pool: PoolNumber,
+        /// What clients are told.
+        fault: Fault,
+        /// Whether the server will accept connections soon (57P03): keep waiting.
+        is_starting: bool,
+    },
+    /// Another worker gives you a backend that you asked for.
+    Backend {
+        /// Its pool.
+        spec: Arc<Spec>,
+        /// The backend, idle and not registered.
+        backend: Box<Backend>,
+    },
+    /// Another worker's clients of this pool starve: give it a backend when you can.
+    Beg {
+        /// The pool.
+        spec: Arc<Spec>,
+        /// Who asks.
+        worker: usize,
+        /// How long its first client waits, in the common milliseconds.
+        since_ms: u64,
+    },
+    /// Somebody needs a place within this bound: close an idle backend.
+    Evict {
+        /// `max_db_connections` or `max_user_connections` of some database or user.
+        bound: Arc<Bound>,
+    },
+    /// A client asks to cancel what the session of this key runs.
+    Cancel {
+        /// Number of the session's place.
+        session: u32,
+        /// The secret of the key.
+        secret: [u8; 4],
+    },
+    /// A cancel request that you sent has been carried out, or failed.
+    CancelDone {
+        /// Number of the backend's place.
+        backend: u32,
+        /// Which backend that was.
+        serial: u64,
+    },
+    /// The configuration has changed; pools have their new settings.
+    Reload {
+        /// The new general settings.
+        general: Arc<General>,
+    },
+    /// Close idle clients now, the others when they are done, then end.
+    Drain,
+}
+
+/// Told to the control plane.
+#[derive(Debug)]
+pub enum ToControl {
+    /// Open a backend.
+    Open {
+        /// Its pool.
+        spec: Arc<Spec>,
+        /// Its place in the pool.
+        permit: Permit,
+        /// Who asks.
+        worker: usize,
+    },
+    /// Ask a server to cancel what a backend runs.
+    Cancel {
+        /// Where the server is.
+        settings: Arc<PoolSettings>,
+        /// The backend's own key.
+        key: Arc<CancelKey>,
+        /// Whom to tell when it is done; `None` if the backend is gone.
+        tell: Option<Teller>,
+    },
+}
+
+/// Whom to tell that a cancel request is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Teller {
+    /// The worker.
+    pub worker: usize,
+    /// Number of the backend's place.
+    pub backend: u32,
+    /// Which backend that is.
+    pub serial: u64,
+}
+
+/// The way to a worker.
+#[derive(Debug, Clone)]
+pub struct WorkerHandle {
+    sender: mpsc::Sender<ToWorker>,
+    waker: Arc<Waker>,
+    clients: Arc<AtomicUsize>,
+}
+
+impl WorkerHandle {
+    pub(super) fn new(sender: mpsc::Sender<ToWorker>, waker: Arc<Waker>) -> Self {
+        Self { sender, waker, clients: Arc::new(AtomicUsize::new(0)) }
+    }
+
+    /// Returns how many clients it serves.
+    pub fn clients(&self) -> usize {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn client_counter(&self) -> &AtomicUsize {
+        &self.clients
+    }
+
+    /// Tells it something; waits while its mailbox is full.
+    ///
+    /// Cancel safe: a message is sent whole or not at all.
+    ///
+    /// # Errors
+    /// The message, if the worker has ended.
+    pub async fn send(&self, message: ToWorker) -> Result<(), ToWorker> {
+        if matches!(message, ToWorker::Client { .. }) {
+            self.clients.fetch_add(1, Ordering::Relaxed);
+        }
+        self.sender.send(message).await.map_err(|refused| refused.0)?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Tells it something, unless its mailbox is full or it has ended.
+    pub(super) fn try_send(&self, message: ToWorker) -> Result<(), ToWorker> {
+        self.sender.try_send(message).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(message)
+            | mpsc::error::TrySendError::Closed(message) => message,
+        })?;
+        self.wake();
+        Ok(())
+    }
+
+    fn wake(&self) {
+        // Only a broken eventfd can fail; the worker then finds the message at its next tick.
+        if let Err(error) = self.waker.wake() {
+            if error.kind() != io::ErrorKind::WouldBlock {
+                tracing::error!(%error, "cannot wake a worker");
+            }
+        }
+    }
+}

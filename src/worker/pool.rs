@@ -1,0 +1,132 @@
+//! A worker's share of one pool.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::session::Session;
+use super::slab::Key;
+use crate::backend::params::{Param, ParamSet};
+use crate::config::{PoolMode, PoolSettings};
+use crate::fault::Fault;
+use crate::pool::slots::{Order, Slots};
+use crate::pool::spec::Spec;
+use crate::session::front::StatementRules;
+
+/// Most combinations of startup parameters whose canonical form is remembered. LIMIT.
+const GREETINGS_MAX: usize = 1000;
+
+/// What servers of the pool say to a fresh session.
+#[derive(Debug)]
+pub struct Welcome {
+    /// Reported facts about the server.
+    pub facts: Vec<Param>,
+    /// The tracked parameters before any client changed them.
+    pub base: Arc<ParamSet>,
+}
+
+/// The last backend could not be opened.
+#[derive(Debug)]
+pub struct Failure {
+    /// What clients are told while no backend is left.
+    pub fault: Fault,
+    /// Whether the server will accept connections soon: clients keep waiting.
+    pub is_starting: bool,
+    /// No attempt before this time, in the worker's milliseconds.
+    pub retry_at_ms: u64,
+    /// How long that was after the last attempt.
+    pub back_off_ms: u64,
+}
+
+/// Another worker whose clients starve.
+#[derive(Debug, Clone, Copy)]
+pub struct Beggar {
+    /// Which one.
+    pub worker: usize,
+    /// How long its first client waits, in the common milliseconds.
+    pub since_ms: u64,
+}
+
+/// One worker's share of one pool.
+#[derive(Debug)]
+pub struct Pool {
+    /// What it is.
+    pub spec: Arc<Spec>,
+    /// Its settings, as of the last reload.
+    pub settings: Arc<PoolSettings>,
+    /// Who has what, and who waits.
+    pub slots: Slots<Key<Session>, Key<Backend>>,
+    /// Idle backends that are being checked for a waiter.
+    pub checking: usize,
+    /// What its servers say at login; `None` before the first has.
+    pub welcome: Option<Welcome>,
+    /// Why the last backend could not be opened.
+    pub failure: Option<Failure>,
+    /// A worker that asked for a backend of ours.
+    pub beggar: Option<Beggar>,
+    /// When we last asked other workers, in the worker's milliseconds.
+    pub begged_ms: u64,
+    /// How many sessions of this worker use it.
+    pub sessions: usize,
+    /// Startup parameters → what the server makes of them.
+    greetings: HashMap<Arc<ParamSet>, Arc<ParamSet>>,
+}
+
+impl Pool {
+    /// Starts with nothing.
+    pub fn new(spec: Arc<Spec>) -> Self {
+        Self {
+            settings: spec.settings(),
+            spec,
+            slots: Slots::default(),
+            checking: 0,
+            welcome: None,
+            failure: None,
+            beggar: None,
+            begged_ms: 0,
+            sessions: 0,
+            greetings: HashMap::new(),
+        }
+    }
+
+    /// How its clients' statements are treated.
+    pub fn statement_rules(&self) -> StatementRules {
+        match (self.settings.mode, self.settings.max_prepared_statements) {
+            (PoolMode::Session, _) => StatementRules::Pass,
+            (PoolMode::Transaction | PoolMode::Statement, 0) => StatementRules::Unnamed,
+            (PoolMode::Transaction | PoolMode::Statement, limit) => {
+                StatementRules::Rename { limit: usize::try_from(limit).unwrap_or(usize::MAX) }
+            }
+        }
+    }
+
+    /// Which idle backend goes first.
+    pub fn order(&self) -> Order {
+        if self.settings.server_round_robin { Order::OldestFirst } else { Order::NewestFirst }
+    }
+
+    /// Keeps what a server said to a fresh session.
+    pub fn set_welcome(&mut self, facts: Vec<Param>, base: Arc<ParamSet>) {
+        if self.welcome.as_ref().is_none_or(|welcome| *welcome.base != *base) {
+            self.greetings.clear();
+        }
+        self.welcome = Some(Welcome { facts, base });
+    }
+
+    /// Returns what the server makes of these startup parameters, if that is known.
+    pub fn canonical(&self, wanted: &Arc<ParamSet>) -> Option<Arc<ParamSet>> {
+        let base = &self.welcome.as_ref()?.base;
+        if **base == **wanted {
+            return Some(Arc::clone(base));
+        }
+        self.greetings.get(wanted).cloned()
+    }
+
+    /// Remembers what the server made of startup parameters.
+    pub fn learn_canonical(&mut self, wanted: Arc<ParamSet>, canonical: Arc<ParamSet>) {
+        if self.greetings.len() >= GREETINGS_MAX {
+            self.greetings.clear();
+        }
+        self.greetings.insert(wanted, canonical);
+    }
+}

@@ -1,0 +1,384 @@
+//! Moves bytes between a session and its lease: one read, the pure relay, one write.
+
+use super::backend::{Backend, Role};
+use super::ends::Leave;
+use super::pipe::{Gone, Input};
+use super::session::{Phase, Session};
+use super::slab::Key;
+use super::{Flow, TURNS_MAX, Worker};
+use crate::config::PoolMode;
+use crate::fault::{Fault, SqlState};
+use crate::session::refuse::{Progress, refuse};
+use crate::session::relay::{self, Stop, from_client, from_server};
+use crate::backend::link::Effect;
+use crate::wire::encode;
+use crate::wire::expect::{Awaited, Reply, TransactionStatus};
+use crate::wire::tag::frontend as tag;
+
+impl Worker {
+    /// Does for a client whatever can be done now.
+    pub(super) fn pump_client(&mut self, key: Key<Session>) {
+        for _ in 0..TURNS_MAX {
+            let Some(session) = self.sessions.get_mut(key) else { return };
+            let flow = match session.phase {
+                Phase::Leased(backend) => self.relay_client(key, backend),
+                Phase::Idle if session.pipe.is_read_closed() => self.read_last(key),
+                Phase::Idle if session.has_input() => self.checkout(key),
+                Phase::Refusing(progress) => self.refuse(key, progress),
+                Phase::Waiting | Phase::Greeting(_) if session.pipe.is_read_closed() => {
+                    self.client_leaves(key, Leave::Lost);
+                    return;
+                }
+                Phase::Idle
+                | Phase::Waiting
+                | Phase::Greeting(_)
+                | Phase::Leaving(_)
+                | Phase::Closing { .. } => return,
+            };
+            if flow == Flow::Blocked {
+                return;
+            }
+        }
+        self.runnable.push_back(key);
+    }
+
+    /// A client without a lease has closed its side: what it sent before is looked at first, so
+    /// that saying goodbye needs no backend.
+    fn read_last(&mut self, key: Key<Session>) -> Flow {
+        let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
+        if session.has_backlog {
+            return self.checkout(key);
+        }
+        match session.pipe.read(&mut self.scratch) {
+            Ok(Input::Later) => return Flow::Blocked,
+            Err(Gone) => {
+                self.client_leaves(key, Leave::Lost);
+                return Flow::Blocked;
+            }
+            Ok(Input::Bytes(count)) => {
+                session.pipe.stash.extend_from_slice(self.scratch.get(..count).unwrap_or_default());
+            }
+        }
+        if session.pipe.stash.first() == Some(&tag::TERMINATE) {
+            self.client_leaves(key, Leave::Terminate);
+            return Flow::Blocked;
+        }
+        session.has_backlog = true;
+        self.checkout(key)
+    }
+
+    fn relay_client(&mut self, key: Key<Session>, lease: Key<Backend>) -> Flow {
+        let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
+        let Some(backend) = self.backends.get_mut(lease) else { return Flow::Blocked };
+        if backend.pipe.has_unsent() {
+            // Backpressure: the server's next writable event comes back here.
+            return Flow::Blocked;
+        }
+        let mut input = &[][..];
+        let stash;
+        if session.has_backlog {
+            session.has_backlog = false;
+        } else {
+            match session.pipe.read(&mut self.scratch) {
+                Ok(Input::Bytes(count)) => input = self.scratch.get(..count).unwrap_or_default(),
+                Ok(Input::Later) => return self.unused(key, lease),
+                Err(Gone) => {
+                    self.client_leaves(key, Leave::Lost);
+                    return Flow::Blocked;
+                }
+            }
+        }
+        if !session.pipe.stash.is_empty() {
+            session.pipe.stash.extend_from_slice(input);
+            stash = std::mem::take(&mut session.pipe.stash);
+            input = &stash;
+        }
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let was_empty = backend.link.expect.is_empty();
+        let was_at_rest = backend.link.expect.is_at_rest();
+        if std::mem::take(&mut session.is_fresh) {
+            restore_parameters(session, backend, &mut out);
+        }
+        let mut replies = Vec::new();
+        let turn = from_client(
+            input,
+            &mut session.front,
+            &mut backend.link,
+            &mut self.shared,
+            &mut out,
+            &mut replies,
+        );
+        let mut fault = None;
+        let mut stop = Stop::Drained;
+        let mut sent = Ok(());
+        match turn {
+            Ok(turn) => {
+                stop = turn.stop;
+                if let Some(rest) = input.get(turn.consumed..).filter(|rest| !rest.is_empty()) {
+                    session.pipe.stash.extend_from_slice(rest);
+                }
+                if !turn.to_server.is_empty() {
+                    sent = backend.pipe.send(turn.to_server);
+                }
+            }
+            Err(refused) => fault = Some(refused),
+        }
+        if was_empty {
+            backend.times.query_ms = self.now_ms;
+        }
+        if was_at_rest {
+            backend.times.transaction_ms = self.now_ms;
+        }
+        self.out = out;
+        let answered = if replies.is_empty() { Ok(()) } else { session.pipe.send(&replies) };
+        if let Some(fault) = fault {
+            self.fail_session(key, &fault);
+        } else if sent.is_err() {
+            self.backend_gone(lease);
+        } else if answered.is_err() {
+            self.client_leaves(key, Leave::Lost);
+        } else {
+            return self.client_turn_done(key, lease, stop);
+        }
+        Flow::Blocked
+    }
+
+    /// Decides what comes after a client's turn.
+    fn client_turn_done(&mut self, key: Key<Session>, lease: Key<Backend>, stop: Stop) -> Flow {
+        let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
+        let Some(backend) = self.backends.get_mut(lease) else { return Flow::Blocked };
+        match stop {
+            Stop::Terminate => {
+                self.client_leaves(key, Leave::Terminate);
+                Flow::Blocked
+            }
+            Stop::Full => {
+                session.has_backlog = true;
+                Flow::Blocked
+            }
+            Stop::Drained => {
+                if relay::is_at_rest(&session.front, &backend.link) {
+                    // Nothing that has an answer was sent: a Flush, or late CopyData.
+                    self.release(key, lease);
+                    return Flow::Again;
+                }
+                if session.pipe.is_readable() { Flow::Again } else { Flow::Blocked }
+            }
+        }
+    }
+
+    /// A lease that was given for input which turned out not to be there.
+    fn unused(&mut self, key: Key<Session>, lease: Key<Backend>) -> Flow {
+        let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
+        let Some(backend) = self.backends.get_mut(lease) else { return Flow::Blocked };
+        if session.is_fresh && relay::is_at_rest(&session.front, &backend.link) {
+            self.release(key, lease);
+        }
+        Flow::Blocked
+    }
+
+    /// Does for a backend whatever can be done now.
+    pub(super) fn pump_server(&mut self, key: Key<Backend>) {
+        for _ in 0..TURNS_MAX {
+            let Some(backend) = self.backends.get_mut(key) else { return };
+            let flow = match backend.role {
+                Role::Leased(session) => self.relay_server(key, session),
+                Role::Idle | Role::Cancelling | Role::Chore(_) => self.read_unleased(key),
+            };
+            if flow == Flow::Blocked {
+                return;
+            }
+        }
+        self.runnable_backends.push_back(key);
+    }
+
+    fn relay_server(&mut self, key: Key<Backend>, lessee: Key<Session>) -> Flow {
+        let Some(session) = self.sessions.get_mut(lessee) else { return Flow::Blocked };
+        let Some(backend) = self.backends.get_mut(key) else { return Flow::Blocked };
+        if session.pipe.has_unsent() {
+            // Backpressure: the client's next writable event comes back here.
+            return Flow::Blocked;
+        }
+        let mut input = match backend.pipe.read(&mut self.scratch) {
+            Ok(Input::Bytes(count)) => self.scratch.get(..count).unwrap_or_default(),
+            Ok(Input::Later) => return Flow::Blocked,
+            Err(Gone) => {
+                self.backend_gone(key);
+                return Flow::Blocked;
+            }
+        };
+        let stash;
+        if !backend.pipe.stash.is_empty() {
+            backend.pipe.stash.extend_from_slice(input);
+            stash = std::mem::take(&mut backend.pipe.stash);
+            input = &stash;
+        }
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let was_swallowing = backend.link.expect.head_is_swallowed();
+        let turn =
+            from_server(input, &mut session.front, &mut backend.link, &mut self.shared, &mut out);
+        let mut sent = Ok(());
+        let was_ready = match turn {
+            Ok(turn) => {
+                if let Some(rest) = input.get(turn.consumed..).filter(|rest| !rest.is_empty()) {
+                    backend.pipe.stash.extend_from_slice(rest);
+                }
+                let is_wanted = !matches!(session.phase, Phase::Leaving(_));
+                if is_wanted && !turn.to_client.is_empty() {
+                    sent = session.pipe.send(turn.to_client);
+                }
+                turn.was_ready
+            }
+            Err(failure) => {
+                self.out = out;
+                self.server_failed(key, lessee, &failure);
+                return Flow::Blocked;
+            }
+        };
+        self.out = out;
+        if backend.is_cancel_due && was_swallowing && !backend.link.expect.head_is_swallowed() {
+            self.send_cancel(key);
+        }
+        if sent.is_err() {
+            self.client_leaves(lessee, Leave::Lost);
+            return Flow::Blocked;
+        }
+        self.server_turn_done(key, lessee, was_ready)
+    }
+
+    /// Decides what comes after a server's turn.
+    fn server_turn_done(
+        &mut self,
+        key: Key<Backend>,
+        lessee: Key<Session>,
+        was_ready: bool,
+    ) -> Flow {
+        let Some(session) = self.sessions.get_mut(lessee) else { return Flow::Blocked };
+        let Some(backend) = self.backends.get_mut(key) else { return Flow::Blocked };
+        if was_ready {
+            backend.times.ready_ms = self.now_ms;
+            let is_over = backend.link.is_at_rest() && backend.pipe.stash.is_empty();
+            if matches!(session.phase, Phase::Leaving(_)) {
+                if backend.link.expect.is_empty() {
+                    self.client_leaves(lessee, Leave::Lost);
+                    return Flow::Blocked;
+                }
+            } else if is_over && session.front.is_at_rest() {
+                if session.has_input() {
+                    self.runnable.push_back(lessee);
+                }
+                self.release(lessee, key);
+            } else if backend.link.expect.status() != TransactionStatus::Idle {
+                self.refuse_transaction_block(lessee);
+            }
+        }
+        if let Some(session) = self.sessions.get_mut(lessee)
+            && session.has_backlog
+        {
+            self.runnable.push_back(lessee);
+        }
+        let may_go_on = self.backends.get_mut(key).is_some_and(|backend| backend.pipe.is_readable());
+        if may_go_on { Flow::Again } else { Flow::Blocked }
+    }
+
+    /// Statement mode has no transactions of several messages.
+    fn refuse_transaction_block(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let number = session.pool;
+        let mode = self.pool(number).map(|pool| pool.settings.mode);
+        if mode == Some(PoolMode::Statement) {
+            let text = "transaction blocks not allowed in statement pooling mode";
+            self.fail_session(key, &Fault::fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
+        }
+    }
+
+    /// The client has taken some of what it was sent.
+    pub(super) fn client_writable(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match session.pipe.flush() {
+            Err(Gone) => self.client_leaves(key, Leave::Lost),
+            Ok(false) => {}
+            Ok(true) => match session.phase {
+                Phase::Leased(backend) => self.pump_server(backend),
+                Phase::Closing { .. } => self.remove_session(key),
+                Phase::Idle
+                | Phase::Waiting
+                | Phase::Greeting(_)
+                | Phase::Refusing(_)
+                | Phase::Leaving(_) => {}
+            },
+        }
+    }
+
+    /// The server has taken some of what it was sent.
+    pub(super) fn server_writable(&mut self, key: Key<Backend>) {
+        let Some(backend) = self.backends.get_mut(key) else { return };
+        match backend.pipe.flush() {
+            Err(Gone) => self.backend_gone(key),
+            Ok(false) => {}
+            Ok(true) => {
+                if let Role::Leased(session) = backend.role {
+                    self.runnable.push_back(session);
+                }
+            }
+        }
+    }
+
+    /// Reads a cancelled request off its client and answers it.
+    fn refuse(&mut self, key: Key<Session>, mut progress: Progress) -> Flow {
+        let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
+        if session.has_backlog {
+            session.has_backlog = false;
+        } else {
+            match session.pipe.read(&mut self.scratch) {
+                Ok(Input::Later) => return Flow::Blocked,
+                Ok(Input::Bytes(count)) => {
+                    let bytes = self.scratch.get(..count).unwrap_or_default();
+                    session.pipe.stash.extend_from_slice(bytes);
+                }
+                Err(Gone) => {
+                    self.client_leaves(key, Leave::Lost);
+                    return Flow::Blocked;
+                }
+            }
+        }
+        let input = std::mem::take(&mut session.pipe.stash);
+        let text = "canceling statement due to user request";
+        let fault = Fault::error(SqlState::QUERY_CANCELED, text);
+        let mut replies = Vec::new();
+        let passage = &mut session.front.passage;
+        let done = match refuse(&input, &mut progress, passage, &fault, &mut replies) {
+            Ok(done) => done,
+            Err(fault) => {
+                self.fail_session(key, &fault);
+                return Flow::Blocked;
+            }
+        };
+        session.pipe.stash.extend_from_slice(input.get(done..).unwrap_or_default());
+        let is_answered = progress == Progress::Answered && session.front.passage.is_boundary();
+        let is_leaving = session.pipe.stash.first() == Some(&tag::TERMINATE);
+        session.has_backlog = is_answered && !session.pipe.stash.is_empty();
+        session.phase = if is_answered { Phase::Idle } else { Phase::Refusing(progress) };
+        if session.pipe.send(&replies).is_err() || is_leaving {
+            self.client_leaves(key, Leave::Lost);
+            return Flow::Blocked;
+        }
+        Flow::Again
+    }
+}
+
+/// Puts in front of a lease's first message what takes the backend to the session's parameters. It
+/// costs no round trip: the replies are dropped when they come.
+fn restore_parameters(session: &Session, backend: &mut Backend, out: &mut Vec<u8>) {
+    if std::sync::Arc::ptr_eq(&session.front.params, &backend.link.params) {
+        return;
+    }
+    let mut sql = Vec::new();
+    backend.link.params.write_changes_to(&session.front.params, &mut sql);
+    if !sql.is_empty() {
+        encode::query(out, &sql);
+        backend.link.expect.push(Awaited::Query, Reply::Swallow, Effect::None);
+    }
+}

@@ -1,0 +1,80 @@
+//! A client as its worker has it: socket, protocol state, and where in its life it is.
+
+use std::sync::Arc;
+
+use super::backend::Backend;
+use super::pipe::Pipe;
+use super::slab::Key;
+use crate::backend::params::ParamSet;
+use crate::pool::spec::PoolNumber;
+use crate::session::admission::Admitted;
+use crate::session::front::Front;
+use crate::session::refuse;
+
+/// Where in its life a client is.
+#[derive(Debug)]
+pub enum Phase {
+    /// Logged in, but not told so yet: its startup parameters are to be tried on a backend. It
+    /// waits for one, or has one.
+    Greeting(Box<Greeting>),
+    /// Between two transactions.
+    Idle,
+    /// Has sent something and waits for a backend. What it sent is still in its socket.
+    Waiting,
+    /// Its request is being answered with an error.
+    Refusing(refuse::Progress),
+    /// Has a backend.
+    Leased(Key<Backend>),
+    /// Has said goodbye behind requests that the server still works on; answers are dropped.
+    Leaving(Key<Backend>),
+    /// Nothing is left to do but to send what it has not taken yet.
+    Closing {
+        /// When to give up, in the worker's milliseconds.
+        until_ms: u64,
+    },
+}
+
+/// What is to be said to a client that has just logged in.
+#[derive(Debug)]
+pub struct Greeting {
+    /// Not yet sent: the end of its login.
+    pub hello: Vec<u8>,
+    /// Its startup parameters.
+    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// The parameters it wants, before the server has seen them.
+    pub wanted: Option<Arc<ParamSet>>,
+    /// The backend that they are tried on.
+    pub backend: Option<Key<Backend>>,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Session {
+    /// Its socket.
+    pub pipe: Pipe,
+    /// Its protocol state.
+    pub front: Front,
+    /// Its pool.
+    pub pool: PoolNumber,
+    /// Where in its life it is.
+    pub phase: Phase,
+    /// The secret half of its cancel key.
+    pub secret: [u8; 4],
+    /// Whether the stash holds whole messages, so that no read is needed to go on.
+    pub has_backlog: bool,
+    /// Whether its lease has not been used yet.
+    pub is_fresh: bool,
+    /// When it logged in, in the worker's milliseconds.
+    pub login_ms: u64,
+    /// When it was last given an answer or a backend, in the worker's milliseconds.
+    pub idle_ms: u64,
+    /// Its place among the clients.
+    pub admitted: Admitted,
+}
+
+impl Session {
+    /// Says whether there may be something to relay.
+    pub fn has_input(&self) -> bool {
+        self.has_backlog || self.pipe.is_readable()
+    }
+}

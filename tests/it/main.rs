@@ -1,0 +1,35 @@
+//! The proxy in front of a real PostgreSQL, seen from outside.
+//!
+//! Tests named after a letter and a number prove that point of the acceptance list for poolers. The
+//! expected answer is always PostgreSQL's own: scripts run by [`support::fixture::Fixture::both`]
+//! are run against both.
+
+#![expect(
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test fails by panicking, and its output is shown then"
+)]
+
+mod asynchronous;
+mod cancel;
+mod command_line;
+mod copy;
+mod driver;
+mod extended;
+mod login;
+mod negotiation;
+mod parameters;
+mod pools;
+mod prepared;
+mod programs;
+mod queue;
+mod random;
+mod release;
+mod shutdown;
+mod sizes;
+mod statement_mode;
+mod support;
+mod timeouts;
+mod workers;

@@ -1,0 +1,473 @@
+//! Points A of the acceptance list that are about prepared statements shared between clients.
+
+use crate::support::{
+    fixture::{Fixture, Peer},
+    message::*,
+    wire::Client,
+};
+
+#[test]
+fn a02_failed_parse_leaves_its_name_free() {
+    Fixture::transaction().both(|peer| {
+        let mut a = peer.connect("a");
+        assert_eq!(a.run(&[parse("s", "selec"), sync()]), "E 42601 | Z I");
+        assert_eq!(a.run(&[bind("", "s"), sync()]), "E 26000 | Z I");
+        assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z I");
+        assert_eq!(
+            a.run(&[bind("", "s"), execute(""), sync()]),
+            "2 | D 1 | C SELECT 1 | Z I"
+        );
+    });
+}
+
+#[test]
+fn a02_failed_parse_fails_for_the_next_client_too() {
+    Fixture::transaction().both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        for client in [&mut a, &mut b] {
+            assert_eq!(
+                client.run(&[parse("s", "select * from later"), sync()]),
+                "E 42P01 | Z I"
+            );
+        }
+        assert_eq!(b.query("create table later ()"), "C CREATE TABLE | Z I");
+        for client in [&mut a, &mut b] {
+            assert_eq!(
+                client.run(&[parse("s", "select * from later"), sync()]),
+                "1 | Z I"
+            );
+        }
+    });
+}
+
+#[test]
+fn a03_skipped_parse_makes_no_statement() {
+    Fixture::transaction().both(|peer| {
+        let mut a = peer.connect("a");
+        let answers = a.run(&[parse("", "selec"), parse("s", "select 1"), sync()]);
+        assert_eq!(answers, "E 42601 | Z I");
+        assert_eq!(
+            a.run(&[bind("", "s"), execute(""), sync()]),
+            "E 26000 | Z I"
+        );
+        assert_eq!(a.run(&[describe_statement("s"), sync()]), "E 26000 | Z I");
+        assert_eq!(a.run(&[parse("s", "select 2"), sync()]), "1 | Z I");
+    });
+}
+
+#[test]
+fn a03_parse_in_a_rolled_back_transaction_stays() {
+    Fixture::transaction().both(|peer| {
+        let mut a = peer.connect("a");
+        assert_eq!(a.query("begin"), "C BEGIN | Z T");
+        assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z T");
+        assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
+        assert_eq!(
+            a.run(&[bind("", "s"), execute(""), sync()]),
+            "2 | D 1 | C SELECT 1 | Z I"
+        );
+    });
+}
+
+#[test]
+fn a04_unknown_and_duplicate_names_are_plain_errors() {
+    Fixture::transaction().both(|peer| {
+        let mut a = peer.connect("a");
+        assert_eq!(
+            a.run(&[bind("", "s"), execute(""), sync()]),
+            "E 26000 | Z I"
+        );
+        assert_eq!(a.run(&[describe_statement("s"), sync()]), "E 26000 | Z I");
+        assert_eq!(a.run(&[describe_portal("p"), sync()]), "E 34000 | Z I");
+        assert_eq!(a.run(&[execute("p"), sync()]), "E 34000 | Z I");
+        assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z I");
+        assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "E 42P05 | Z I");
+        let answers = a.run(&[
+            parse("t", "select 2"),
+            parse("t", "select 3"),
+            sync(),
+            sync(),
+        ]);
+        assert_eq!(answers, "1 | E 42P05 | Z I | Z I");
+        assert_eq!(
+            a.run(&[bind("", "t"), execute(""), sync()]),
+            "2 | D 2 | C SELECT 1 | Z I"
+        );
+        assert_eq!(a.query("begin"), "C BEGIN | Z T");
+        assert_eq!(a.run(&[bind("", "nowhere"), sync()]), "E 26000 | Z E");
+        assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
+    });
+}
+
+#[test]
+fn a05_close_of_an_unknown_name_succeeds() {
+    Fixture::transaction().both(|peer| {
+        let mut a = peer.connect("a");
+        let answers = a.run(&[
+            close_statement("s"),
+            close_portal("p"),
+            close_statement(""),
+            sync(),
+        ]);
+        assert_eq!(answers, "3 | 3 | 3 | Z I");
+    });
+}
+
+#[test]
+fn a05_close_needs_no_backend() {
+    let fixture = Fixture::transaction();
+    let (mut a, mut b) = (fixture.connect(), fixture.connect());
+    assert_eq!(b.run(&[parse("s", "select 1"), sync()]), "1 | Z I");
+    assert_eq!(a.query("begin"), "C BEGIN | Z T");
+    assert_eq!(b.run(&[close_statement("s"), sync()]), "3 | Z I");
+    assert_eq!(a.query("commit"), "C COMMIT | Z I");
+    assert_eq!(b.run(&[bind("", "s"), sync()]), "E 26000 | Z I");
+}
+
+#[test]
+fn a07_repeated_parse_that_fails_answers_the_bind() {
+    let fixture = Fixture::start(|config| config.general("max_prepared_statements = 1"));
+    fixture.both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        assert_eq!(b.query("create table gone ()"), "C CREATE TABLE | Z I");
+        assert_eq!(
+            a.run(&[parse("s", "select * from gone"), sync()]),
+            "1 | Z I"
+        );
+        // Pushes a's statement out of the backend.
+        assert_eq!(b.run(&[parse("t", "select 1"), sync()]), "1 | Z I");
+        assert_eq!(b.query("drop table gone"), "C DROP TABLE | Z I");
+        let answers = a.run(&[
+            bind("", "s"),
+            execute(""),
+            sync(),
+            parse("u", "select 2"),
+            sync(),
+        ]);
+        assert_eq!(answers, "E 42P01 | Z I | 1 | Z I");
+        assert_eq!(b.query("create table gone (x int)"), "C CREATE TABLE | Z I");
+        assert_eq!(
+            b.run(&[bind("", "t"), execute(""), sync()]),
+            "2 | D 1 | C SELECT 1 | Z I"
+        );
+    });
+}
+
+#[test]
+fn a07_what_the_proxy_adds_is_never_seen() {
+    let fixture = Fixture::start(|config| config.general("max_prepared_statements = 1"));
+    fixture.both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z I");
+        assert_eq!(b.run(&[parse("s", "select 2"), sync()]), "1 | Z I");
+        for _ in 0..5 {
+            let answers = a.run(&[bind("", "s"), execute(""), sync()]);
+            assert_eq!(answers, "2 | D 1 | C SELECT 1 | Z I");
+            let answers = b.run(&[describe_statement("s"), bind("", "s"), execute(""), sync()]);
+            assert_eq!(answers, "t | T | 2 | D 2 | C SELECT 1 | Z I");
+        }
+    });
+}
+
+#[test]
+fn a08_same_text_and_types_share_a_server_statement() {
+    let fixture = Fixture::transaction();
+    let mut clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
+    for (number, client) in clients.iter_mut().enumerate() {
+        let name = format!("name{number}");
+        assert_eq!(
+            client.run(&[parse(&name, "select 'shared'"), sync()]),
+            "1 | Z I"
+        );
+        let answers = client.run(&[bind("", &name), execute(""), sync()]);
+        assert_eq!(answers, "2 | D shared | C SELECT 1 | Z I");
+    }
+    let held = server_statements(&mut clients[0], "select ''shared''");
+    assert_eq!(held.len(), 1, "{held:?}");
+    assert!(
+        !held[0].starts_with("name"),
+        "{held:?} is derived from a client's name"
+    );
+}
+
+#[test]
+fn a08_different_types_do_not_share() {
+    let fixture = Fixture::transaction();
+    fixture.both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        let sql = "select pg_typeof($1)::text";
+        assert_eq!(a.run(&[parse_typed("s", sql, &[23]), sync()]), "1 | Z I");
+        assert_eq!(b.run(&[parse_typed("s", sql, &[25]), sync()]), "1 | Z I");
+        let answers = a.run(&[bind_values("", "s", &["1"]), execute(""), sync()]);
+        assert_eq!(answers, "2 | D integer | C SELECT 1 | Z I");
+        let answers = b.run(&[bind_values("", "s", &["1"]), execute(""), sync()]);
+        assert_eq!(answers, "2 | D text | C SELECT 1 | Z I");
+    });
+}
+
+#[test]
+fn a08_a_client_may_use_the_names_the_proxy_uses() {
+    let fixture = Fixture::transaction();
+    let mut a = fixture.connect();
+    assert_eq!(a.run(&[parse("s", "select 'a'"), sync()]), "1 | Z I");
+    let inner = server_statements(&mut a, "select ''a''")
+        .pop()
+        .expect("it was prepared");
+    let mut b = fixture.connect();
+    for name in [inner.as_str(), "PGBOUNCER_1"] {
+        assert_eq!(b.run(&[bind("", name), sync()]), "E 26000 | Z I");
+        assert_eq!(b.run(&[parse(name, "select 'b'"), sync()]), "1 | Z I");
+        let answers = b.run(&[bind("", name), execute(""), sync()]);
+        assert_eq!(answers, "2 | D b | C SELECT 1 | Z I");
+    }
+    let answers = a.run(&[bind("", "s"), execute(""), sync()]);
+    assert_eq!(answers, "2 | D a | C SELECT 1 | Z I");
+}
+
+#[test]
+fn a09_eviction_between_bind_and_execute_keeps_the_portal() {
+    let fixture = Fixture::start(|config| config.general("max_prepared_statements = 1"));
+    fixture.both(|peer| {
+        let mut a = peer.connect("a");
+        let answers = a.run(&[
+            parse("s", "select 1"),
+            bind("p", "s"),
+            parse("t", "select 2"),
+            bind("q", "t"),
+            parse("u", "select 3"),
+            execute("p"),
+            execute("q"),
+            bind("", "s"),
+            execute(""),
+            sync(),
+        ]);
+        assert_eq!(
+            answers,
+            "1 | 2 | 1 | 2 | 1 | D 1 | C SELECT 1 | D 2 | C SELECT 1 | 2 | D 1 | \
+                 C SELECT 1 | Z I"
+        );
+    });
+}
+
+#[test]
+fn a09_the_backend_never_holds_more_than_the_limit() {
+    let fixture = Fixture::start(|config| config.general("max_prepared_statements = 3"));
+    let mut a = fixture.connect();
+    for number in 0..20 {
+        let name = format!("s{number}");
+        assert_eq!(
+            a.run(&[parse(&name, &format!("select {number}")), sync()]),
+            "1 | Z I"
+        );
+    }
+    let held = a.value("select count(*) from pg_prepared_statements");
+    assert!(
+        held.parse::<u32>().expect("a number") <= 3,
+        "{held} statements"
+    );
+    for number in 0..20 {
+        let answers = a.run(&[bind("", &format!("s{number}")), execute(""), sync()]);
+        assert_eq!(answers, format!("2 | D {number} | C SELECT 1 | Z I"));
+    }
+}
+
+#[test]
+fn a09_lowering_the_limit_at_run_time_converges() {
+    let mut fixture = Fixture::start(|config| config.general("max_prepared_statements = 20"));
+    let mut a = fixture.connect();
+    for number in 0..20 {
+        let name = format!("s{number}");
+        assert_eq!(
+            a.run(&[parse(&name, &format!("select {number}")), sync()]),
+            "1 | Z I"
+        );
+    }
+    for limit in [5, 0] {
+        fixture
+            .proxy
+            .reload(|config| config.general(&format!("max_prepared_statements = {limit}")));
+        for _ in 0..20 {
+            for number in 0..20 {
+                let answers = a.run(&[bind("", &format!("s{number}")), execute(""), sync()]);
+                assert_eq!(answers, format!("2 | D {number} | C SELECT 1 | Z I"));
+            }
+        }
+        if limit > 0 {
+            crate::support::poll("the backend forgets statements over the new limit", || {
+                let _ = a.run(&[bind("", "s1"), bind("", "s2"), sync()]);
+                a.value("select count(*) <= 5 from pg_prepared_statements") == "t"
+            });
+        }
+    }
+}
+
+/// The ways to say it; each is one message or several.
+fn deallocations() -> Vec<Vec<Bytes>> {
+    let extended = |sql| vec![parse("", sql), bind("", ""), execute(""), sync()];
+    vec![
+        vec![query("DEALLOCATE ALL")],
+        vec![query("deallocate prepare all")],
+        vec![query("DiScArD aLL")],
+        vec![query("select 1; /* all of them */ deallocate all")],
+        extended("DEALLOCATE ALL"),
+        extended("discard all"),
+    ]
+}
+
+#[test]
+fn a10_deallocate_all_clears_this_client_only() {
+    Fixture::transaction().both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        assert_eq!(b.run(&[parse("s", "select 'b'"), sync()]), "1 | Z I");
+        for messages in deallocations() {
+            assert_eq!(a.run(&[parse("s", "select 'a'"), sync()]), "1 | Z I");
+            a.run(&messages);
+            assert_eq!(a.run(&[bind("", "s"), sync()]), "E 26000 | Z I");
+            let answers = b.run(&[bind("", "s"), execute(""), sync()]);
+            assert_eq!(answers, "2 | D b | C SELECT 1 | Z I");
+        }
+    });
+}
+
+#[test]
+fn a10_deallocate_all_is_known_on_other_backends() {
+    let fixture = Fixture::start(|config| config.general("default_pool_size = 2"));
+    fixture.both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        for messages in deallocations() {
+            assert_eq!(a.run(&[parse("s", "select 'a'"), sync()]), "1 | Z I");
+            // One of the two backends is taken away, so that a meets the other one.
+            assert_eq!(b.query("begin"), "C BEGIN | Z T");
+            let answers = a.run(&[bind("", "s"), execute(""), sync()]);
+            assert_eq!(answers, "2 | D a | C SELECT 1 | Z I");
+            a.run(&messages);
+            assert_eq!(b.query("commit"), "C COMMIT | Z I");
+            assert_eq!(a.run(&[bind("", "s"), sync()]), "E 26000 | Z I");
+            assert_eq!(a.run(&[parse("s", "select 'a'"), sync()]), "1 | Z I");
+            let answers = a.run(&[bind("", "s"), execute(""), close_statement("s"), sync()]);
+            assert_eq!(answers, "2 | D a | C SELECT 1 | 3 | Z I");
+        }
+    });
+}
+
+#[test]
+fn a11_names_of_sql_prepare_do_not_leak() {
+    let fixture = Fixture::start(|config| config.general("default_pool_size = 2"));
+    let (mut a, mut b) = (fixture.connect(), fixture.connect());
+    for (client, value) in [(&mut a, 1), (&mut b, 2)] {
+        let answers = client.query(&format!("prepare p as select {value}"));
+        // It may be refused in this mode; it may not collide.
+        if answers == "C PREPARE | Z I" {
+            let answers = client.query("execute p");
+            assert_eq!(answers, format!("T | D {value} | C SELECT 1 | Z I"));
+        } else {
+            assert_eq!(answers, "E 0A000 | Z I");
+        }
+    }
+    drop((a, b));
+    let mut c = fixture.connect();
+    for _ in 0..4 {
+        assert_eq!(c.query("execute p"), "E 26000 | Z I");
+    }
+}
+
+#[test]
+fn a13_changed_result_type_can_be_prepared_again() {
+    Fixture::transaction().both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        assert_eq!(b.query("create table t (x int)"), "C CREATE TABLE | Z I");
+        assert_eq!(a.run(&[parse("s", "select * from t"), sync()]), "1 | Z I");
+        assert_eq!(
+            a.run(&[bind("", "s"), execute(""), sync()]),
+            "2 | C SELECT 0 | Z I"
+        );
+        assert_eq!(b.query("alter table t add y int"), "C ALTER TABLE | Z I");
+        assert_eq!(
+            a.run(&[bind("", "s"), execute(""), sync()]),
+            "E 0A000 | Z I"
+        );
+        let answers = a.run(&[
+            close_statement("s"),
+            parse("s", "select * from t"),
+            bind("", "s"),
+            describe_portal(""),
+            execute(""),
+            sync(),
+        ]);
+        assert_eq!(answers, "3 | 1 | 2 | T | C SELECT 0 | Z I");
+        let answers = b.run(&[
+            parse("s", "select * from t"),
+            bind("", "s"),
+            execute(""),
+            sync(),
+        ]);
+        assert_eq!(answers, "1 | 2 | C SELECT 0 | Z I");
+    });
+}
+
+#[test]
+fn a14_thousands_of_statements_of_one_client_stay_usable() {
+    Fixture::transaction().both(|peer| {
+        let mut a = peer.connect("a");
+        for start in (0..2000).step_by(100) {
+            let mut messages: Vec<_> = (start..start + 100)
+                .map(|number| parse(&format!("s{number}"), &format!("select {number}")))
+                .collect();
+            messages.push(sync());
+            assert_eq!(a.run(&messages).len(), 101);
+        }
+        for number in (0..2000).step_by(7) {
+            let answers = a.run(&[bind("", &format!("s{number}")), execute(""), sync()]);
+            assert_eq!(answers, format!("2 | D {number} | C SELECT 1 | Z I"));
+        }
+    });
+}
+
+#[test]
+fn statements_survive_the_loss_of_a_backend() {
+    let fixture = Fixture::transaction();
+    let mut a = fixture.connect();
+    assert_eq!(
+        a.run(&[parse("s", "select 'still here'"), sync()]),
+        "1 | Z I"
+    );
+    let pid = a.backend_pid();
+    fixture
+        .observer()
+        .rows(&format!("select pg_terminate_backend({pid})"));
+    crate::support::poll("the proxy notices", || fixture.backends() == 0);
+    let answers = a.run(&[bind("", "s"), execute(""), sync()]);
+    assert_eq!(answers, "2 | D still here | C SELECT 1 | Z I");
+}
+
+#[test]
+fn statements_work_in_every_pool_mode() {
+    let script = |peer: &Peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        assert_eq!(a.run(&[parse("s", "select 'a'"), sync()]), "1 | Z I");
+        assert_eq!(b.run(&[parse("s", "select 'b'"), sync()]), "1 | Z I");
+        for (client, value) in [(&mut a, "D a"), (&mut b, "D b")] {
+            let answers =
+                client.run(&[describe_statement("s"), bind("", "s"), execute(""), sync()]);
+            assert_eq!(answers, format!("t | T | 2 | {value} | C SELECT 1 | Z I"));
+        }
+    };
+    for mode in ["session", "transaction", "statement"] {
+        let fixture = Fixture::start(|config| {
+            config
+                .general(&format!("pool_mode = \"{mode}\""))
+                .general("default_pool_size = 2")
+        });
+        fixture.both(script);
+    }
+}
+
+/// Names under which the backend that answers holds statements of this text.
+fn server_statements(client: &mut Client, text: &str) -> Vec<String> {
+    let sql = format!("select name from pg_prepared_statements where statement = '{text}'");
+    client
+        .rows(&sql)
+        .into_iter()
+        .map(|mut row| row.remove(0))
+        .collect()
+}

@@ -1,0 +1,171 @@
+//! Random scripts of several clients, run against PostgreSQL and through the proxy: every answer
+//! must be the same.
+//!
+//! A failure names its seed; `PGTANDEM_IT_SEED` runs only that one.
+
+use crate::support::{
+    fixture::{Fixture, Peer},
+    message::*,
+};
+
+/// Clients of one script; the pool has as many backends, so that open transactions block nobody.
+const CLIENTS: usize = 3;
+const BATCHES: usize = 25;
+
+/// Statement texts; some cannot be parsed, some fail at run time.
+const TEXTS: [&str; 9] = [
+    "select 1",
+    "select 'two'",
+    "select $1::text",
+    "select g from generate_series(1, 5) g",
+    "select 1 / g from generate_series(0, 1) g",
+    "selec",
+    "select * from nowhere",
+    "show application_name",
+    "",
+];
+
+const QUERIES: [&str; 14] = [
+    "select 1",
+    "select 2; select 3",
+    "begin",
+    "commit",
+    "rollback",
+    "select 1/0",
+    "begin; select 1",
+    "set application_name = 'x'",
+    "set local application_name = 'y'",
+    "reset application_name",
+    "deallocate all",
+    "discard all",
+    "",
+    "selec",
+];
+
+/// A small generator, good enough to choose (Knuth's MMIX constants).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: usize) -> usize {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        let sides = u64::try_from(sides).expect("64-bit");
+        usize::try_from((self.0 >> 33) % sides).expect("64-bit")
+    }
+
+    fn pick<'a>(&mut self, list: &[&'a str]) -> &'a str {
+        list[self.roll(list.len())]
+    }
+
+    fn name(&mut self) -> &'static str {
+        self.pick(&["", "a", "b", "c", "d"])
+    }
+
+    fn portal(&mut self) -> &'static str {
+        self.pick(&["", "", "p", "q"])
+    }
+}
+
+/// One message, or a little group of them.
+fn step(dice: &mut Dice) -> Vec<Bytes> {
+    match dice.roll(16) {
+        0..=3 => vec![parse(dice.name(), dice.pick(&TEXTS))],
+        4..=5 => {
+            let name = dice.name();
+            vec![
+                parse(name, dice.pick(&TEXTS)),
+                bind_values("", name, &["v"]),
+                execute(""),
+            ]
+        }
+        6..=7 => vec![bind(dice.portal(), dice.name())],
+        8 => vec![bind_values(dice.portal(), dice.name(), &["v"])],
+        9 => vec![describe_statement(dice.name())],
+        10 => vec![describe_portal(dice.portal())],
+        11 => vec![execute(dice.portal())],
+        12 => vec![execute_rows(dice.portal(), 2)],
+        13 => vec![close_statement(dice.name())],
+        14 => vec![close_portal(dice.portal())],
+        _ => vec![flush()],
+    }
+}
+
+fn batch(dice: &mut Dice) -> Vec<Bytes> {
+    if dice.roll(3) == 0 {
+        return vec![query(dice.pick(&QUERIES))];
+    }
+    let mut messages = Vec::new();
+    for _ in 0..=dice.roll(3) {
+        for _ in 0..dice.roll(7) {
+            messages.extend(step(dice));
+        }
+        messages.push(sync());
+    }
+    if dice.roll(4) == 0 {
+        messages.push(query(dice.pick(&QUERIES)));
+    }
+    messages
+}
+
+fn play(peer: &Peer, seed: u64) {
+    let mut dice = Dice(seed);
+    let mut clients: Vec<_> = (0..CLIENTS)
+        .map(|number| peer.connect(&format!("seed {seed}, client {number}")))
+        .collect();
+    for _ in 0..BATCHES {
+        let client = &mut clients[dice.roll(CLIENTS)];
+        let messages = batch(&mut dice);
+        if dice.roll(5) == 0 {
+            let size = 1 + dice.roll(20);
+            client.send_in_pieces(&messages, size);
+            client.ready(
+                messages
+                    .iter()
+                    .filter(|message| b"QS".contains(&message[0]))
+                    .count(),
+            );
+        } else {
+            client.run(&messages);
+        }
+    }
+    for mut client in clients {
+        client.query("rollback");
+    }
+}
+
+fn play_all(first: u64, settings: &str) {
+    let seeds = match std::env::var("PGTANDEM_IT_SEED").map(|seed| seed.parse()) {
+        Ok(Ok(seed)) => seed..=seed,
+        _ => first..=first + 39,
+    };
+    let fixture = Fixture::start(|config| {
+        config
+            .general(&format!("default_pool_size = {CLIENTS}"))
+            .general(settings)
+    });
+    for seed in seeds {
+        fixture.both(|peer| play(peer, seed));
+    }
+}
+
+#[test]
+fn random_scripts_with_many_statements() {
+    play_all(1_000, "max_prepared_statements = 200");
+}
+
+#[test]
+fn random_scripts_with_constant_eviction() {
+    play_all(2_000, "max_prepared_statements = 1");
+}
+
+#[test]
+fn random_scripts_with_two_workers() {
+    play_all(3_000, "workers = 2");
+}
+
+#[test]
+fn random_scripts_in_session_mode() {
+    play_all(4_000, "pool_mode = \"session\"");
+}

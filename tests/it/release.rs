@@ -1,0 +1,342 @@
+//! Points B of the acceptance list: when a backend goes back to its pool, and in what state.
+
+use std::time::Duration;
+
+use crate::support::{
+    cluster::Cluster, fixture::Fixture, let_pass, login::Login, message::*, poll, proxy::Proxy,
+};
+
+#[test]
+fn b18_a_transaction_keeps_its_backend() {
+    for (begin, state) in [
+        (query("begin"), "Z T"),
+        (query("begin; select 1"), "Z T"),
+        (query("begin; select 1/0"), "Z E"),
+        (
+            [parse("", "begin"), bind("", ""), execute(""), sync()].concat(),
+            "Z T",
+        ),
+    ] {
+        let fixture = Fixture::transaction();
+        let (mut a, mut b) = (fixture.connect(), fixture.connect());
+        a.send(&[begin]);
+        assert_eq!(a.ready(1).last(), state);
+        b.send(&[query("select 'b'")]);
+        b.assert_quiet();
+        assert_eq!(a.run(&[sync()]), state);
+        assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
+        assert_eq!(b.ready(1), "T | D b | C SELECT 1 | Z I");
+    }
+}
+
+#[test]
+fn b18_the_end_of_a_transaction_frees_the_backend() {
+    Fixture::transaction().both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        for end in ["commit", "rollback", "end", "abort", "select 1; commit"] {
+            assert_eq!(a.query("begin"), "C BEGIN | Z T");
+            a.query(end);
+            assert_eq!(b.query("select 'b'"), "T | D b | C SELECT 1 | Z I");
+        }
+        assert_eq!(a.query("begin"), "C BEGIN | Z T");
+        assert_eq!(a.query("commit and chain"), "C COMMIT | Z T");
+        assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
+        assert_eq!(b.query("select 'b'"), "T | D b | C SELECT 1 | Z I");
+    });
+}
+
+/// What a client may leave behind, each as messages after which it just goes.
+fn abandoned() -> Vec<(&'static str, Vec<Bytes>)> {
+    let big = "select repeat('x', 1000) from generate_series(1, 50000)";
+    vec![
+        (
+            "in a transaction",
+            vec![query("begin; insert into t values (1)")],
+        ),
+        (
+            "in a failed transaction",
+            vec![query("begin; insert into t values (1); select 1/0")],
+        ),
+        (
+            "after Terminate",
+            vec![query("begin; insert into t values (1)"), terminate()],
+        ),
+        (
+            "while a query runs",
+            vec![
+                query("begin; insert into t values (1)"),
+                query("select pg_sleep(600)"),
+            ],
+        ),
+        (
+            "without reading",
+            vec![
+                query("begin"),
+                query("insert into t values (1)"),
+                query(big),
+            ],
+        ),
+        (
+            "in the middle of COPY",
+            vec![query("copy t from stdin"), copy_data("1\n")],
+        ),
+        (
+            "without Sync",
+            vec![
+                parse("", "insert into t values (1)"),
+                bind("", ""),
+                execute(""),
+                flush(),
+            ],
+        ),
+        (
+            "between two halves of a message",
+            vec![
+                query("begin; insert into t values (1)"),
+                query("commit")[..6].to_vec(),
+            ],
+        ),
+    ]
+}
+
+#[test]
+fn b19_client_gone_in_a_transaction_never_leaks_it() {
+    for mode in ["transaction", "session"] {
+        let fixture = Fixture::start(|config| config.general(&format!("pool_mode = \"{mode}\"")));
+        fixture.observer().rows("create table t (x int)");
+        for (how, messages) in abandoned() {
+            let mut a = fixture.connect();
+            a.send(&messages);
+            a.reply();
+            drop(a);
+            let mut b = fixture.connect();
+            let seen = b.query("select count(*) from t");
+            assert_eq!(
+                seen, "T | D 0 | C SELECT 1 | Z I",
+                "{mode} mode, gone {how}"
+            );
+        }
+        poll("nothing stays open", || {
+            let sql = "select count(*) from pg_locks where relation = 't'::regclass";
+            fixture.observer().value(sql) == "0"
+        });
+    }
+}
+
+#[test]
+fn b19_client_gone_frees_its_place_for_those_who_wait() {
+    for (how, messages) in abandoned() {
+        let fixture = Fixture::transaction();
+        fixture.observer().rows("create table t (x int)");
+        let (mut a, mut b) = (fixture.connect(), fixture.connect());
+        a.send(&messages);
+        a.reply();
+        b.send(&[query("select count(*) from t")]);
+        drop(a);
+        assert_eq!(b.ready(1), "T | D 0 | C SELECT 1 | Z I", "gone {how}");
+    }
+}
+
+#[test]
+fn b20_query_of_a_client_that_is_gone_is_cancelled() {
+    for mode in ["session", "transaction", "statement"] {
+        let fixture = Fixture::start(|config| config.general(&format!("pool_mode = \"{mode}\"")));
+        let mut a = fixture.connect();
+        a.send(&[query("select pg_sleep(600)")]);
+        poll("the query runs", || fixture.is_running("pg_sleep"));
+        drop(a);
+        poll("the query is cancelled", || !fixture.is_running("pg_sleep"));
+        assert_eq!(
+            fixture.connect().query("select 1"),
+            "T | D 1 | C SELECT 1 | Z I"
+        );
+    }
+}
+
+#[test]
+fn b21_loss_of_the_server_in_a_transaction_is_told_in_its_own_words() {
+    Fixture::transaction().both(|peer| {
+        let mut killer = peer.connect("killer");
+        let mut a = peer.connect("a");
+        // Through a pool of one, nobody else can kill: the backend ends itself.
+        assert_eq!(a.query("begin"), "C BEGIN | Z T");
+        a.send(&[query("select pg_terminate_backend(pg_backend_pid())")]);
+        assert_eq!(a.to_end(), "T | D t | E FATAL 57P01 | EOF");
+        assert_eq!(killer.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+    });
+}
+
+#[test]
+fn b21_loss_of_the_server_while_the_client_idles_in_its_transaction() {
+    let fixture = Fixture::transaction();
+    let (mut a, mut b) = (fixture.connect(), fixture.connect());
+    assert_eq!(a.query("begin"), "C BEGIN | Z T");
+    let pid = a.backend_pid();
+    fixture
+        .observer()
+        .rows(&format!("select pg_terminate_backend({pid})"));
+    assert_eq!(a.to_end(), "E FATAL 57P01 | EOF");
+    assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+}
+
+#[test]
+fn b21_loss_of_an_idle_backend_is_invisible() {
+    let fixture = Fixture::transaction();
+    let mut a = fixture.connect();
+    for _ in 0..3 {
+        let pid = a.backend_pid();
+        fixture
+            .observer()
+            .rows(&format!("select pg_terminate_backend({pid})"));
+        poll("the backend is gone", || fixture.backends() == 0);
+        assert_eq!(a.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+    }
+}
+
+#[test]
+fn b21_crash_of_the_server_is_invisible_to_idle_clients() {
+    let mut cluster = Cluster::start();
+    let database = cluster.new_database();
+    let proxy = Proxy::start(&cluster, Fixture::config(&cluster, &database));
+    let login = Login::new("postgres", &database);
+    let mut busy = login.connect(&proxy.tcp()).expect("trusted");
+    let mut idle = login.connect(&proxy.tcp()).expect("trusted");
+    assert_eq!(idle.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+    assert_eq!(busy.query("begin"), "C BEGIN | Z T");
+    cluster.crash();
+    let last = busy.to_end();
+    assert!(
+        last[0].contains("57P0") || last[0] == "E FATAL 08006",
+        "{last:?}"
+    );
+    cluster.restart();
+    // An error that tells so is fine while the server is away; the connection itself must live.
+    poll("the idle client is served again", || {
+        let answers = idle.query("select 1");
+        assert_ne!(answers.last(), "EOF", "{answers:?}");
+        answers == "T | D 1 | C SELECT 1 | Z I"
+    });
+}
+
+#[test]
+fn b22_session_state_is_gone_before_the_next_client() {
+    let fixture = Fixture::session();
+    for _ in 0..3 {
+        let mut a = fixture.connect();
+        let pid = a.backend_pid();
+        a.query("create temp table mine ()");
+        a.query("set search_path = nowhere; set statement_timeout = '1min'");
+        a.query("listen news");
+        a.query("select pg_advisory_lock(1)");
+        a.query("declare c cursor with hold for select 1");
+        a.query("prepare p as select 1");
+        a.run(&[parse("s", "select 1"), sync()]);
+        drop(a);
+        let mut b = fixture.connect();
+        assert_eq!(b.backend_pid(), pid, "a clean end keeps the backend");
+        assert_eq!(b.query("select * from mine"), "E 42P01 | Z I");
+        assert_eq!(b.value("show search_path"), "\"$user\", public");
+        assert_eq!(b.value("show statement_timeout"), "0");
+        assert_eq!(b.value("select count(*) from pg_listening_channels()"), "0");
+        let locks = "select count(*) from pg_locks where locktype = 'advisory'";
+        assert_eq!(b.value(locks), "0");
+        assert_eq!(b.query("fetch c"), "E 34000 | Z I");
+        assert_eq!(b.query("execute p"), "E 26000 | Z I");
+        assert_eq!(b.run(&[bind("", "s"), sync()]), "E 26000 | Z I");
+    }
+}
+
+#[test]
+fn b22_backend_whose_reset_fails_is_not_used_again() {
+    let fixture = Fixture::start(|config| {
+        config
+            .general("pool_mode = \"session\"")
+            .general("server_reset_query = \"select 1/0\"")
+    });
+    let mut a = fixture.connect();
+    let pid = a.backend_pid();
+    a.query("create temp table mine ()");
+    drop(a);
+    let mut b = fixture.connect();
+    assert_ne!(b.backend_pid(), pid);
+    assert_eq!(b.query("select * from mine"), "E 42P01 | Z I");
+}
+
+#[test]
+fn b22_reset_may_take_its_time() {
+    let fixture = Fixture::start(|config| {
+        let reset = "server_reset_query = \"select pg_sleep(0.5); discard all\"";
+        config.general("pool_mode = \"session\"").general(reset)
+    });
+    let mut a = fixture.connect();
+    a.query("set search_path = nowhere");
+    drop(a);
+    let mut b = fixture.connect();
+    assert_eq!(b.value("show search_path"), "\"$user\", public");
+    b.assert_quiet();
+}
+
+#[test]
+fn b23_change_from_session_to_transaction_mode_resets() {
+    let mut fixture = Fixture::session();
+    let mut a = fixture.connect();
+    a.query("create temp table mine (); set search_path = nowhere");
+    fixture
+        .proxy
+        .reload(|config| config.general("pool_mode = \"transaction\""));
+    drop(a);
+    let mut b = fixture.connect();
+    for _ in 0..5 {
+        assert_eq!(b.query("select * from pg_temp.mine"), "E 42P01 | Z I");
+        assert_eq!(b.value("show search_path"), "\"$user\", public");
+    }
+}
+
+#[test]
+fn b23_users_of_both_modes_over_one_database() {
+    let fixture = Fixture::start(|config| config.user("dave", &["pool_mode = \"session\""]));
+    let dave = Login::new("dave", &fixture.database);
+    let mut session = dave.connect(&fixture.proxy.tcp()).expect("trusted");
+    session.query("set statement_timeout = '1min'");
+    let mut transaction = fixture.connect();
+    assert_eq!(transaction.value("show statement_timeout"), "0");
+    assert_eq!(session.value("show statement_timeout"), "1min");
+}
+
+#[test]
+fn b24_lifetime_ends_backends_only_at_release() {
+    let fixture = Fixture::start(|config| config.general("server_lifetime = 1"));
+    let mut a = fixture.connect();
+    assert_eq!(a.query("begin"), "C BEGIN | Z T");
+    let pid = a.backend_pid();
+    let_pass(Duration::from_millis(2500));
+    assert_eq!(a.backend_pid(), pid);
+    assert_eq!(a.query("commit"), "C COMMIT | Z I");
+    poll("the old backend is replaced", || a.backend_pid() != pid);
+}
+
+#[test]
+fn b24_lowered_pool_size_is_reached_by_releases() {
+    let mut fixture = Fixture::start(|config| config.general("default_pool_size = 3"));
+    let mut clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.query("begin"), "C BEGIN | Z T");
+    }
+    assert_eq!(fixture.backends(), 3);
+    fixture
+        .proxy
+        .reload(|config| config.general("default_pool_size = 1"));
+    for client in &mut clients {
+        client.assert_quiet();
+        assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z T");
+    }
+    for client in &mut clients {
+        assert_eq!(client.query("commit"), "C COMMIT | Z I");
+    }
+    poll("one backend is left", || {
+        clients.iter_mut().for_each(|client| {
+            assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+        });
+        fixture.backends() == 1
+    });
+}

@@ -1,0 +1,161 @@
+//! A database, a proxy in front of it, and scripts that must read the same through both.
+
+use std::sync::PoisonError;
+
+use super::{
+    cluster::Cluster,
+    config::Config,
+    login::{Address, Login},
+    proxy::Proxy,
+    wire::{Client, Transcript},
+};
+
+/// A database of one test with a proxy in front of it.
+pub struct Fixture {
+    pub cluster: &'static Cluster,
+    pub database: String,
+    pub proxy: Proxy,
+}
+
+impl Fixture {
+    /// Starts a proxy in transaction mode with a pool of one backend, `trust` for everybody and
+    /// user `postgres`, changed by `configure`.
+    pub fn start(configure: impl FnOnce(Config) -> Config) -> Self {
+        let cluster = Cluster::shared();
+        let database = cluster.new_database();
+        let config = configure(Self::config(cluster, &database));
+        Self {
+            cluster,
+            proxy: Proxy::start(cluster, config),
+            database,
+        }
+    }
+
+    /// The settings that [`Fixture::start`] begins with.
+    pub fn config(cluster: &Cluster, database: &str) -> Config {
+        let (port, dbname) = (
+            format!("port = {}", cluster.port()),
+            format!("dbname = \"{database}\""),
+        );
+        Config::default()
+            .general("listen_addr = \"127.0.0.1\"")
+            .general("auth_type = \"trust\"")
+            .general("pool_mode = \"transaction\"")
+            .general("default_pool_size = 1")
+            .database(database, &["host = \"127.0.0.1\"", &port, &dbname])
+            .user("postgres", &[])
+            .user("dave", &[])
+    }
+
+    /// Transaction mode, one backend.
+    pub fn transaction() -> Self {
+        Self::start(|config| config)
+    }
+
+    /// Session mode, one backend.
+    pub fn session() -> Self {
+        Self::start(|config| config.general("pool_mode = \"session\""))
+    }
+
+    /// Statement mode, one backend.
+    pub fn statement() -> Self {
+        Self::start(|config| config.general("pool_mode = \"statement\""))
+    }
+
+    /// Who logs in unless a test says otherwise.
+    pub fn login(&self) -> Login {
+        Login::new("postgres", &self.database)
+    }
+
+    /// Logs in through the proxy.
+    pub fn connect(&self) -> Client {
+        self.login()
+            .connect(&self.proxy.tcp())
+            .expect("the proxy trusts us")
+    }
+
+    /// Logs in to the database past the proxy, as somebody [`Fixture::backends`] does not count.
+    pub fn observer(&self) -> Client {
+        self.cluster.superuser(&self.database)
+    }
+
+    /// Connections that the proxy holds to the database.
+    pub fn backends(&self) -> usize {
+        self.cluster.backends(&self.database)
+    }
+
+    /// Whether some statement containing `text` runs in the database now.
+    pub fn is_running(&self, text: &str) -> bool {
+        let sql = format!(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = '{}' AND state = 'active' \
+             AND query LIKE '%{text}%' AND application_name <> 'observer'",
+            self.database
+        );
+        self.observer().value(&sql) != "0"
+    }
+
+    /// Runs a script against PostgreSQL and then through the proxy, and compares all that the
+    /// clients got.
+    ///
+    /// What the script asserts is thereby proved to be PostgreSQL's own answer. Each run begins
+    /// with an empty schema.
+    pub fn both(&self, script: impl Fn(&Peer)) {
+        let direct = self.run("PostgreSQL itself", self.cluster.tcp(), &script);
+        let proxied = self.run("the proxy", self.proxy.tcp(), &script);
+        assert_same(&direct, &proxied);
+    }
+
+    fn run(&self, what: &str, address: Address, script: &impl Fn(&Peer)) -> Vec<String> {
+        eprintln!("--- script against {what} ---");
+        self.observer()
+            .rows("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+        let transcript = Transcript::default();
+        script(&Peer {
+            login: self.login(),
+            address,
+            transcript: Transcript::clone(&transcript),
+        });
+        std::mem::take(&mut transcript.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Shows the first difference of two transcripts, with what led to it.
+fn assert_same(direct: &[String], proxied: &[String]) {
+    let shared = direct
+        .iter()
+        .zip(proxied)
+        .take_while(|(left, right)| left == right)
+        .count();
+    if direct.len() == shared && proxied.len() == shared {
+        return;
+    }
+    let show = |lines: &[String]| {
+        let end = lines.len().min(shared + 3);
+        lines[shared.saturating_sub(12)..end].join("\n  ")
+    };
+    let (direct, proxied) = (show(direct), show(proxied));
+    panic!(
+        "answer {shared} differs\nPostgreSQL itself:\n  {direct}\nthrough the proxy:\n  {proxied}"
+    );
+}
+
+/// The side a script talks to: PostgreSQL, or the proxy.
+pub struct Peer {
+    pub login: Login,
+    pub address: Address,
+    transcript: Transcript,
+}
+
+impl Peer {
+    /// Logs in; everything the client gets from then on is compared.
+    pub fn connect(&self, name: &str) -> Client {
+        self.connect_as(name, &self.login)
+    }
+
+    /// Logs in as somebody else, or with further startup parameters.
+    pub fn connect_as(&self, name: &str, login: &Login) -> Client {
+        let mut client = login.connect(&self.address).expect("everybody is trusted");
+        client.record(name, Transcript::clone(&self.transcript));
+        client
+    }
+}

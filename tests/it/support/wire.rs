@@ -1,0 +1,293 @@
+//! A blocking client that sends exactly the bytes it is told to, and shows every message it gets.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    os::unix::net::UnixStream,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{
+    PATIENCE, let_pass,
+    message::{Bytes, query},
+    reply::{Answers, Reply},
+};
+
+/// Every message the clients of one script got, in order, with the name of the client.
+pub type Transcript = Arc<Mutex<Vec<String>>>;
+
+/// One connection that speaks the protocol.
+pub struct Client {
+    stream: Stream,
+    received: Vec<u8>,
+    name: String,
+    transcript: Option<Transcript>,
+    /// Key for cancel requests, from `BackendKeyData`.
+    pub key: (u32, u32),
+    /// Last reported value of every reported parameter.
+    pub parameters: BTreeMap<String, String>,
+    /// How the login went: `trust`, `password`, `md5`, `scram`.
+    pub login_method: &'static str,
+}
+
+/// The socket below a [`Client`].
+pub enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+impl Client {
+    /// Takes over a connected socket.
+    pub fn over(stream: Stream) -> Self {
+        Self {
+            stream,
+            received: Vec::new(),
+            name: String::new(),
+            transcript: None,
+            key: (0, 0),
+            parameters: BTreeMap::new(),
+            login_method: "trust",
+        }
+    }
+
+    /// Writes what arrives from now on into `transcript`, under `name`.
+    pub fn record(&mut self, name: &str, transcript: Transcript) {
+        name.clone_into(&mut self.name);
+        self.transcript = Some(transcript);
+    }
+
+    /// Sends these messages in one write.
+    pub fn send(&mut self, messages: &[Bytes]) {
+        self.try_send(&messages.concat())
+            .expect("the other side reads");
+    }
+
+    /// Sends bytes, to a side that may have gone.
+    pub fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => stream.write_all(bytes),
+            Stream::Unix(stream) => stream.write_all(bytes),
+        }
+    }
+
+    /// Sends these messages cut into pieces of `size` bytes, each in its own packet.
+    pub fn send_in_pieces(&mut self, messages: &[Bytes], size: usize) {
+        for piece in messages.concat().chunks(size) {
+            self.try_send(piece).expect("the other side reads");
+            let_pass(Duration::from_micros(200));
+        }
+    }
+
+    /// Sends these messages in one write and gives the answers to all of them.
+    ///
+    /// Every Query, Sync and `FunctionCall` among them is answered by one `ReadyForQuery`.
+    pub fn run(&mut self, messages: &[Bytes]) -> Answers {
+        self.send(messages);
+        let answered = messages
+            .iter()
+            .filter(|message| b"QSF".contains(&message[0]))
+            .count();
+        self.ready(answered)
+    }
+
+    /// Runs one simple query.
+    pub fn query(&mut self, sql: &str) -> Answers {
+        self.run(&[query(sql)])
+    }
+
+    /// The rows of one simple query.
+    ///
+    /// # Panics
+    /// If it fails.
+    pub fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
+        self.send(&[query(sql)]);
+        let replies = self.replies_until(|reply| b"Z\0".contains(&reply.tag()));
+        let error = replies.iter().find(|reply| b"E\0".contains(&reply.tag()));
+        assert!(error.is_none(), "{sql}: {error:?}");
+        replies
+            .iter()
+            .filter(|reply| reply.tag() == b'D')
+            .map(Reply::columns)
+            .collect()
+    }
+
+    /// The single value of one simple query.
+    pub fn value(&mut self, sql: &str) -> String {
+        match &self.rows(sql)[..] {
+            [row] if row.len() == 1 => row[0].clone(),
+            rows => panic!("{sql}: one value was expected, got {rows:?}"),
+        }
+    }
+
+    /// Process id of the server process that answers now.
+    pub fn backend_pid(&mut self) -> String {
+        self.value("SELECT pg_backend_pid()")
+    }
+
+    /// Reads up to and including the `count`th `ReadyForQuery`, or to the end of the connection.
+    pub fn ready(&mut self, count: usize) -> Answers {
+        let mut open = count;
+        if open == 0 {
+            return Answers::from_iter([]);
+        }
+        Answers::from_iter(self.replies_until(|reply| {
+            open -= usize::from(reply.tag() == b'Z');
+            open == 0 || reply.tag() == 0
+        }))
+    }
+
+    /// Reads up to and including the first message with this tag, or to the end of the connection.
+    pub fn until(&mut self, tag: u8) -> Answers {
+        Answers::from_iter(self.replies_until(|reply| reply.tag() == tag || reply.tag() == 0))
+    }
+
+    /// Reads `count` messages.
+    pub fn take(&mut self, count: usize) -> Answers {
+        (0..count).map(|_| self.reply()).collect()
+    }
+
+    /// Reads to the end of the connection; the last element is `EOF`.
+    pub fn to_end(&mut self) -> Answers {
+        Answers::from_iter(self.replies_until(|reply| reply.tag() == 0))
+    }
+
+    /// Reads until `is_last` says so.
+    pub fn replies_until(&mut self, mut is_last: impl FnMut(&Reply) -> bool) -> Vec<Reply> {
+        let mut replies = Vec::new();
+        loop {
+            let reply = self.reply();
+            let done = is_last(&reply);
+            let is_end = reply == Reply::Eof;
+            replies.push(reply);
+            if done || is_end {
+                return replies;
+            }
+        }
+    }
+
+    /// Reads one message.
+    ///
+    /// # Panics
+    /// If none arrives within [`PATIENCE`].
+    pub fn reply(&mut self) -> Reply {
+        self.reply_within(PATIENCE).unwrap_or_else(|| {
+            panic!("client {:?}: no message within {PATIENCE:?}", self.name);
+        })
+    }
+
+    /// Reads one message, if one arrives in time.
+    pub fn reply_within(&mut self, time: Duration) -> Option<Reply> {
+        let deadline = Instant::now() + time;
+        loop {
+            if let Some(reply) = self.cut() {
+                self.note(&reply);
+                return Some(reply);
+            }
+            let rest = deadline.saturating_duration_since(Instant::now());
+            if rest.is_zero() {
+                return None;
+            }
+            if self.fill(rest) == Some(0) {
+                assert!(
+                    self.received.is_empty(),
+                    "ended in a message: {:?}",
+                    self.received
+                );
+                self.note(&Reply::Eof);
+                return Some(Reply::Eof);
+            }
+        }
+    }
+
+    /// Proves that nothing arrives for a while.
+    pub fn assert_quiet(&mut self) {
+        let reply = self.reply_within(Duration::from_millis(300));
+        assert!(
+            reply.is_none(),
+            "client {:?} got {reply:?} unasked",
+            self.name
+        );
+    }
+
+    /// Reads exactly one byte, as after `SSLRequest`; `None` at the end of the connection.
+    pub fn byte(&mut self) -> Option<u8> {
+        let deadline = Instant::now() + PATIENCE;
+        while self.received.is_empty() {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            assert!(!rest.is_zero(), "no byte within {PATIENCE:?}");
+            if self.fill(rest) == Some(0) {
+                return None;
+            }
+        }
+        Some(self.received.remove(0))
+    }
+
+    /// Says that nothing more will be sent, and keeps reading.
+    pub fn close_writing(&mut self) {
+        let result = match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+        result.expect("the socket is open");
+    }
+
+    /// Local port of a TCP connection.
+    pub fn local_port(&self) -> u16 {
+        match &self.stream {
+            Stream::Tcp(stream) => stream.local_addr().expect("it is connected").port(),
+            Stream::Unix(_) => 0,
+        }
+    }
+
+    /// Reads once; the number of bytes, or nothing if the time is over.
+    fn fill(&mut self, time: Duration) -> Option<usize> {
+        let mut chunk = [0; 16 * 1024];
+        let result = match &mut self.stream {
+            Stream::Tcp(stream) => stream
+                .set_read_timeout(Some(time))
+                .and_then(|()| stream.read(&mut chunk)),
+            Stream::Unix(stream) => stream
+                .set_read_timeout(Some(time))
+                .and_then(|()| stream.read(&mut chunk)),
+        };
+        match result {
+            Ok(length) => {
+                self.received.extend_from_slice(&chunk[..length]);
+                Some(length)
+            }
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                None
+            }
+            Err(error) if error.kind() == ErrorKind::Interrupted => None,
+            // A reset tells no more than an end.
+            Err(_) => Some(0),
+        }
+    }
+
+    fn cut(&mut self) -> Option<Reply> {
+        let (&[tag, a, b, c, d], _) = self.received.split_first_chunk::<5>()?;
+        let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).expect("64-bit") + 1;
+        if self.received.len() < length {
+            return None;
+        }
+        let body = self.received[5..length].to_vec();
+        self.received.drain(..length);
+        Some(Reply::Message { tag, body })
+    }
+
+    fn note(&mut self, reply: &Reply) {
+        if reply.tag() == b'S' {
+            let (name, value) = reply.parameter();
+            self.parameters.insert(name, value);
+        }
+        if let Some(transcript) = &self.transcript {
+            let line = format!("{}: {}", self.name, reply.detail());
+            transcript
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push(line);
+        }
+    }
+}
