@@ -25,6 +25,8 @@ impl SqlState {
     pub const IDLE_IN_TRANSACTION_TIMEOUT: Self = Self(*b"25P03");
     /// 25P04: a transaction ran for too long.
     pub const TRANSACTION_TIMEOUT: Self = Self(*b"25P04");
+    /// 25P02: the transaction has failed and must be ended first.
+    pub const IN_FAILED_TRANSACTION: Self = Self(*b"25P02");
     /// 26000: no such prepared statement.
     pub const INVALID_SQL_STATEMENT_NAME: Self = Self(*b"26000");
     /// 28000: refused by a rule.

@@ -7,6 +7,18 @@ use super::statements::{HeldStatements, Statement, StatementId};
 use crate::wire::expect::Expect;
 use crate::wire::passage::Passage;
 
+/// A client's unnamed statement.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Unnamed {
+    /// There is none.
+    #[default]
+    None,
+    /// Its definition: it can be prepared again on any backend.
+    Kept(Arc<[u8]>),
+    /// It is too long to be kept: the client keeps the backend that has it.
+    TooLong,
+}
+
 /// What a forwarded message did to the books, to be undone if the server skips it.
 #[derive(Debug, Default)]
 pub enum Effect {
@@ -26,7 +38,7 @@ pub enum Effect {
     },
     /// We had the server prepare a statement.
     Injected(StatementId),
-    /// We had the server prepare the client's unnamed statement again.
+    /// We had the server prepare the client's unnamed statement again, or close somebody else's.
     InjectedUnnamed,
     /// We had the server close a statement.
     Evicted(Arc<Statement>),
@@ -39,8 +51,10 @@ pub enum Effect {
     },
     /// A message replaced or dropped the client's unnamed statement.
     Unnamed {
-        /// The definition before.
-        before: Option<Arc<[u8]>>,
+        /// What it was before.
+        before: Unnamed,
+        /// The segment in which the message was sent.
+        segment: u64,
     },
 }
 
@@ -55,6 +69,10 @@ pub struct Link {
     pub held: HeldStatements,
     /// Whether its unnamed statement is the one of the session that leases it.
     pub has_unnamed: bool,
+    /// The segment in which the named statements were last changed, on either side.
+    pub named_changed_in: u64,
+    /// The segment in which the unnamed statement was last changed, on either side.
+    pub unnamed_changed_in: u64,
     /// Where its output stands.
     pub passage: Passage,
     /// Whether it said itself why it ends (an ErrorResponse of severity FATAL or PANIC).
@@ -69,6 +87,8 @@ impl Link {
             params,
             held: HeldStatements::default(),
             has_unnamed: false,
+            named_changed_in: 0,
+            unnamed_changed_in: 0,
             passage: Passage::Boundary,
             has_said_why: false,
         }

@@ -24,10 +24,17 @@ const FACTS: [&[u8]; 5] = [
 /// One parameter: name and value as the server spells them.
 pub type Param = (Box<[u8]>, Box<[u8]>);
 
+/// Parameters that decide what the text of a statement means: `'01/02/2020'::date` becomes a
+/// constant when it is parsed.
+const DIALECT: [&[u8]; 5] =
+    [b"DateStyle", b"IntervalStyle", b"TimeZone", b"client_encoding", b"standard_conforming_strings"];
+
 /// The tracked parameters of a session, sorted by name.
 #[derive(Debug, PartialEq, Eq, Hash, Default)]
 pub struct ParamSet {
     params: Vec<Param>,
+    /// The values of those that decide what statements mean; follows from `params`.
+    dialect: Box<[u8]>,
 }
 
 impl ParamSet {
@@ -37,7 +44,14 @@ impl ParamSet {
         for (name, value) in reported.filter(|(name, _)| !is_fact(name)) {
             set.insert(name, value);
         }
+        set.dialect = set.write_dialect();
         set
+    }
+
+    /// Returns what decides the meaning of statements: two sessions may share a prepared statement
+    /// only if these bytes are the same.
+    pub fn dialect(&self) -> &[u8] {
+        &self.dialect
     }
 
     /// Returns the value of `name`, which is compared as PostgreSQL does: without case.
@@ -52,8 +66,9 @@ impl ParamSet {
             return None;
         }
         let name = known.map_or(name, |(name, _)| name);
-        let mut changed = Self { params: self.params.clone() };
+        let mut changed = Self { params: self.params.clone(), dialect: Box::default() };
         changed.insert(name, value);
+        changed.dialect = changed.write_dialect();
         Some(changed)
     }
 
@@ -72,6 +87,15 @@ impl ParamSet {
                 write_set(sql, name, value);
             }
         }
+    }
+
+    fn write_dialect(&self) -> Box<[u8]> {
+        let mut dialect = Vec::new();
+        for name in DIALECT {
+            dialect.extend_from_slice(self.value(name).unwrap_or_default());
+            dialect.push(0);
+        }
+        dialect.into()
     }
 
     fn find(&self, name: &[u8]) -> Option<&Param> {

@@ -1,7 +1,7 @@
 //! Prepared statements: what they are, and which of them a backend holds.
 //!
-//! A statement is its definition (text and parameter types); whoever prepares the same definition
-//! shares it. On servers it has a name of ours, never one of a client. Pooling point A8.
+//! A statement is its definition (text and parameter types) and the dialect it was written in (the
+//! parameters that decide what its text means); whoever prepares the same shares it. On servers it has a name of ours, never one of a client. Pooling point A8.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
@@ -22,8 +22,10 @@ pub struct StatementId(u64);
 #[derive(Debug)]
 pub struct Statement {
     id: StatementId,
-    /// Text and parameter types, as in Parse behind the name.
-    definition: Box<[u8]>,
+    /// Text and parameter types, as in Parse behind the name; then the dialect.
+    key: Box<[u8]>,
+    /// Bytes of `key` that are the definition.
+    definition_bytes: usize,
 }
 
 impl Statement {
@@ -34,7 +36,12 @@ impl Statement {
 
     /// Returns text and parameter types, as in Parse behind the name.
     pub fn definition(&self) -> &[u8] {
-        &self.definition
+        self.key.get(..self.definition_bytes).unwrap_or_default()
+    }
+
+    /// Returns the dialect it was written in.
+    pub fn dialect(&self) -> &[u8] {
+        self.key.get(self.definition_bytes..).unwrap_or_default()
     }
 
     /// Appends its name on servers, without a terminator.
@@ -60,12 +67,21 @@ pub fn write_name(id: StatementId, out: &mut Vec<u8>) {
     out.extend_from_slice(digits.get(20 - used..).unwrap_or_default());
 }
 
+impl PartialEq for Statement {
+    fn eq(&self, other: &Self) -> bool {
+        // A definition says itself where it ends, so equal keys are equal in both parts.
+        self.key == other.key
+    }
+}
+
+impl Eq for Statement {}
+
 #[derive(Debug)]
 struct ByDefinition(Arc<Statement>);
 
 impl PartialEq for ByDefinition {
     fn eq(&self, other: &Self) -> bool {
-        self.0.definition == other.0.definition
+        self.0 == other.0
     }
 }
 
@@ -73,13 +89,13 @@ impl Eq for ByDefinition {}
 
 impl Hash for ByDefinition {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        self.0.definition.hash(state);
+        self.0.key.hash(state);
     }
 }
 
 impl std::borrow::Borrow<[u8]> for ByDefinition {
     fn borrow(&self) -> &[u8] {
-        &self.0.definition
+        &self.0.key
     }
 }
 
@@ -90,18 +106,24 @@ impl std::borrow::Borrow<[u8]> for ByDefinition {
 pub struct Catalog {
     statements: HashSet<ByDefinition>,
     purge_at: usize,
+    /// Where the key of a look-up is built.
+    key: Vec<u8>,
 }
 
 impl Default for Catalog {
     fn default() -> Self {
-        Self { statements: HashSet::new(), purge_at: 1024 }
+        Self { statements: HashSet::new(), purge_at: 1024, key: Vec::new() }
     }
 }
 
 impl Catalog {
-    /// Returns the statement with this definition; makes it if there is none.
-    pub fn intern(&mut self, definition: &[u8]) -> Arc<Statement> {
-        if let Some(known) = self.statements.get(definition) {
+    /// Returns the statement with this definition in this dialect; makes it if there is none.
+    pub fn intern(&mut self, definition: &[u8], dialect: &[u8]) -> Arc<Statement> {
+        // A definition says itself where it ends, so definition and dialect together are one key.
+        self.key.clear();
+        self.key.extend_from_slice(definition);
+        self.key.extend_from_slice(dialect);
+        if let Some(known) = self.statements.get(self.key.as_slice()) {
             return Arc::clone(&known.0);
         }
         if self.statements.len() >= self.purge_at {
@@ -109,7 +131,8 @@ impl Catalog {
             self.purge_at = (self.statements.len() * 2).max(1024);
         }
         let id = StatementId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
-        let statement = Arc::new(Statement { id, definition: definition.into() });
+        let key = self.key.as_slice().into();
+        let statement = Arc::new(Statement { id, key, definition_bytes: definition.len() });
         self.statements.insert(ByDefinition(Arc::clone(&statement)));
         statement
     }
@@ -173,18 +196,21 @@ impl HeldStatements {
         }
     }
 
-    /// Takes out the statement that was not used for longest, if there are more than `limit`.
-    pub fn evict_above(&mut self, limit: usize) -> Option<Arc<Statement>> {
-        if self.slots.len() <= limit {
-            return None;
+    /// Takes out the statements that were not used for longest, so that `limit` are left.
+    pub fn evict_above(&mut self, limit: usize) -> Vec<Arc<Statement>> {
+        let excess = self.slots.len().saturating_sub(limit);
+        if excess == 0 {
+            return Vec::new();
         }
-        let oldest = self.slots.iter().min_by_key(|(_, slot)| slot.last_use)?.0;
-        let oldest = *oldest;
-        self.slots.remove(&oldest).map(|slot| slot.statement)
+        let mut by_use: Vec<(u64, StatementId)> =
+            self.slots.iter().map(|(id, slot)| (slot.last_use, *id)).collect();
+        by_use.sort_unstable();
+        let oldest = by_use.into_iter().take(excess);
+        oldest.filter_map(|(_, id)| self.slots.remove(&id)).map(|slot| slot.statement).collect()
     }
 
     /// Notes that the server dropped all statements but those of `kept`, which it had not seen yet.
-    pub fn clear_except(&mut self, kept: &[StatementId]) {
+    pub fn clear_except(&mut self, kept: &HashSet<StatementId>) {
         self.slots.retain(|id, _| kept.contains(id));
     }
 
@@ -206,11 +232,13 @@ mod tests {
     #[test]
     fn a08_same_text_and_types_share_a_statement() {
         let mut catalog = Catalog::default();
-        let first = catalog.intern(b"select $1\0\0\x01\0\0\0\x17");
-        let same = catalog.intern(b"select $1\0\0\x01\0\0\0\x17");
-        let other = catalog.intern(b"select $1\0\0\x01\0\0\0\x19");
+        let first = catalog.intern(b"select $1\0\0\x01\0\0\0\x17", b"");
+        let same = catalog.intern(b"select $1\0\0\x01\0\0\0\x17", b"");
+        let other = catalog.intern(b"select $1\0\0\x01\0\0\0\x19", b"");
         assert!(Arc::ptr_eq(&first, &same));
         assert_ne!(first.id(), other.id());
+        let elsewhere = catalog.intern(b"select $1\0\0\x01\0\0\0\x17", b"SQL, DMY");
+        assert_ne!(first.id(), elsewhere.id(), "literals mean something else there");
     }
 
     #[test]
@@ -226,14 +254,15 @@ mod tests {
     fn the_least_recently_used_statement_is_evicted() {
         let mut catalog = Catalog::default();
         let mut held = HeldStatements::default();
-        let all: Vec<_> = (0u8..3).map(|n| catalog.intern(&[n])).collect();
+        let all: Vec<_> = (0u8..3).map(|n| catalog.intern(&[n], b"")).collect();
         for statement in &all {
             held.insert(Arc::clone(statement));
         }
         let [first, second, _] = all.as_slice() else { unreachable!() };
         assert_eq!(held.touch(first.id()), Held::Ready);
-        assert_eq!(held.evict_above(2).map(|s| s.id()), Some(second.id()));
-        assert_eq!(held.evict_above(2).map(|s| s.id()), None);
+        let evicted: Vec<_> = held.evict_above(2).iter().map(|evicted| evicted.id()).collect();
+        assert_eq!(evicted, [second.id()]);
+        assert!(held.evict_above(2).is_empty());
         assert_eq!(held.touch(second.id()), Held::Missing);
         held.mark_stale(first.id());
         assert_eq!(held.touch(first.id()), Held::Stale);
@@ -242,11 +271,11 @@ mod tests {
     #[test]
     fn a14_unused_statements_are_forgotten() {
         let mut catalog = Catalog::default();
-        let kept = catalog.intern(b"kept");
+        let kept = catalog.intern(b"kept", b"MDY");
         for number in 0u32..10_000 {
-            catalog.intern(&number.to_be_bytes());
+            catalog.intern(&number.to_be_bytes(), b"");
         }
         assert!(catalog.statements.len() <= 1025);
-        assert!(Arc::ptr_eq(&kept, &catalog.intern(b"kept")));
+        assert!(Arc::ptr_eq(&kept, &catalog.intern(b"kept", b"MDY")));
     }
 }

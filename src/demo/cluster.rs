@@ -78,7 +78,7 @@ impl<'a> Cluster<'a> {
         sql: &str,
     ) -> Result<String, DemoError> {
         let mut psql = self.tools.command("psql");
-        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", SUPERUSER, "-d", database]);
+        psql.args(["-XqAt", "-v", "ON_ERROR_STOP=1", "-U", SUPERUSER, "-d", database]);
         psql.arg("-h").arg(&self.folder).arg("-p").arg(self.port.to_string());
         let output = workspace.run(psql, sql, |_| ()).await?;
         Ok(output.trim_end().to_owned())
@@ -108,7 +108,8 @@ impl<'a> Cluster<'a> {
         workspace: &Workspace,
         role: &Role,
     ) -> Result<u32, DemoError> {
-        let count = format!("select count(*) from pg_stat_activity where usename = '{}'", role.name);
+        let count =
+            format!("select count(*) from pg_stat_activity where usename = '{}'", role.name);
         let said = self.sql(workspace, "postgres", &count).await?;
         said.parse().map_err(|_| DemoError::Unreadable {
             command: shown(&self.tools.command("psql")),

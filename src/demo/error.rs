@@ -39,6 +39,16 @@ pub enum DemoError {
         /// The end of what it said.
         output: Tail,
     },
+    /// A server ended before it was asked to.
+    #[error("`{command}` ended by itself: {status}{output}")]
+    Ended {
+        /// The command line.
+        command: String,
+        /// How it ended.
+        status: ExitStatus,
+        /// The end of what it said.
+        output: Tail,
+    },
     /// A server did not come up.
     #[error("`{command}` does not accept connections after {} s{output}", waited.as_secs())]
     NotReady {
@@ -108,12 +118,18 @@ impl DemoError {
             Self::NoPostgres { .. }
             | Self::Start { .. }
             | Self::Failed { .. }
+            | Self::Ended { .. }
             | Self::NotReady { .. }
             | Self::NotStopped { .. }
             | Self::Unreadable { .. }
             | Self::File { .. }
             | Self::System { .. } => 1,
         }
+    }
+
+    /// Tells whether somebody wanted it so.
+    pub(super) fn is_interrupt(&self) -> bool {
+        matches!(self, Self::Interrupted { .. })
     }
 }
 
@@ -134,7 +150,8 @@ pub struct Tail(Vec<String>);
 
 impl Tail {
     pub(super) fn of(text: &str) -> Self {
-        let lines: Vec<_> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+        let lines: Vec<_> =
+            text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
         let skipped = lines.len().saturating_sub(TAIL_LINES);
         Self(lines.into_iter().skip(skipped).map(str::to_owned).collect())
     }
@@ -172,8 +189,8 @@ mod tests {
     fn a_tail_is_short_and_indented() {
         assert_eq!(Tail::of("").to_string(), "");
         assert_eq!(Tail::of("one\n\ntwo  \n").to_string(), "\n    one\n    two");
-        let long: String = (0..100).map(|line| format!("{line}\n")).collect();
-        let shown = Tail::of(&long).to_string();
+        let long: Vec<_> = (0..100).map(|line| line.to_string()).collect();
+        let shown = Tail::of(&long.join("\n")).to_string();
         assert_eq!(shown.lines().count(), TAIL_LINES + 1);
         assert!(shown.ends_with("    99"));
     }

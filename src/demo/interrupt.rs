@@ -44,4 +44,11 @@ impl Interrupt {
             Err(_) => Signal::Terminate,
         }
     }
+    /// An interrupt that never comes.
+    #[cfg(test)]
+    pub(super) fn never() -> Self {
+        let (sender, received) = watch::channel(None);
+        let listener = tokio::spawn(async move { sender.closed().await });
+        Self { received, _listener: AbortOnDropHandle::new(listener) }
+    }
 }

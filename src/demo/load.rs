@@ -109,7 +109,7 @@ impl Bench<'_> {
             if let Some(tps) = progressed(line) {
                 elapsed += 1;
                 progress.advance(elapsed, self.seconds.into());
-                progress.note(format!("{:>8} tps", grouped(tps)));
+                progress.note(format!("{:>7} tps", grouped(tps)));
             }
         };
         // The pool keeps its connections from run to run; they are idle while a direct one goes on.
@@ -125,7 +125,7 @@ impl Bench<'_> {
             what,
             output: Tail::of(&said),
         })?;
-        progress.note(format!("{:>8} tps  {:>7.3} ms", grouped(report.tps), report.latency_ms));
+        progress.note(format!("{:>7} tps  {:>7.3} ms", grouped(report.tps), report.latency_ms));
         Ok(Measured {
             tps: report.tps,
             latency_ms: report.latency_ms,
@@ -200,7 +200,7 @@ mod tests {
             number of transactions actually processed: 93717\n\
             number of failed transactions: 3 (0.003%)\nlatency average = 0.512 ms\n\
             initial connection time = 21.1 ms\ntps = 31234.567891 (without initial connection time)\n";
-        let read = Report { tps: 31234.567_891, latency_ms: 0.512, failed: 3 };
+        let read = Report { tps: 31_234.567_891, latency_ms: 0.512, failed: 3 };
         assert_eq!(Report::read(version_15), Ok(read));
         let version_13 = "latency average = 1.5 ms\ntps = 600.1 (including connections establishing)\n\
             tps = 700.2 (excluding connections establishing)\n";
@@ -218,7 +218,10 @@ mod tests {
             assert_eq!(progressed(line), tps, "{line}");
         }
         for (line, part) in [
-            ("100000 of 1000000 tuples (10%) done (elapsed 0.1 s, remaining 1 s)", Some((100_000, 1_000_000))),
+            (
+                "100000 of 1000000 tuples (10%) done (elapsed 0.1 s, remaining 1 s)",
+                Some((100_000, 1_000_000)),
+            ),
             ("100000 of 1000000 tuples (10%) of pgbench_accounts done", Some((100_000, 1_000_000))),
             ("vacuuming...", None),
             ("done in 2.28 s (drop tables 0.00 s, …).", None),

@@ -66,14 +66,17 @@ pub async fn run(args: Args) -> Result<(), DemoError> {
     let mut screen = Screen::stdout();
 
     let performed = perform(args, &program, &tools, &mut workspace, &mut screen).await;
-    let is_failure =
-        performed.as_ref().is_err_and(|error| !matches!(error, DemoError::Interrupted { .. }));
+    let is_failure = performed.as_ref().is_err_and(|error| !error.is_interrupt());
     let explained = if is_failure { show_logs(&workspace, &mut screen) } else { Ok(()) };
     let path = workspace.path().display().to_string();
     let closed = workspace.close().await;
     let said = match &closed {
         Ok(()) => screen.say(&format!("\nStopped the servers and removed {path}.")),
-        Err(error) if performed.is_err() => screen.say(&format!("\nThen, too: {error}")),
+        Err(error) if performed.is_err() => {
+            // The rest of it are the logs again.
+            let error = error.to_string();
+            screen.say(&format!("\nThen, too: {}", error.lines().next().unwrap_or_default()))
+        }
         Err(_) => Ok(()),
     };
     performed.and(closed).and(explained).and(said)
@@ -96,12 +99,14 @@ async fn perform(
         })
         .await?;
     let role = screen
-        .step("create role and database \"app\"", async |_| cluster.create_role(workspace, "app").await)
+        .step("create role and database \"app\"", async |_| {
+            cluster.create_role(workspace, "app").await
+        })
         .await?;
     let Args { clients, seconds, .. } = args;
     let bench = Bench { tools, cluster: &cluster, role: &role, clients, seconds };
     screen
-        .step("fill it: pgbench -i, 1,000,000 accounts", async |progress| {
+        .step("fill it: pgbench -i, 1,000,000 rows", async |progress| {
             bench.fill(workspace, progress).await
         })
         .await?;
@@ -116,16 +121,13 @@ async fn perform(
     screen.say(&summary(args, &results))
 }
 
-fn introduce(
-    tools: &Tools,
-    workspace: &Workspace,
-    screen: &mut Screen,
-) -> Result<(), DemoError> {
+fn introduce(tools: &Tools, workspace: &Workspace, screen: &mut Screen) -> Result<(), DemoError> {
     let account = tools.account().map(|name| format!(" as user {name}")).unwrap_or_default();
     screen.say(&format!(
         "pgtandem demo: a pooler in front of PostgreSQL, measured with pgbench.\n\
-         PostgreSQL {} of {}{account}; everything happens in {},\n\
-         which goes away at the end. Ctrl-C ends it at any time.\n",
+         PostgreSQL {} of {}{account}.\n\
+         Everything happens in {}, which goes away at the end.\n\
+         Ctrl-C ends it at any time.\n",
         tools.version(),
         tools.folder().display(),
         workspace.path().display(),
@@ -133,11 +135,14 @@ fn introduce(
 }
 
 fn explain_proxy(proxy: &Proxy, screen: &mut Screen) -> Result<(), DemoError> {
-    let lines: String =
-        proxy.configuration().lines().map(|line| format!("    {line}\n").replace("    \n", "\n")).collect();
+    let lines: String = proxy
+        .configuration()
+        .lines()
+        .map(|line| format!("    {line}\n").replace("    \n", "\n"))
+        .collect();
     screen.say(&format!(
-        "\nThis is its whole proxy.toml. It holds no password, only the SCRAM secret from pg_authid;\n\
-         with that, the proxy passes each client's own proof of the password on to the server.\n\n\
+        "\nThis is its whole proxy.toml. It holds no password, only the SCRAM secret from\n\
+         pg_authid; what a client proves with its password opens the server, too.\n\n\
          {lines}\n\
          The same pgbench, directly on port {} and through pgtandem on port {}:\n",
         proxy.server_port(),
@@ -168,9 +173,8 @@ async fn measure(
 
         let name = format!("{}, through pgtandem", workload.name);
         let route = Route::Proxy { port: proxy.port() };
-        let run = async |progress: &Progress| {
-            bench.measure(workspace, workload, route, progress).await
-        };
+        let run =
+            async |progress: &Progress| bench.measure(workspace, workload, route, progress).await;
         let proxy = screen.step(&name, run).await?;
         results.push(Comparison { workload, direct, proxy });
     }
@@ -179,15 +183,9 @@ async fn measure(
 
 /// The table of the results, and what it says.
 fn summary(args: Args, results: &[Comparison]) -> String {
-    let mut table = Table::new([
-        "load",
-        "tps direct",
-        "pgtandem",
-        "ms direct",
-        "pgtandem",
-        "failed",
-        "connections direct",
-        "pgtandem",
+    let mut table = Table::new(&[
+        ["", "tps", "tps", "ms", "ms", "failed", "conns", "conns"],
+        ["load", "direct", "proxy", "direct", "proxy", "", "direct", "proxy"],
     ]);
     for Comparison { workload, direct, proxy } in results {
         table.row([
@@ -203,9 +201,10 @@ fn summary(args: Args, results: &[Comparison]) -> String {
     }
     format!(
         "\n{}\n\n\
-         {} clients, {} s each; ms is the average latency of a transaction, connections are those the\n\
-         server counted halfway through: directly one for each client, through pgtandem at most\n\
-         {} for all of them. pgbench, pgtandem and PostgreSQL share this machine's cores here.",
+         {} clients for {} s each. ms: average latency of a transaction. conns: connections\n\
+         that the server counted halfway through; directly each client needs its own,\n\
+         through pgtandem at most {} serve them all. pgbench, pgtandem and PostgreSQL share\n\
+         the cores of this machine: what one of them uses, the others lack.",
         table.render(),
         args.clients,
         args.seconds,

@@ -71,6 +71,8 @@ unix_socket_dir = ""
 auth_type = "scram-sha-256"
 pool_mode = "transaction"
 default_pool_size = {pool_size}
+log_connections = false
+log_disconnections = false
 
 [users.{name}]
 password = "{secret}"

@@ -8,7 +8,9 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use super::error::DemoError;
 
 /// How wide the names of steps are, so that what is said about them lines up.
-const NAME_WIDTH: usize = 46;
+///
+/// With the bar and the longest note, a line has 77 columns: one that wraps cannot be drawn again.
+const NAME_WIDTH: usize = 36;
 
 /// Where the demo says things: moving bars on a terminal, plain lines otherwise.
 pub(super) struct Screen {
@@ -41,14 +43,19 @@ impl Screen {
         let progress = self.begin(name)?;
         let result = work(&progress).await;
         progress.bar.finish_and_clear();
-        let mark = if result.is_ok() { "ok" } else { "--" };
         let note = match progress.bar.message() {
             note if note.is_empty() => format!("{:.1} s", progress.bar.elapsed().as_secs_f64()),
             note => note,
         };
-        let said = self.say(&format!("{mark} {name:<NAME_WIDTH$} {note}"));
-        // A failure of the step is the better news.
-        result.and_then(|done| said.map(|()| done))
+        match result {
+            Ok(done) => self.say(&format!("ok {name:<NAME_WIDTH$} {note}")).map(|()| done),
+            Err(error) => {
+                let end = if error.is_interrupt() { "interrupted" } else { "failed" };
+                // The step's own error matters more than that it cannot be shown.
+                let _ = self.say(&format!("-- {name:<NAME_WIDTH$} {end}"));
+                Err(error)
+            }
+        }
     }
 
     fn begin(&mut self, name: &str) -> Result<Progress, DemoError> {
@@ -75,7 +82,7 @@ impl Progress {
     /// Shows that `done` parts of `total` are done.
     pub(super) fn advance(&self, done: u64, total: u64) {
         if self.bar.length().is_none() {
-            self.bar.set_style(style("{spinner} {prefix} [{bar:20}] {msg}"));
+            self.bar.set_style(style("{spinner} {prefix} [{bar:12}] {msg}"));
         }
         self.bar.set_length(total);
         self.bar.set_position(done.min(total));

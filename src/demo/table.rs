@@ -4,29 +4,35 @@
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
+    heads: usize,
 }
 
 impl Table {
-    /// Begins with the names of the columns.
-    pub(super) fn new<const N: usize>(heads: [&str; N]) -> Self {
-        Self { rows: vec![heads.map(str::to_owned).to_vec()] }
+    /// Begins with the names of the columns, on as many lines as they need.
+    pub(super) fn new<const N: usize>(heads: &[[&str; N]]) -> Self {
+        let rows = heads.iter().map(|names| names.map(str::to_owned).into()).collect();
+        Self { rows, heads: heads.len() }
     }
 
     /// Adds a row below.
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.to_vec());
+        self.rows.push(cells.into());
     }
 
     /// Lays the columns out, two spaces apart, with a line below the heads.
     pub(super) fn render(&self) -> String {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| {
-            self.rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max()
+            self.rows
+                .iter()
+                .filter_map(|row| row.get(column))
+                .map(|cell| cell.chars().count())
+                .max()
         };
         let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
         let mut lines: Vec<_> = self.rows.iter().map(|row| line(row, &widths)).collect();
         let ruler: Vec<_> = widths.iter().map(|width| "-".repeat(*width)).collect();
-        lines.insert(1.min(lines.len()), line(&ruler, &widths));
+        lines.insert(self.heads, line(&ruler, &widths));
         lines.join("\n")
     }
 }
@@ -62,12 +68,13 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let mut table = Table::new(["mode", "tps", "ms"]);
+        let mut table = Table::new(&[["", "tps", "ms"], ["mode", "", ""]]);
         table.row(["simple".to_owned(), "12,345".to_owned(), "0.5".to_owned()]);
         table.row(["x".to_owned(), "9".to_owned(), "10.25".to_owned()]);
         assert_eq!(
             table.render(),
-            "mode       tps     ms\n\
+            "           tps     ms\n\
+             mode\n\
              ------  ------  -----\n\
              simple  12,345    0.5\n\
              x            9  10.25"

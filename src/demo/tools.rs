@@ -86,8 +86,7 @@ impl Tools {
 
 /// Folders to look into, best first, each once.
 async fn candidates() -> Vec<PathBuf> {
-    let mut folders: Vec<PathBuf> =
-        env::var_os("PATH").iter().flat_map(env::split_paths).collect();
+    let mut folders: Vec<PathBuf> = env::var_os("PATH").iter().flat_map(env::split_paths).collect();
     folders.extend(configured().await);
     // Debian and Ubuntu; Red Hat's packages from postgresql.org.
     let mut packaged = packages(Path::new("/usr/lib/postgresql"), "");

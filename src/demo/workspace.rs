@@ -5,7 +5,7 @@
 //! whatever is left when the demo dies itself (panic, `kill -9`) by a watchdog that outlives it.
 
 use std::fs::{self, File, Permissions};
-use std::io::{self, Write};
+use std::io::{self, ErrorKind, Write};
 use std::iter;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -22,7 +22,7 @@ use super::error::{DemoError, Tail};
 use super::interrupt::Interrupt;
 
 /// How long a server may take to accept connections.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a server may take to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a command may take to end after an interrupt.
@@ -194,13 +194,32 @@ impl Workspace {
         while let Some(server) = self.servers.pop() {
             result = result.and(server.stop().await);
         }
-        let removed = fs::remove_dir_all(&self.path);
+        let removed = remove(&self.path).await;
         self.watchdog.dismiss().await;
         result.and(removed.map_err(|source| DemoError::File {
             action: "remove",
             path: self.path,
             source,
         }))
+    }
+}
+
+/// Removes a folder with all that is in it.
+///
+/// Tries for a while: a grandchild of an interrupted command may die a moment later than the
+/// command, and leave another file behind until then.
+async fn remove(folder: &Path) -> io::Result<()> {
+    let started = Instant::now();
+    loop {
+        match fs::remove_dir_all(folder) {
+            Err(error)
+                if error.kind() == ErrorKind::DirectoryNotEmpty
+                    && started.elapsed() < INTERRUPT_TIMEOUT =>
+            {
+                sleep(POLL_INTERVAL).await;
+            }
+            result => return result,
+        }
     }
 }
 
@@ -216,28 +235,21 @@ struct Server {
 impl Server {
     /// Fails if the server has ended.
     fn check(&mut self) -> Result<(), DemoError> {
-        match self.process.child.try_wait() {
-            Ok(None) => Ok(()),
-            Ok(Some(status)) => Err(self.failed(status)),
-            Err(source) => Err(lost(source)),
-        }
+        let Some(status) = self.process.child.try_wait().map_err(lost)? else { return Ok(()) };
+        let command = self.process.command.clone();
+        Err(DemoError::Ended { command, status, output: self.tail() })
     }
 
     async fn stop(mut self) -> Result<(), DemoError> {
-        match self.process.stop(self.stop, STOP_TIMEOUT).await? {
-            Some(status) if status.success() => Ok(()),
-            Some(status) => Err(self.failed(status)),
-            None => Err(DemoError::NotStopped {
-                command: self.process.command.clone(),
-                waited: STOP_TIMEOUT,
-                output: self.tail(),
-            }),
-        }
-    }
-
-    fn failed(&self, status: ExitStatus) -> DemoError {
+        self.check()?;
+        let stopped = self.process.stop(self.stop, STOP_TIMEOUT).await?;
         let command = self.process.command.clone();
-        DemoError::Failed { command, status, output: self.tail() }
+        let output = self.tail();
+        match stopped {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => Err(DemoError::Failed { command, status, output }),
+            None => Err(DemoError::NotStopped { command, waited: STOP_TIMEOUT, output }),
+        }
     }
 
     fn tail(&self) -> Tail {
@@ -298,21 +310,25 @@ impl Process {
         signal: Signal,
         deadline: Duration,
     ) -> Result<Option<ExitStatus>, DemoError> {
-        self.send(signal);
-        if let Ok(ended) = timeout(deadline, self.child.wait()).await {
-            return ended.map(Some).map_err(lost);
-        }
-        self.send(Signal::KILL);
-        let ended = self.child.wait().await;
-        ended.map(|_| None).map_err(lost)
+        let group = self.child.id().and_then(group);
+        send(group, signal);
+        let ended = if let Ok(ended) = timeout(deadline, self.child.wait()).await {
+            Some(ended.map_err(lost)?)
+        } else {
+            send(group, Signal::KILL);
+            self.child.wait().await.map_err(lost)?;
+            None
+        };
+        // Its own children, if it forgot them. The group still has its number if there are any.
+        send(group, Signal::KILL);
+        Ok(ended)
     }
+}
 
-    fn send(&self, signal: Signal) {
-        // `id` is `None` after the end, so the number belongs to nobody else.
-        if let Some(group) = self.child.id().and_then(group) {
-            // It fails only if the process has ended just now, which is what we want.
-            let _ = kill_process_group(group, signal);
-        }
+fn send(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        // It fails only if nobody is left in the group, which is what we want.
+        let _ = kill_process_group(group, signal);
     }
 }
 
@@ -342,10 +358,7 @@ async fn text(source: Option<impl AsyncRead + Unpin>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-async fn lines(
-    source: Option<impl AsyncRead + Unpin>,
-    mut on_line: impl FnMut(&str),
-) -> String {
+async fn lines(source: Option<impl AsyncRead + Unpin>, mut on_line: impl FnMut(&str)) -> String {
     let mut said = String::new();
     if let Some(source) = source {
         let mut lines = BufReader::new(source).lines();
@@ -376,7 +389,7 @@ impl Watchdog {
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
         let failed = |source| DemoError::Start { command: "/bin/sh".to_owned(), source };
         let mut process = command.spawn().map_err(failed)?;
-        let pipe = process.stdin.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+        let pipe = process.stdin.take().ok_or_else(|| failed(ErrorKind::BrokenPipe.into()))?;
         let pipe = Arc::new(File::from(pipe.into_owned_fd().map_err(failed)?));
         Ok(Self { process, pipe })
     }
@@ -433,6 +446,94 @@ fn quoted(word: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A server that ends well when asked, and a child of it that would not end by itself.
+    async fn with_server() -> (Workspace, PathBuf, Pid) {
+        let mut workspace = Workspace::create(Interrupt::never()).unwrap();
+        workspace.file("some.toml", "text").unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg("trap 'exit 0' TERM; sleep 1000 & echo ready; wait");
+        let log = workspace.path().join("server.log");
+        let is_ready = async || fs::read(&log).is_ok_and(|text| !text.is_empty());
+        workspace.serve("server", command, Signal::TERM, is_ready).await.unwrap();
+        let path = workspace.path().to_owned();
+        let pid = workspace.servers.first().and_then(|server| server.process.child.id());
+        (workspace, path, pid.and_then(group).unwrap())
+    }
+
+    #[tokio::test]
+    async fn closing_leaves_nothing_behind() {
+        let (workspace, path, server) = with_server().await;
+        assert!(path.join("server.log").is_file() && path.join("some.toml").is_file());
+        workspace.close().await.unwrap();
+        assert!(!path.exists());
+        timeout(STOP_TIMEOUT, gone(server)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_watchdog_finishes_what_is_not_closed() {
+        let (workspace, path, server) = with_server().await;
+        drop(workspace);
+        timeout(STOP_TIMEOUT, gone(server)).await.unwrap();
+        let removed = async {
+            while path.exists() {
+                sleep(POLL_INTERVAL).await;
+            }
+        };
+        timeout(STOP_TIMEOUT, removed).await.unwrap();
+    }
+
+    /// Waits until nothing of a group is left but, maybe, what nobody has waited for.
+    async fn gone(group: Pid) {
+        while members(group) > 0 {
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+
+    /// Counts the living processes of a group, from `/proc/PID/stat`: `PID (NAME) STATE PPID PGRP`.
+    fn members(group: Pid) -> usize {
+        let group = group.as_raw_pid().to_string();
+        let is_member = |stat: &String| {
+            let mut fields = stat.rsplit_once(") ").unwrap().1.split(' ');
+            fields.next() != Some("Z") && fields.nth(1) == Some(&group)
+        };
+        let processes = fs::read_dir("/proc").unwrap().flatten();
+        let stats = processes.flat_map(|process| fs::read_to_string(process.path().join("stat")));
+        stats.filter(is_member).count()
+    }
+
+    #[tokio::test]
+    async fn commands_say_how_they_end() {
+        let workspace = Workspace::create(Interrupt::never()).unwrap();
+        let shell = |script: &str| {
+            let mut command = Command::new("/bin/sh");
+            command.arg("-c").arg(script);
+            command
+        };
+        let mut lines = Vec::new();
+        let run = workspace.run(shell("echo a >&2; cat; echo b >&2"), "input", |line| {
+            lines.push(line.to_owned());
+        });
+        assert_eq!(run.await.unwrap(), "input");
+        assert_eq!(lines, ["a", "b"]);
+        let failed = workspace.run(shell("echo why; exit 3"), "", |_| ()).await.unwrap_err();
+        assert_eq!(
+            failed.to_string(),
+            "`/bin/sh -c 'echo why; exit 3'` failed: exit status: 3\n    why"
+        );
+        workspace.close().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_server_that_ends_is_not_waited_for() {
+        let mut workspace = Workspace::create(Interrupt::never()).unwrap();
+        let mut command = Command::new("/bin/sh");
+        command.arg("-c").arg("echo no port; exit 1");
+        let started = workspace.serve("server", command, Signal::TERM, async || false).await;
+        let said = started.unwrap_err().to_string();
+        assert!(said.ends_with("ended by itself: exit status: 1\n    no port"), "{said}");
+        assert!(workspace.close().await.is_err());
+    }
 
     #[test]
     fn commands_are_shown_as_one_would_type_them() {

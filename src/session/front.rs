@@ -1,8 +1,9 @@
 //! The protocol state of one client, without its socket.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use crate::backend::link::Unnamed;
 use crate::backend::params::ParamSet;
 use crate::backend::statements::Statement;
 use crate::wire::passage::Passage;
@@ -44,8 +45,6 @@ impl Pins {
     pub const PREPARE: Self = Self(1);
     /// It ran `LISTEN`: notifications come to that backend only.
     pub const LISTEN: Self = Self(2);
-    /// Its unnamed statement is too long to be kept by us.
-    pub const UNNAMED: Self = Self(4);
 
     /// Says whether there is no reason.
     pub fn is_empty(self) -> bool {
@@ -78,8 +77,8 @@ impl Pins {
 pub struct Prepared {
     named: HashMap<Box<[u8]>, Arc<Statement>>,
     named_bytes: usize,
-    /// Definition of the unnamed statement.
-    pub unnamed: Option<Arc<[u8]>>,
+    /// The unnamed statement.
+    pub unnamed: Unnamed,
 }
 
 impl Prepared {
@@ -109,10 +108,10 @@ impl Prepared {
     }
 
     /// Forgets all names but those of `kept`.
-    pub fn clear_except(&mut self, kept: &[&[u8]]) {
+    pub fn clear_except(&mut self, kept: &HashSet<&[u8]>) {
         let named_bytes = &mut self.named_bytes;
         self.named.retain(|name, statement| {
-            let stays = kept.contains(&&**name);
+            let stays = kept.contains(&**name);
             if !stays {
                 *named_bytes -= name.len() + statement.definition().len();
             }
@@ -128,8 +127,6 @@ pub struct Front {
     pub rules: StatementRules,
     /// Where its input stands.
     pub passage: Passage,
-    /// Whether it has sent extended-protocol messages without a Sync behind them.
-    pub has_unsynced: bool,
     /// The tracked parameters as it expects them.
     pub params: Arc<ParamSet>,
     /// Why it keeps its backend.
@@ -144,7 +141,6 @@ impl Front {
         Self {
             rules,
             passage: Passage::Boundary,
-            has_unsynced: false,
             params,
             pins: Pins::default(),
             prepared: None,
@@ -161,13 +157,14 @@ impl Front {
         self.prepared.get_or_insert_default()
     }
 
-    /// Takes the definition of the unnamed statement away.
-    pub fn take_unnamed(&mut self) -> Option<Arc<[u8]>> {
-        self.prepared.as_mut().and_then(|prepared| prepared.unnamed.take())
+    /// Takes the unnamed statement away.
+    pub fn take_unnamed(&mut self) -> Unnamed {
+        self.prepared.as_mut().map(|prepared| std::mem::take(&mut prepared.unnamed)).unwrap_or_default()
     }
 
-    /// Says whether the client owes nothing: no rest of a message, no Sync.
-    pub fn is_at_rest(&self) -> bool {
-        self.passage.is_boundary() && !self.has_unsynced
+    /// Says whether the client keeps its backend between transactions.
+    pub fn is_pinned(&self) -> bool {
+        let is_long = |prepared: &Prepared| prepared.unnamed == Unnamed::TooLong;
+        !self.pins.is_empty() || self.prepared().is_some_and(is_long)
     }
 }

@@ -122,6 +122,11 @@ pub fn sync(out: &mut Vec<u8>) {
     out.extend_from_slice(&[frontend::SYNC, 0, 0, 0, 4]);
 }
 
+/// Appends Flush.
+pub fn flush(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[frontend::FLUSH, 0, 0, 0, 4]);
+}
+
 /// Appends Terminate.
 pub fn terminate(out: &mut Vec<u8>) {
     out.extend_from_slice(&[frontend::TERMINATE, 0, 0, 0, 4]);

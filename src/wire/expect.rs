@@ -67,6 +67,11 @@ pub enum Awaited {
 }
 
 impl Awaited {
+    /// Says whether the server answers it with ReadyForQuery.
+    fn ends_segment(self) -> bool {
+        matches!(self, Self::Sync | Self::Query | Self::FunctionCall)
+    }
+
     /// Says whether an error at this message makes the server skip to the next Sync.
     fn skips_on_error(self) -> bool {
         match self {
@@ -131,11 +136,19 @@ pub struct Expect<E> {
     is_skipping: bool,
     /// The server reads CopyData: Sync is ignored until CopyDone or CopyFail.
     is_copying_in: bool,
+    /// A message of the extended protocol was answered, and no ReadyForQuery came since: the server
+    /// is inside an implicit transaction that only a Sync ends.
+    is_open: bool,
     /// A Sync was taken for ignored by the COPY under way.
     has_ignored_sync: bool,
-    /// A COPY failed that seemed to have ignored a Sync. Whether the server really ignored it
-    /// depends on when it failed, so one ReadyForQuery too many may follow.
-    may_repeat_ready: bool,
+    /// The server may send something that belongs to what is over: an error came that nothing
+    /// awaited, or a COPY failed that seemed to have ignored a Sync (whether the server really
+    /// ignored it depends on when it failed, so one ReadyForQuery too many may follow).
+    is_tainted: bool,
+    /// Number of the segment that is being sent: segments end with Sync, Query or FunctionCall.
+    segment: u64,
+    /// All segments before this one have been answered.
+    answered: u64,
 }
 
 impl<E> Default for Expect<E> {
@@ -145,8 +158,11 @@ impl<E> Default for Expect<E> {
             status: TransactionStatus::Idle,
             is_skipping: false,
             is_copying_in: false,
+            is_open: false,
             has_ignored_sync: false,
-            may_repeat_ready: false,
+            is_tainted: false,
+            segment: 0,
+            answered: 0,
         }
     }
 }
@@ -179,15 +195,32 @@ impl<E> Expect<E> {
 
     /// Says whether nothing is under way: no reply, no COPY, no transaction.
     pub fn is_at_rest(&self) -> bool {
-        self.entries.is_empty()
-            && self.status == TransactionStatus::Idle
-            && !self.is_copying_in
-            && !self.is_skipping
+        self.is_between_segments() && self.status == TransactionStatus::Idle
+    }
+
+    /// Says whether nothing is under way but perhaps a transaction.
+    pub fn is_between_segments(&self) -> bool {
+        self.entries.is_empty() && !self.is_open && !self.is_copying_in && !self.is_skipping
+    }
+
+    /// Returns the number of the segment that is being sent.
+    pub fn segment(&self) -> u64 {
+        self.segment
+    }
+
+    /// Says whether `segment` is over, but the server may still fail it.
+    pub fn may_fail_yet(&self, segment: u64) -> bool {
+        self.answered <= segment && segment < self.segment
     }
 
     /// Says whether the connection must not be used by another client, although it is at rest.
     pub fn is_tainted(&self) -> bool {
-        self.may_repeat_ready
+        self.is_tainted
+    }
+
+    /// Says that the connection must not be used by another client.
+    pub fn taint(&mut self) {
+        self.is_tainted = true;
     }
 
     /// Says whether the reply awaited first is to a message of ours.
@@ -224,6 +257,7 @@ impl<E> Expect<E> {
             | Awaited::Query
             | Awaited::FunctionCall => {}
         }
+        self.segment += u64::from(awaited.ends_segment());
         self.entries.push_back(Entry { awaited, reply, effect });
     }
 
@@ -284,24 +318,33 @@ impl<E> Expect<E> {
 
     /// Handles ErrorResponse.
     ///
+    /// `was_provoked` says whether it is the error that [`Reply::Replace`] had the server make.
     /// `undo` is called for the message that failed (`true`) and for every one that the server
     /// skips because of it (`false`), the latest first.
-    pub fn error(&mut self, mut undo: impl FnMut(Entry<E>, bool)) -> Verdict {
+    pub fn error(
+        &mut self,
+        was_provoked: bool,
+        mut undo: impl FnMut(Entry<E>, bool),
+    ) -> Verdict {
         let Some(head) = self.entries.front() else {
+            self.is_tainted = true;
             return Verdict::Forward;
         };
         self.is_copying_in = false;
-        self.may_repeat_ready |= std::mem::take(&mut self.has_ignored_sync);
+        self.is_tainted |= std::mem::take(&mut self.has_ignored_sync);
         if !head.awaited.skips_on_error() {
             return Verdict::Forward;
         }
         let verdict = match &head.reply {
-            Reply::Replace(message) => Verdict::Replace(message.clone()),
-            Reply::Forward | Reply::Swallow | Reply::Synthesize => Verdict::Forward,
+            Reply::Replace(message) if was_provoked => Verdict::Replace(message.clone()),
+            Reply::Replace(_) | Reply::Forward | Reply::Swallow | Reply::Synthesize => {
+                Verdict::Forward
+            }
         };
         let sync_at = self.entries.iter().position(|entry| entry.awaited == Awaited::Sync);
         let skipped = sync_at.unwrap_or(self.entries.len());
         self.is_skipping = sync_at.is_none();
+        self.is_open = true;
         let mut gone: Vec<Entry<E>> = self.entries.drain(..skipped).collect();
         while let Some(entry) = gone.pop() {
             let has_failed = gone.is_empty();
@@ -318,14 +361,18 @@ impl<E> Expect<E> {
         let tag = backend::READY_FOR_QUERY;
         self.status = status;
         self.is_copying_in = false;
+        self.is_skipping = false;
+        self.is_open = false;
+        self.has_ignored_sync = false;
         match self.entries.front() {
             None => {
-                self.may_repeat_ready = true;
+                self.is_tainted = true;
                 Ok(Verdict::Forward)
             }
             Some(head) => match head.awaited {
                 Awaited::Sync | Awaited::Query | Awaited::FunctionCall => {
                     let is_ours = head.reply == Reply::Swallow;
+                    self.answered += 1;
                     self.pop();
                     Ok(if is_ours { Verdict::Drop } else { Verdict::Forward })
                 }
@@ -336,6 +383,7 @@ impl<E> Expect<E> {
 
     fn pop(&mut self) -> Option<Entry<E>> {
         let entry = self.entries.pop_front();
+        self.is_open |= entry.as_ref().is_some_and(|entry| entry.awaited.skips_on_error());
         while self.entries.front().is_some_and(|head| head.awaited == Awaited::CopyEnd) {
             self.entries.pop_front();
         }
@@ -348,7 +396,10 @@ impl<E> Expect<E> {
         self.is_copying_in = true;
         while let Some(next) = self.entries.get(1).map(|entry| entry.awaited) {
             match next {
-                Awaited::Sync => self.has_ignored_sync = true,
+                Awaited::Sync => {
+                    self.has_ignored_sync = true;
+                    self.answered += 1;
+                }
                 Awaited::CopyEnd => self.is_copying_in = false,
                 Awaited::Parse
                 | Awaited::Bind

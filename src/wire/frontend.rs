@@ -49,7 +49,8 @@ pub fn parse(body: &[u8]) -> Result<Parse<'_>, Malformed> {
     let name = cursor.cstr()?;
     let definition = cursor.rest();
     cursor.cstr()?;
-    let types = usize::try_from(cursor.i16()?).map_err(|_| Malformed::UnknownValue)?;
+    // PostgreSQL reads the number as unsigned: drivers may pass 65,535 parameters.
+    let types = usize::from(cursor.i16()?.cast_unsigned());
     cursor.bytes(types * 4)?;
     cursor.finish()?;
     Ok(Parse { name, definition })
@@ -90,7 +91,7 @@ mod tests {
         assert_eq!(parsed.definition, b"select $1\0\0\x01\0\0\0\x17");
         assert_eq!(parse(b"s1\0select 1\0\0\x01"), Err(Malformed::Truncated));
         assert_eq!(parse(b"s1\0select 1\0\0\0x"), Err(Malformed::Trailing));
-        assert_eq!(parse(b"s1\0select 1\0\xff\xff"), Err(Malformed::UnknownValue));
+        assert_eq!(parse(b"s1\0select 1\0\xff\xff"), Err(Malformed::Truncated));
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let number = session.pool;
         session.idle_ms = now_ms;
-        let keeps = !session.front.pins.is_empty();
+        let keeps = session.front.is_pinned();
         if self.is_draining {
             self.send_off(key);
             return;

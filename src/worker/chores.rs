@@ -1,5 +1,6 @@
 //! What we run on backends ourselves, and what backends say that nobody leases.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
@@ -136,7 +137,7 @@ fn hear(bytes: &[u8], link: &mut Link, interner: &mut Interner) -> (Heard, usize
         },
         tag::COMMAND_COMPLETE => {
             if matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
-                link.held.clear_except(&[]);
+                link.held.clear_except(&HashSet::new());
             }
             Heard::Nothing
         }

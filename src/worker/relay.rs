@@ -265,7 +265,7 @@ impl Worker {
                     self.client_leaves(lessee, Leave::Lost);
                     return Flow::Blocked;
                 }
-            } else if is_over && session.front.is_at_rest() {
+            } else if is_over && session.front.passage.is_boundary() {
                 if session.has_input() {
                     self.runnable.push_back(lessee);
                 }

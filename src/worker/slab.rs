@@ -95,11 +95,6 @@ impl<T> Slab<T> {
             .collect()
     }
 
-    /// Returns all items with their keys.
-    pub fn iter(&self) -> impl Iterator<Item = (Key<T>, &T)> {
-        (0..).zip(&self.places).filter_map(|(index, place)| Some((Key::new(index), place.as_ref()?)))
-    }
-
     /// Says whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.places.len() == self.free.len()

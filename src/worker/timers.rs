@@ -11,6 +11,7 @@ use crate::backend::link::Link;
 use crate::config::PoolSettings;
 use crate::fault::{Fault, SqlState};
 use crate::pool::spec::PoolNumber;
+use crate::session::relay;
 use crate::wire::expect::TransactionStatus;
 
 /// Between two looks at the clock while something is under way.
@@ -261,5 +262,5 @@ fn overdue(
 }
 
 fn in_transaction(link: &Link, session: &Session) -> bool {
-    link.expect.status() != TransactionStatus::Idle || !session.front.is_at_rest()
+    link.expect.status() != TransactionStatus::Idle || !relay::is_at_rest(&session.front, link)
 }

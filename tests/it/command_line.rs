@@ -33,9 +33,7 @@ fn pgtandem(config: Option<&str>, arguments: &[&str]) -> Option<Output> {
 
 fn text(output: &Output) -> String {
     let streams = [&output.stdout, &output.stderr];
-    streams
-        .map(|stream| String::from_utf8_lossy(stream).into_owned())
-        .concat()
+    streams.map(|stream| String::from_utf8_lossy(stream).into_owned()).concat()
 }
 
 const GOOD: &str = "\
@@ -95,11 +93,7 @@ fn run_refuses_bad_settings() {
             return;
         };
         assert_eq!(output.status.code(), Some(2), "{}", text(&output));
-        assert!(
-            text(&output).contains("default_pool_size"),
-            "{}",
-            text(&output)
-        );
+        assert!(text(&output).contains("default_pool_size"), "{}", text(&output));
     }
 }
 
@@ -110,12 +104,7 @@ fn files_that_are_not_there_or_not_toml_are_refused() {
             let Some(output) = pgtandem(config, &[command]) else {
                 return;
             };
-            assert_eq!(
-                output.status.code(),
-                Some(2),
-                "{config:?}: {}",
-                text(&output)
-            );
+            assert_eq!(output.status.code(), Some(2), "{config:?}: {}", text(&output));
             assert!(!text(&output).is_empty());
         }
     }
@@ -130,16 +119,8 @@ fn occupied_port_is_a_clear_failure() {
     let Some(output) = pgtandem(Some(&config), &["run"]) else {
         return;
     };
-    assert!(
-        output.status.code().is_some_and(|code| code != 0),
-        "{}",
-        output.status
-    );
-    assert!(
-        text(&output).contains(&port.to_string()),
-        "{}",
-        text(&output)
-    );
+    assert!(output.status.code().is_some_and(|code| code != 0), "{}", output.status);
+    assert!(text(&output).contains(&port.to_string()), "{}", text(&output));
 }
 
 #[test]
@@ -147,7 +128,8 @@ fn secrets_never_reach_the_log() {
     let port = free_port();
     let config = format!(
         "[general]\nlisten_port = {port}\nunix_socket_dir = \"/nonexistent/dir\"\n\
-         [databases.app]\npassword = \"hush-hush\"\n[users.alice]\npassword = \"sh-quiet\"\nnonsense = 1\n"
+         [databases.app]\npassword = \"hush-hush\"\n[users.alice]\npassword = \"sh-quiet\"\n\
+         nonsense = 1\n"
     );
     for command in ["run", "check"] {
         let Some(output) = pgtandem(Some(&config), &[command]) else {
@@ -155,10 +137,7 @@ fn secrets_never_reach_the_log() {
         };
         assert_ne!(output.status.code(), Some(0));
         let text = text(&output);
-        assert!(
-            !text.contains("hush-hush") && !text.contains("sh-quiet"),
-            "{text}"
-        );
+        assert!(!text.contains("hush-hush") && !text.contains("sh-quiet"), "{text}");
     }
 }
 

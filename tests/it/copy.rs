@@ -7,23 +7,10 @@ fn e39_copy_in_and_out() {
     Fixture::transaction().both(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
-        a.send(&[
-            query("copy t from stdin"),
-            copy_data("1\n2\n"),
-            copy_data("3\n"),
-            copy_done(),
-        ]);
+        a.send(&[query("copy t from stdin"), copy_data("1\n2\n"), copy_data("3\n"), copy_done()]);
         assert_eq!(a.ready(1), "G | C COPY 3 | Z I");
-        assert_eq!(
-            b.query("copy t to stdout"),
-            "H | d 1 | d 2 | d 3 | c | C COPY 3 | Z I"
-        );
-        let answers = b.run(&[
-            parse("", "copy t to stdout"),
-            bind("", ""),
-            execute(""),
-            sync(),
-        ]);
+        assert_eq!(b.query("copy t to stdout"), "H | d 1 | d 2 | d 3 | c | C COPY 3 | Z I");
+        let answers = b.run(&[parse("", "copy t to stdout"), bind("", ""), execute(""), sync()]);
         assert_eq!(answers, "1 | 2 | H | d 1 | d 2 | d 3 | c | C COPY 3 | Z I");
         let answers = b.query("copy t to stdout; select count(*) from t; copy t to stdout");
         assert_eq!(answers.len(), 16);
@@ -67,10 +54,7 @@ fn e39_extended_copy_in() {
         a.send(&[copy_data("2\n"), copy_done(), sync()]);
         assert_eq!(a.ready(1), "C COPY 1 | Z I");
         a.assert_quiet();
-        assert_eq!(
-            a.query("select count(*) from t"),
-            "T | D 2 | C SELECT 1 | Z I"
-        );
+        assert_eq!(a.query("select count(*) from t"), "T | D 2 | C SELECT 1 | Z I");
     });
 }
 
@@ -80,45 +64,22 @@ fn e39_error_before_the_data_ends() {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
         // Simple: what still comes is discarded.
-        a.send(&[
-            query("copy t from stdin"),
-            copy_data("1\n"),
-            copy_data("nonsense\n"),
-        ]);
+        a.send(&[query("copy t from stdin"), copy_data("1\n"), copy_data("nonsense\n")]);
         assert_eq!(a.ready(1), "G | E 22P02 | Z I");
         a.send(&[copy_data("2\n"), copy_done()]);
-        assert_eq!(
-            b.query("select count(*) from t"),
-            "T | D 0 | C SELECT 1 | Z I"
-        );
+        assert_eq!(b.query("select count(*) from t"), "T | D 0 | C SELECT 1 | Z I");
         assert_eq!(a.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
         // Extended and prepared: the same, up to Sync.
         for name in ["", "named"] {
-            a.send(&[
-                parse(name, "copy t from stdin"),
-                bind("", name),
-                execute(""),
-            ]);
+            a.send(&[parse(name, "copy t from stdin"), bind("", name), execute("")]);
             assert_eq!(a.take(3), "1 | 2 | G");
-            a.send(&[
-                copy_data("nonsense\n"),
-                copy_data("3\n"),
-                copy_done(),
-                sync(),
-            ]);
+            a.send(&[copy_data("nonsense\n"), copy_data("3\n"), copy_done(), sync()]);
             assert_eq!(a.ready(1), "E 22P02 | Z I");
-            assert_eq!(
-                b.query("select count(*) from t"),
-                "T | D 0 | C SELECT 1 | Z I"
-            );
+            assert_eq!(b.query("select count(*) from t"), "T | D 0 | C SELECT 1 | Z I");
         }
         // In a transaction.
         assert_eq!(a.query("begin"), "C BEGIN | Z T");
-        a.send(&[
-            query("copy t from stdin"),
-            copy_data("nonsense\n"),
-            copy_done(),
-        ]);
+        a.send(&[query("copy t from stdin"), copy_data("nonsense\n"), copy_done()]);
         assert_eq!(a.ready(1), "G | E 22P02 | Z E");
         a.send(&[copy_data("4\n"), copy_done(), copy_fail("late")]);
         assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
@@ -130,11 +91,7 @@ fn e39_error_before_the_data_ends() {
 fn e39_copy_that_cannot_begin() {
     Fixture::transaction().both(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
-        a.send(&[
-            query("copy nowhere from stdin"),
-            copy_data("1\n"),
-            copy_done(),
-        ]);
+        a.send(&[query("copy nowhere from stdin"), copy_data("1\n"), copy_done()]);
         assert_eq!(a.ready(1), "E 42P01 | Z I");
         assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
         assert_eq!(a.query("select 2"), "T | D 2 | C SELECT 1 | Z I");
@@ -146,11 +103,7 @@ fn e39_copy_given_up_by_the_client() {
     Fixture::transaction().both(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
-        a.send(&[
-            query("copy t from stdin"),
-            copy_data("1\n"),
-            copy_fail("no more"),
-        ]);
+        a.send(&[query("copy t from stdin"), copy_data("1\n"), copy_fail("no more")]);
         assert_eq!(a.ready(1), "G | E 57014 | Z I");
         a.send(&[
             parse("", "copy t from stdin"),
@@ -161,10 +114,7 @@ fn e39_copy_given_up_by_the_client() {
             sync(),
         ]);
         assert_eq!(a.ready(1), "1 | 2 | G | E 57014 | Z I");
-        assert_eq!(
-            b.query("select count(*) from t"),
-            "T | D 0 | C SELECT 1 | Z I"
-        );
+        assert_eq!(b.query("select count(*) from t"), "T | D 0 | C SELECT 1 | Z I");
     });
 }
 
@@ -173,27 +123,15 @@ fn e39_several_copies_in_one_query() {
     Fixture::transaction().both(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
-        a.send(&[query(
-            "copy t from stdin; copy t from stdin; select count(*) from t",
-        )]);
+        a.send(&[query("copy t from stdin; copy t from stdin; select count(*) from t")]);
         assert_eq!(a.take(1), "G");
         a.send(&[copy_data("1\n"), copy_done()]);
         assert_eq!(a.take(2), "C COPY 1 | G");
         a.send(&[copy_data("2\n3\n"), copy_done()]);
         assert_eq!(a.ready(1), "C COPY 2 | T | D 3 | C SELECT 1 | Z I");
-        a.send(&[
-            query("copy t from stdin; copy t to stdout"),
-            copy_data("4\n"),
-            copy_done(),
-        ]);
-        assert_eq!(
-            a.ready(1),
-            "G | C COPY 1 | H | d 1 | d 2 | d 3 | d 4 | c | C COPY 4 | Z I"
-        );
-        assert_eq!(
-            b.query("select count(*) from t"),
-            "T | D 4 | C SELECT 1 | Z I"
-        );
+        a.send(&[query("copy t from stdin; copy t to stdout"), copy_data("4\n"), copy_done()]);
+        assert_eq!(a.ready(1), "G | C COPY 1 | H | d 1 | d 2 | d 3 | d 4 | c | C COPY 4 | Z I");
+        assert_eq!(b.query("select count(*) from t"), "T | D 4 | C SELECT 1 | Z I");
     });
 }
 
@@ -205,13 +143,8 @@ fn e39_stray_copy_messages_are_ignored() {
         a.assert_quiet();
         assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
         assert_eq!(a.query("select 2"), "T | D 2 | C SELECT 1 | Z I");
-        let answers = a.run(&[
-            parse("", "select 3"),
-            copy_done(),
-            bind("", ""),
-            execute(""),
-            sync(),
-        ]);
+        let answers =
+            a.run(&[parse("", "select 3"), copy_done(), bind("", ""), execute(""), sync()]);
         assert_eq!(answers, "1 | 2 | D 3 | C SELECT 1 | Z I");
         assert_eq!(a.query("begin"), "C BEGIN | Z T");
         a.send(&[copy_done(), copy_data("x")]);
@@ -224,21 +157,12 @@ fn e39_other_messages_inside_copy_in_fail_it() {
     Fixture::transaction().both(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
-        a.send(&[
-            query("copy t from stdin"),
-            copy_data("1\n"),
-            flush(),
-            sync(),
-            flush(),
-        ]);
+        a.send(&[query("copy t from stdin"), copy_data("1\n"), flush(), sync(), flush()]);
         assert_eq!(a.take(1), "G");
         a.send(&[copy_done()]);
         assert_eq!(a.ready(1), "C COPY 1 | Z I");
         a.assert_quiet();
-        assert_eq!(
-            b.query("select count(*) from t"),
-            "T | D 1 | C SELECT 1 | Z I"
-        );
+        assert_eq!(b.query("select count(*) from t"), "T | D 1 | C SELECT 1 | Z I");
     });
 }
 
@@ -248,17 +172,10 @@ fn e39_copy_in_pieces_of_any_size() {
         let mut a = peer.connect("a");
         for size in [1, 3, 5, 17] {
             a.query("drop table if exists t; create table t (x int)");
-            let messages = [
-                query("copy t from stdin"),
-                copy_data("1\n2"),
-                copy_data("2\n"),
-                copy_done(),
-            ];
+            let messages =
+                [query("copy t from stdin"), copy_data("1\n2"), copy_data("2\n"), copy_done()];
             a.send_in_pieces(&[&messages[..], &[query("table t")]].concat(), size);
-            assert_eq!(
-                a.ready(2),
-                "G | C COPY 2 | Z I | T | D 1 | D 22 | C SELECT 2 | Z I"
-            );
+            assert_eq!(a.ready(2), "G | C COPY 2 | Z I | T | D 1 | D 22 | C SELECT 2 | Z I");
         }
     });
 }
@@ -267,20 +184,13 @@ fn e39_copy_in_pieces_of_any_size() {
 fn e39_client_gone_in_a_copy_leaves_nothing() {
     let fixture = Fixture::transaction();
     fixture.observer().rows("create table t (x int)");
-    for end in [
-        vec![],
-        vec![copy_data("2\n")[..4].to_vec()],
-        vec![terminate()],
-    ] {
+    for end in [vec![], vec![copy_data("2\n")[..4].to_vec()], vec![terminate()]] {
         let mut a = fixture.connect();
         a.send(&[query("copy t from stdin"), copy_data("1\n")]);
         assert_eq!(a.take(1), "G");
         a.send(&end);
         drop(a);
         let mut b = fixture.connect();
-        assert_eq!(
-            b.query("select count(*) from t"),
-            "T | D 0 | C SELECT 1 | Z I"
-        );
+        assert_eq!(b.query("select count(*) from t"), "T | D 0 | C SELECT 1 | Z I");
     }
 }

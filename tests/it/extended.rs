@@ -41,11 +41,7 @@ fn a01_error_skips_what_arrives_after_it() {
         assert_eq!(a.take(1), "E 42703");
         // The error has been answered; these are still to be skipped, a simple query among them
         // excepted: PostgreSQL skips that too.
-        a.send(&[
-            parse("later", "select 1"),
-            close_statement("x"),
-            query("select 'skipped'"),
-        ]);
+        a.send(&[parse("later", "select 1"), close_statement("x"), query("select 'skipped'")]);
         a.assert_quiet();
         assert_eq!(a.run(&[sync()]), "Z I");
         assert_eq!(a.run(&[bind("", "later"), sync()]), "E 26000 | Z I");
@@ -67,16 +63,8 @@ fn a01_error_undoes_the_bookkeeping_of_what_it_skips() {
         assert_eq!(answers, "E 26000 | Z I");
         let kept = a.run(&[bind("", "kept"), execute(""), sync()]);
         assert_eq!(kept, "2 | D kept | C SELECT 1 | Z I");
-        assert_eq!(
-            a.run(&[describe_statement("never"), sync()]),
-            "E 26000 | Z I"
-        );
-        let never = a.run(&[
-            parse("never", "select 7"),
-            bind("", "never"),
-            execute(""),
-            sync(),
-        ]);
+        assert_eq!(a.run(&[describe_statement("never"), sync()]), "E 26000 | Z I");
+        let never = a.run(&[parse("never", "select 7"), bind("", "never"), execute(""), sync()]);
         assert_eq!(never, "1 | 2 | D 7 | C SELECT 1 | Z I");
     });
 }
@@ -122,10 +110,7 @@ fn a06_answers_keep_their_order_when_the_proxy_gives_some_itself() {
         let mut a = peer.connect("a");
         assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z I");
         let mut b = peer.connect("b");
-        assert_eq!(
-            b.run(&[parse("t", "select 1"), close_statement("t"), sync()]),
-            "1 | 3 | Z I"
-        );
+        assert_eq!(b.run(&[parse("t", "select 1"), close_statement("t"), sync()]), "1 | 3 | Z I");
         let answers = b.run(&[
             parse("u", "select 1"),
             bind("", "u"),
@@ -226,12 +211,7 @@ fn a15_flush_keeps_the_backend_until_sync() {
         a.send(&[parse("", "begin"), bind("", ""), execute(""), flush()]);
         assert_eq!(a.take(3), "1 | 2 | C BEGIN");
         assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
-        a.send(&[
-            parse("", "create table flushed ()"),
-            bind("", ""),
-            execute(""),
-            flush(),
-        ]);
+        a.send(&[parse("", "create table flushed ()"), bind("", ""), execute(""), flush()]);
         assert_eq!(a.take(3), "1 | 2 | C CREATE TABLE");
         assert_eq!(a.run(&[sync()]), "Z T");
         assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
@@ -270,15 +250,9 @@ fn a16_row_limit_suspends_a_portal() {
             execute_rows("p", 2),
             sync(),
         ]);
-        assert_eq!(
-            answers,
-            "1 | 2 | D 1 | D 2 | s | D 3 | D 4 | s | D 5 | C SELECT 1 | Z I"
-        );
+        assert_eq!(answers, "1 | 2 | D 1 | D 2 | s | D 3 | D 4 | s | D 5 | C SELECT 1 | Z I");
         // Outside a transaction, Sync ends the portal.
-        assert_eq!(
-            a.run(&[bind("p", ""), execute_rows("p", 1), sync()]),
-            "2 | D 1 | s | Z I"
-        );
+        assert_eq!(a.run(&[bind("p", ""), execute_rows("p", 1), sync()]), "2 | D 1 | s | Z I");
         assert_eq!(a.run(&[execute_rows("p", 1), sync()]), "E 34000 | Z I");
         // Inside, it does not.
         assert_eq!(a.query("begin"), "C BEGIN | Z T");
@@ -292,10 +266,7 @@ fn a16_row_limit_suspends_a_portal() {
             "1 | 2 | D 1 | s | Z T"
         );
         assert_eq!(a.run(&[execute_rows("p", 1), sync()]), "D 2 | s | Z T");
-        assert_eq!(
-            a.run(&[close_portal("p"), execute("p"), sync()]),
-            "3 | E 34000 | Z E"
-        );
+        assert_eq!(a.run(&[close_portal("p"), execute("p"), sync()]), "3 | E 34000 | Z E");
         assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
     });
 }
@@ -377,23 +348,12 @@ fn empty_and_several_statements_in_one_query() {
         let mut a = peer.connect("a");
         assert_eq!(a.query(""), "I | Z I");
         assert_eq!(a.query(" ; -- nothing"), "I | Z I");
-        let answers = a.run(&[
-            parse("", ""),
-            bind("", ""),
-            describe_portal(""),
-            execute(""),
-            sync(),
-        ]);
+        let answers =
+            a.run(&[parse("", ""), bind("", ""), describe_portal(""), execute(""), sync()]);
         assert_eq!(answers, "1 | 2 | n | I | Z I");
         let answers = a.query("select 1; begin; select 2");
-        assert_eq!(
-            answers,
-            "T | D 1 | C SELECT 1 | C BEGIN | T | D 2 | C SELECT 1 | Z T"
-        );
-        assert_eq!(
-            a.query("commit; select 3"),
-            "C COMMIT | T | D 3 | C SELECT 1 | Z I"
-        );
+        assert_eq!(answers, "T | D 1 | C SELECT 1 | C BEGIN | T | D 2 | C SELECT 1 | Z T");
+        assert_eq!(a.query("commit; select 3"), "C COMMIT | T | D 3 | C SELECT 1 | Z I");
     });
 }
 

@@ -13,19 +13,13 @@ fn answers(address: &Address, bytes: &[Bytes]) -> Answers {
     let mut client = address.open();
     client.send(bytes);
     let replies = client.replies_until(|reply| [b'Z', 0].contains(&reply.tag()));
-    replies
-        .into_iter()
-        .filter(|reply| !b"SK".contains(&reply.tag()))
-        .collect()
+    replies.into_iter().filter(|reply| !b"SK".contains(&reply.tag())).collect()
 }
 
 #[test]
 fn f43_newer_versions_are_negotiated_down_once() {
     let fixture = Fixture::transaction();
-    let named = [
-        ("user", "postgres"),
-        ("database", fixture.database.as_str()),
-    ];
+    let named = [("user", "postgres"), ("database", fixture.database.as_str())];
     let option = [named[0], named[1], ("_pq_.test_protocol_negotiation", "")];
     let two = [named[0], named[1], ("_pq_.one", "1"), ("_pq_.two", "2")];
     for (version, parameters) in [
@@ -49,11 +43,7 @@ fn f43_newer_versions_are_negotiated_down_once() {
         });
         // Newer PostgreSQL speaks newer versions; the proxy says 3.0, and names the same unknown
         // options.
-        assert_eq!(
-            negotiated[0][0][4..],
-            negotiated[1][0][4..],
-            "the unknown options"
-        );
+        assert_eq!(negotiated[0][0][4..], negotiated[1][0][4..], "the unknown options");
         assert_eq!(negotiated[1][0][..4], PROTOCOL_3_0.to_be_bytes());
     }
 }
@@ -73,21 +63,14 @@ fn f43_other_major_versions_are_refused() {
     for major in [4, 5, 1234, 65535] {
         let bytes = [startup(major << 16, &[("user", "postgres")])];
         let said = answers(&fixture.proxy.tcp(), &bytes);
-        assert_eq!(
-            said,
-            answers(&fixture.cluster.tcp(), &bytes),
-            "version {major}.0"
-        );
+        assert_eq!(said, answers(&fixture.cluster.tcp(), &bytes), "version {major}.0");
     }
     // PostgreSQL tells those who speak less than 3.0 in words of their time.
     for major in [0, 1, 2] {
         let mut client = fixture.proxy.tcp().open();
         client.send(&[startup(major << 16, &[("user", "postgres")])]);
         let first = client.byte();
-        assert!(
-            [None, Some(b'E')].contains(&first),
-            "version {major}.0: {first:?}"
-        );
+        assert!([None, Some(b'E')].contains(&first), "version {major}.0: {first:?}");
     }
 }
 
@@ -134,7 +117,7 @@ fn f44_an_encryption_request_is_made_once() {
         client.send(&[untagged(request, b"")]);
         assert_eq!(client.byte(), Some(b'N'));
         client.send(&[untagged(request, b"")]);
-        client.to_end()
+        client.until_end()
     };
     let refused = repeated(fixture.cluster.tcp(), SSL_REQUEST);
     assert_eq!(repeated(fixture.proxy.tcp(), SSL_REQUEST), refused);
@@ -147,24 +130,18 @@ fn e42_long_startup_packets_are_refused() {
     let fixture = Fixture::transaction();
     let login = |length: usize| {
         let padding = "x".repeat(length);
-        [startup(
-            PROTOCOL_3_0,
-            &[("user", "postgres"), ("application_name", &padding)],
-        )]
+        [startup(PROTOCOL_3_0, &[("user", "postgres"), ("application_name", &padding)])]
     };
     for length in [10_001, 100_000, 1_000_000] {
         let mut client = fixture.proxy.tcp().open();
         let _ = client.try_send(&login(length).concat());
-        let said = client.to_end();
-        assert!(
-            said.len() <= 2 && said[0].starts_with('E'),
-            "{length} bytes: {said:?}"
-        );
+        let said = client.until_end();
+        assert!(said.len() <= 2 && said[0].starts_with('E'), "{length} bytes: {said:?}");
     }
     // Only announced, never sent: the answer does not wait for it.
     let mut client = fixture.proxy.tcp().open();
     client.send(&[vec![0x7f, 0xff, 0xff, 0xff, 0, 3, 0, 0]]);
-    assert_eq!(client.to_end().last(), "EOF");
+    assert_eq!(client.until_end().last(), "EOF");
 }
 
 #[test]
@@ -185,29 +162,20 @@ fn malformed_startup_packets_are_refused_as_by_the_server() {
     for body in bodies {
         let proxied = answers(&fixture.proxy.tcp(), std::slice::from_ref(&body));
         let direct = answers(&fixture.cluster.tcp(), std::slice::from_ref(&body));
-        assert_eq!(
-            direct, proxied,
-            "left: PostgreSQL itself, right: the proxy, to {body:?}"
-        );
+        assert_eq!(direct, proxied, "left: PostgreSQL itself, right: the proxy, to {body:?}");
     }
 }
 
 #[test]
 fn startup_without_database_means_that_of_the_users_name() {
     let fixture = Fixture::start(|config| {
-        let port = format!(
-            "port = {}",
-            crate::support::cluster::Cluster::shared().port()
-        );
+        let port = format!("port = {}", crate::support::cluster::Cluster::shared().port());
         config.database("dave", &["host = \"127.0.0.1\"", &port, "dbname = \"t1\""])
     });
     let mut client = fixture.proxy.tcp().open();
     client.send(&[startup(PROTOCOL_3_0, &[("user", "dave")])]);
     assert_eq!(client.until(b'Z').last(), "Z I");
-    assert_eq!(
-        client.value("select current_user || current_database()"),
-        "davet1"
-    );
+    assert_eq!(client.value("select current_user || current_database()"), "davet1");
     let unknown = Login::new("postgres", "nowhere").connect(&fixture.proxy.tcp());
     let said = unknown.err().expect("no such database");
     assert_eq!(said[said.len() - 2].to_string(), "E FATAL 3D000");
@@ -218,10 +186,7 @@ fn replication_connections_are_refused_clearly() {
     let fixture = Fixture::transaction();
     for value in ["true", "database"] {
         let login = fixture.login().parameter("replication", value);
-        let said = login
-            .connect(&fixture.proxy.tcp())
-            .err()
-            .expect("not supported yet");
+        let said = login.connect(&fixture.proxy.tcp()).err().expect("not supported yet");
         assert_eq!(said[said.len() - 2].to_string(), "E FATAL 0A000");
     }
     let login = fixture.login().parameter("replication", "false");

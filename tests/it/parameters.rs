@@ -54,16 +54,11 @@ fn c26_a_new_client_sees_no_parameters_of_others() {
 fn c26_startup_parameters_are_in_force() {
     Fixture::transaction().both(|peer| {
         let login = |number: usize| {
-            REPORTED
-                .iter()
-                .fold(peer.login.clone(), |login, (name, first, second)| {
-                    login.parameter(name, [first, second][number])
-                })
+            REPORTED.iter().fold(peer.login.clone(), |login, (name, first, second)| {
+                login.parameter(name, [first, second][number])
+            })
         };
-        let (mut a, mut b) = (
-            peer.connect_as("a", &login(0)),
-            peer.connect_as("b", &login(1)),
-        );
+        let (mut a, mut b) = (peer.connect_as("a", &login(0)), peer.connect_as("b", &login(1)));
         for (name, first, second) in REPORTED {
             for (client, value) in [(&mut a, first), (&mut b, second)] {
                 assert_eq!(client.value(&format!("show {name}")), value);
@@ -80,10 +75,7 @@ fn c26_set_in_a_rolled_back_transaction_is_undone() {
         a.query("set TimeZone = 'Europe/Paris'");
         let set = a.query("begin; set TimeZone = 'Asia/Tokyo'");
         assert_eq!(set, "C BEGIN | C SET | S TimeZone=Asia/Tokyo | Z T");
-        assert_eq!(
-            a.query("rollback"),
-            "C ROLLBACK | S TimeZone=Europe/Paris | Z I"
-        );
+        assert_eq!(a.query("rollback"), "C ROLLBACK | S TimeZone=Europe/Paris | Z I");
         assert_eq!(b.value("show TimeZone"), "UTC");
         assert_eq!(a.value("show TimeZone"), "Europe/Paris");
         a.query("begin; set local TimeZone = 'Asia/Tokyo'; select 1");
@@ -103,40 +95,17 @@ fn c26_every_way_to_set_a_parameter_is_noticed() {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         let ways = [
             (vec![query("set application_name to 'w1'")], "w1"),
+            (vec![query("select set_config('application_name', 'w2', false)")], "w2"),
             (
-                vec![query("select set_config('application_name', 'w2', false)")],
-                "w2",
-            ),
-            (
-                vec![
-                    parse("", "set application_name = 'w3'"),
-                    bind("", ""),
-                    execute(""),
-                    sync(),
-                ],
+                vec![parse("", "set application_name = 'w3'"), bind("", ""), execute(""), sync()],
                 "w3",
             ),
-            (
-                vec![query("do $$ begin set application_name = 'w4'; end $$")],
-                "w4",
-            ),
-            (
-                vec![query("select 1; set application_name = 'w5'; select 2")],
-                "w5",
-            ),
-            (
-                vec![query("begin; set application_name = 'w6'"), query("commit")],
-                "w6",
-            ),
+            (vec![query("do $$ begin set application_name = 'w4'; end $$")], "w4"),
+            (vec![query("select 1; set application_name = 'w5'; select 2")], "w5"),
+            (vec![query("begin; set application_name = 'w6'"), query("commit")], "w6"),
             (vec![query("reset application_name")], ""),
-            (
-                vec![query("set application_name = 'w7'"), query("reset all")],
-                "",
-            ),
-            (
-                vec![query("set application_name = 'w8'"), query("discard all")],
-                "",
-            ),
+            (vec![query("set application_name = 'w7'"), query("reset all")], ""),
+            (vec![query("set application_name = 'w8'"), query("discard all")], ""),
         ];
         for (messages, value) in ways {
             a.run(&messages);
@@ -165,24 +134,12 @@ fn c26_greeting_is_that_of_the_server() {
     for login in [
         fixture.login(),
         Login::new("dave", &fixture.database),
-        fixture
-            .login()
-            .parameter("application_name", "x")
-            .parameter("DateStyle", "german"),
+        fixture.login().parameter("application_name", "x").parameter("DateStyle", "german"),
     ] {
-        let direct = login
-            .connect(&fixture.cluster.tcp())
-            .expect("trusted")
-            .parameters;
+        let direct = login.connect(&fixture.cluster.tcp()).expect("trusted").parameters;
         for _ in 0..2 {
-            let proxied = login
-                .connect(&fixture.proxy.tcp())
-                .expect("trusted")
-                .parameters;
-            assert_eq!(
-                direct, proxied,
-                "left: PostgreSQL itself, right: through the proxy"
-            );
+            let proxied = login.connect(&fixture.proxy.tcp()).expect("trusted").parameters;
+            assert_eq!(direct, proxied, "left: PostgreSQL itself, right: through the proxy");
         }
     }
 }
@@ -206,10 +163,7 @@ fn c28_values_are_quoted_exactly_once() {
             let login = peer.login.clone().parameter("application_name", value);
             let mut started = peer.connect_as("started", &login);
             let mut set = peer.connect("set");
-            set.query(&format!(
-                "set application_name = '{}'",
-                value.replace('\'', "''")
-            ));
+            set.query(&format!("set application_name = '{}'", value.replace('\'', "''")));
             let expected = set.value("show application_name");
             assert_eq!(others.value("show application_name"), "");
             assert_eq!(started.value("show application_name"), expected);
@@ -240,11 +194,8 @@ fn c29_equal_parameters_cost_no_statement() {
     let database = cluster.new_database();
     let proxy = Proxy::start(&cluster, Fixture::config(&cluster, &database));
     // Written differently, these mean the same.
-    let logins = [
-        ("iso", "utf8", "utc"),
-        ("ISO, MDY", "UTF-8", "UTC"),
-        ("iso,mdy", "unicode", "Utc"),
-    ];
+    let logins =
+        [("iso", "utf8", "utc"), ("ISO, MDY", "UTF-8", "UTC"), ("iso,mdy", "unicode", "Utc")];
     let mut clients = logins.map(|(style, encoding, zone)| {
         Login::new("postgres", &database)
             .parameter("DateStyle", style)
@@ -259,12 +210,8 @@ fn c29_equal_parameters_cost_no_statement() {
         }
     }
     let log = cluster.log().to_lowercase();
-    let seen = log
-        .lines()
-        .filter(|line| line.contains(&format!("@{database} ")));
-    let sets = seen
-        .filter(|line| line.contains("set ") && line.contains("datestyle"))
-        .count();
+    let seen = log.lines().filter(|line| line.contains(&format!("@{database} ")));
+    let sets = seen.filter(|line| line.contains("set ") && line.contains("datestyle")).count();
     assert!(sets <= clients.len(), "{sets} times for 30 queries");
 }
 
@@ -305,19 +252,11 @@ fn c30_invalid_startup_values_fail_at_login() {
             let login = fixture.login().parameter(name, value);
             let outcome = [fixture.cluster.tcp(), fixture.proxy.tcp()].map(|address| {
                 let said = login.connect(&address).err().expect("it is invalid");
-                said.iter()
-                    .find(|reply| reply.tag() == b'E')
-                    .map(Reply::to_string)
+                said.iter().find(|reply| reply.tag() == b'E').map(Reply::to_string)
             });
-            assert_eq!(
-                outcome[0], outcome[1],
-                "{name}; left: PostgreSQL itself, right: the proxy"
-            );
+            assert_eq!(outcome[0], outcome[1], "{name}; left: PostgreSQL itself, right: the proxy");
         }
-        assert_eq!(
-            fixture.connect().query("select 1"),
-            "T | D 1 | C SELECT 1 | Z I"
-        );
+        assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
 }
 
@@ -327,14 +266,9 @@ fn c30_unknown_startup_parameter_is_refused_as_by_the_server() {
     let login = fixture.login().parameter("nonsense", "1");
     let outcome = [fixture.cluster.tcp(), fixture.proxy.tcp()].map(|address| {
         let said = login.connect(&address).err().expect("it is unknown");
-        said.iter()
-            .find(|reply| reply.tag() == b'E')
-            .map(Reply::to_string)
+        said.iter().find(|reply| reply.tag() == b'E').map(Reply::to_string)
     });
-    assert_eq!(
-        outcome[0], outcome[1],
-        "left: PostgreSQL itself, right: the proxy"
-    );
+    assert_eq!(outcome[0], outcome[1], "left: PostgreSQL itself, right: the proxy");
 }
 
 #[test]
@@ -362,10 +296,7 @@ fn c30_what_drivers_send_at_startup_is_accepted() {
 fn c30_options_set_parameters() {
     Fixture::transaction().both(|peer: &Peer| {
         let login = peer.login.clone();
-        let login = login.parameter(
-            "options",
-            "-c TimeZone=Europe/Paris --application_name=a\\ b",
-        );
+        let login = login.parameter("options", "-c TimeZone=Europe/Paris --application_name=a\\ b");
         let (mut a, mut b) = (peer.connect_as("a", &login), peer.connect("b"));
         assert_eq!(b.value("show TimeZone"), "UTC");
         assert_eq!(a.value("show TimeZone"), "Europe/Paris");

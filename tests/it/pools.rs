@@ -6,13 +6,14 @@ use std::{
 };
 
 use crate::support::{
-    cluster::Cluster, fixture::Fixture, let_pass, login::Login, poll, wire::Client,
+    EndsWith, cluster::Cluster, fixture::Fixture, let_pass, login::Login, poll, wire::Client,
 };
 
 /// Runs fifty clients for a while and gives the greatest number of backends seen meanwhile.
 fn most_backends(fixture: &Fixture, logins: &[Login]) -> usize {
     let over = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _end = EndsWith(&over);
         let workers: Vec<_> = (0..50)
             .map(|number| {
                 let login = &logins[number % logins.len()];
@@ -52,10 +53,7 @@ fn never_more_backends_than_the_pool_allows() {
                 .general(&format!("default_pool_size = {size}"))
         });
         let most = most_backends(&fixture, &[fixture.login()]);
-        assert!(
-            (1..=size).contains(&most),
-            "{most} backends, {workers} workers, size {size}"
-        );
+        assert!((1..=size).contains(&most), "{most} backends, {workers} workers, size {size}");
     }
 }
 
@@ -70,10 +68,7 @@ fn never_more_backends_than_the_database_allows() {
         });
         let dave = Login::new("dave", &fixture.database);
         let most = most_backends(&fixture, &[fixture.login(), dave]);
-        assert!(
-            (1..=3).contains(&most),
-            "{most} backends with {workers} workers"
-        );
+        assert!((1..=3).contains(&most), "{most} backends with {workers} workers");
     }
 }
 
@@ -81,9 +76,8 @@ fn never_more_backends_than_the_database_allows() {
 fn idle_backend_of_another_user_gives_way() {
     let fixture = Fixture::start(|config| config.general("max_db_connections = 1"));
     let mut a = fixture.connect();
-    let mut b = Login::new("dave", &fixture.database)
-        .connect(&fixture.proxy.tcp())
-        .expect("trusted");
+    let mut b =
+        Login::new("dave", &fixture.database).connect(&fixture.proxy.tcp()).expect("trusted");
     for _ in 0..5 {
         assert_eq!(a.value("select current_user"), "postgres");
         assert_eq!(b.value("select current_user"), "dave");
@@ -101,19 +95,15 @@ fn never_more_backends_than_the_user_allows() {
     let cluster = Cluster::shared();
     let other = cluster.new_database();
     let fixture = Fixture::start(|config| {
-        let (port, dbname) = (
-            format!("port = {}", cluster.port()),
-            format!("dbname = \"{other}\""),
-        );
+        let (port, dbname) =
+            (format!("port = {}", cluster.port()), format!("dbname = \"{other}\""));
         config
             .general("default_pool_size = 3")
             .database(&other, &["host = \"127.0.0.1\"", &port, &dbname])
             .user("dave", &["max_user_connections = 2"])
     });
     let connect = |database: &str| -> Client {
-        Login::new("dave", database)
-            .connect(&fixture.proxy.tcp())
-            .expect("trusted")
+        Login::new("dave", database).connect(&fixture.proxy.tcp()).expect("trusted")
     };
     let mut here = [connect(&fixture.database), connect(&fixture.database)];
     let mut there = [connect(&other), connect(&other)];
@@ -148,15 +138,12 @@ fn pool_size_of_database_and_user() {
         }
         let proxy = crate::support::proxy::Proxy::start(cluster, config);
         let login = Login::new("dave", &database);
-        let mut clients: Vec<_> = (0..4)
-            .map(|_| login.connect(&proxy.tcp()).expect("trusted"))
-            .collect();
+        let mut clients: Vec<_> =
+            (0..4).map(|_| login.connect(&proxy.tcp()).expect("trusted")).collect();
         for client in &mut clients {
             client.send(&[crate::support::message::query("begin")]);
         }
-        poll("the pool is full", || {
-            cluster.backends(&database) == expected
-        });
+        poll("the pool is full", || cluster.backends(&database) == expected);
         let_pass(Duration::from_millis(300));
         assert_eq!(cluster.backends(&database), expected);
     }
@@ -181,9 +168,7 @@ fn min_pool_size_is_kept_ready() {
 #[test]
 fn reserve_pool_opens_after_its_timeout() {
     let fixture = Fixture::start(|config| {
-        config
-            .general("reserve_pool_size = 1")
-            .general("reserve_pool_timeout = 1")
+        config.general("reserve_pool_size = 1").general("reserve_pool_timeout = 1")
     });
     let mut clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
     assert_eq!(clients[0].query("begin"), "C BEGIN | Z T");
@@ -203,9 +188,7 @@ fn reserve_pool_opens_after_its_timeout() {
 #[test]
 fn idle_backends_are_closed() {
     let fixture = Fixture::start(|config| {
-        config
-            .general("default_pool_size = 3")
-            .general("server_idle_timeout = 1")
+        config.general("default_pool_size = 3").general("server_idle_timeout = 1")
     });
     let mut clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
     for client in &mut clients {
@@ -237,9 +220,7 @@ fn idle_clients_hold_no_backend() {
 #[test]
 fn backends_are_checked_after_a_long_rest() {
     let fixture = Fixture::start(|config| {
-        config
-            .general("server_check_delay = 0")
-            .general("server_check_query = \"select 1\"")
+        config.general("server_check_delay = 0").general("server_check_query = \"select 1\"")
     });
     fixture.both(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
@@ -253,9 +234,7 @@ fn backends_are_checked_after_a_long_rest() {
 #[test]
 fn server_round_robin_uses_all_backends() {
     let fixture = Fixture::start(|config| {
-        config
-            .general("default_pool_size = 3")
-            .general("server_round_robin = true")
+        config.general("default_pool_size = 3").general("server_round_robin = true")
     });
     let mut clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
     for client in &mut clients {
@@ -275,21 +254,12 @@ fn max_client_conn_refuses_the_next_client() {
     let fixture = Fixture::start(|config| config.general("max_client_conn = 3"));
     for _ in 0..3 {
         let clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
-        let said = fixture
-            .login()
-            .connect(&fixture.proxy.tcp())
-            .err()
-            .expect("it is full");
+        let said = fixture.login().connect(&fixture.proxy.tcp()).err().expect("it is full");
         let refusal = &said[said.len() - 2];
         assert_eq!(refusal.to_string(), "E FATAL 53300");
-        assert_eq!(
-            refusal.field(b'M').as_deref(),
-            Some("sorry, too many clients already")
-        );
+        assert_eq!(refusal.field(b'M').as_deref(), Some("sorry, too many clients already"));
         drop(clients);
-        poll("the places are free again", || {
-            fixture.login().connect(&fixture.proxy.tcp()).is_ok()
-        });
+        poll("the places are free again", || fixture.login().connect(&fixture.proxy.tcp()).is_ok());
         let_pass(Duration::from_millis(100));
     }
 }

@@ -13,10 +13,7 @@ fn a02_failed_parse_leaves_its_name_free() {
         assert_eq!(a.run(&[parse("s", "selec"), sync()]), "E 42601 | Z I");
         assert_eq!(a.run(&[bind("", "s"), sync()]), "E 26000 | Z I");
         assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z I");
-        assert_eq!(
-            a.run(&[bind("", "s"), execute(""), sync()]),
-            "2 | D 1 | C SELECT 1 | Z I"
-        );
+        assert_eq!(a.run(&[bind("", "s"), execute(""), sync()]), "2 | D 1 | C SELECT 1 | Z I");
     });
 }
 
@@ -25,17 +22,11 @@ fn a02_failed_parse_fails_for_the_next_client_too() {
     Fixture::transaction().both(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         for client in [&mut a, &mut b] {
-            assert_eq!(
-                client.run(&[parse("s", "select * from later"), sync()]),
-                "E 42P01 | Z I"
-            );
+            assert_eq!(client.run(&[parse("s", "select * from later"), sync()]), "E 42P01 | Z I");
         }
         assert_eq!(b.query("create table later ()"), "C CREATE TABLE | Z I");
         for client in [&mut a, &mut b] {
-            assert_eq!(
-                client.run(&[parse("s", "select * from later"), sync()]),
-                "1 | Z I"
-            );
+            assert_eq!(client.run(&[parse("s", "select * from later"), sync()]), "1 | Z I");
         }
     });
 }
@@ -46,10 +37,7 @@ fn a03_skipped_parse_makes_no_statement() {
         let mut a = peer.connect("a");
         let answers = a.run(&[parse("", "selec"), parse("s", "select 1"), sync()]);
         assert_eq!(answers, "E 42601 | Z I");
-        assert_eq!(
-            a.run(&[bind("", "s"), execute(""), sync()]),
-            "E 26000 | Z I"
-        );
+        assert_eq!(a.run(&[bind("", "s"), execute(""), sync()]), "E 26000 | Z I");
         assert_eq!(a.run(&[describe_statement("s"), sync()]), "E 26000 | Z I");
         assert_eq!(a.run(&[parse("s", "select 2"), sync()]), "1 | Z I");
     });
@@ -62,10 +50,7 @@ fn a03_parse_in_a_rolled_back_transaction_stays() {
         assert_eq!(a.query("begin"), "C BEGIN | Z T");
         assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z T");
         assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
-        assert_eq!(
-            a.run(&[bind("", "s"), execute(""), sync()]),
-            "2 | D 1 | C SELECT 1 | Z I"
-        );
+        assert_eq!(a.run(&[bind("", "s"), execute(""), sync()]), "2 | D 1 | C SELECT 1 | Z I");
     });
 }
 
@@ -73,26 +58,15 @@ fn a03_parse_in_a_rolled_back_transaction_stays() {
 fn a04_unknown_and_duplicate_names_are_plain_errors() {
     Fixture::transaction().both(|peer| {
         let mut a = peer.connect("a");
-        assert_eq!(
-            a.run(&[bind("", "s"), execute(""), sync()]),
-            "E 26000 | Z I"
-        );
+        assert_eq!(a.run(&[bind("", "s"), execute(""), sync()]), "E 26000 | Z I");
         assert_eq!(a.run(&[describe_statement("s"), sync()]), "E 26000 | Z I");
         assert_eq!(a.run(&[describe_portal("p"), sync()]), "E 34000 | Z I");
         assert_eq!(a.run(&[execute("p"), sync()]), "E 34000 | Z I");
         assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z I");
         assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "E 42P05 | Z I");
-        let answers = a.run(&[
-            parse("t", "select 2"),
-            parse("t", "select 3"),
-            sync(),
-            sync(),
-        ]);
+        let answers = a.run(&[parse("t", "select 2"), parse("t", "select 3"), sync(), sync()]);
         assert_eq!(answers, "1 | E 42P05 | Z I | Z I");
-        assert_eq!(
-            a.run(&[bind("", "t"), execute(""), sync()]),
-            "2 | D 2 | C SELECT 1 | Z I"
-        );
+        assert_eq!(a.run(&[bind("", "t"), execute(""), sync()]), "2 | D 2 | C SELECT 1 | Z I");
         assert_eq!(a.query("begin"), "C BEGIN | Z T");
         assert_eq!(a.run(&[bind("", "nowhere"), sync()]), "E 26000 | Z E");
         assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
@@ -103,12 +77,8 @@ fn a04_unknown_and_duplicate_names_are_plain_errors() {
 fn a05_close_of_an_unknown_name_succeeds() {
     Fixture::transaction().both(|peer| {
         let mut a = peer.connect("a");
-        let answers = a.run(&[
-            close_statement("s"),
-            close_portal("p"),
-            close_statement(""),
-            sync(),
-        ]);
+        let answers =
+            a.run(&[close_statement("s"), close_portal("p"), close_statement(""), sync()]);
         assert_eq!(answers, "3 | 3 | 3 | Z I");
     });
 }
@@ -130,26 +100,14 @@ fn a07_repeated_parse_that_fails_answers_the_bind() {
     fixture.both(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         assert_eq!(b.query("create table gone ()"), "C CREATE TABLE | Z I");
-        assert_eq!(
-            a.run(&[parse("s", "select * from gone"), sync()]),
-            "1 | Z I"
-        );
+        assert_eq!(a.run(&[parse("s", "select * from gone"), sync()]), "1 | Z I");
         // Pushes a's statement out of the backend.
         assert_eq!(b.run(&[parse("t", "select 1"), sync()]), "1 | Z I");
         assert_eq!(b.query("drop table gone"), "C DROP TABLE | Z I");
-        let answers = a.run(&[
-            bind("", "s"),
-            execute(""),
-            sync(),
-            parse("u", "select 2"),
-            sync(),
-        ]);
+        let answers = a.run(&[bind("", "s"), execute(""), sync(), parse("u", "select 2"), sync()]);
         assert_eq!(answers, "E 42P01 | Z I | 1 | Z I");
         assert_eq!(b.query("create table gone (x int)"), "C CREATE TABLE | Z I");
-        assert_eq!(
-            b.run(&[bind("", "t"), execute(""), sync()]),
-            "2 | D 1 | C SELECT 1 | Z I"
-        );
+        assert_eq!(b.run(&[bind("", "t"), execute(""), sync()]), "2 | D 1 | C SELECT 1 | Z I");
     });
 }
 
@@ -175,19 +133,13 @@ fn a08_same_text_and_types_share_a_server_statement() {
     let mut clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         let name = format!("name{number}");
-        assert_eq!(
-            client.run(&[parse(&name, "select 'shared'"), sync()]),
-            "1 | Z I"
-        );
+        assert_eq!(client.run(&[parse(&name, "select 'shared'"), sync()]), "1 | Z I");
         let answers = client.run(&[bind("", &name), execute(""), sync()]);
         assert_eq!(answers, "2 | D shared | C SELECT 1 | Z I");
     }
     let held = server_statements(&mut clients[0], "select ''shared''");
     assert_eq!(held.len(), 1, "{held:?}");
-    assert!(
-        !held[0].starts_with("name"),
-        "{held:?} is derived from a client's name"
-    );
+    assert!(!held[0].starts_with("name"), "{held:?} is derived from a client's name");
 }
 
 #[test]
@@ -210,9 +162,7 @@ fn a08_a_client_may_use_the_names_the_proxy_uses() {
     let fixture = Fixture::transaction();
     let mut a = fixture.connect();
     assert_eq!(a.run(&[parse("s", "select 'a'"), sync()]), "1 | Z I");
-    let inner = server_statements(&mut a, "select ''a''")
-        .pop()
-        .expect("it was prepared");
+    let inner = server_statements(&mut a, "select ''a''").pop().expect("it was prepared");
     let mut b = fixture.connect();
     for name in [inner.as_str(), "PGBOUNCER_1"] {
         assert_eq!(b.run(&[bind("", name), sync()]), "E 26000 | Z I");
@@ -255,16 +205,10 @@ fn a09_the_backend_never_holds_more_than_the_limit() {
     let mut a = fixture.connect();
     for number in 0..20 {
         let name = format!("s{number}");
-        assert_eq!(
-            a.run(&[parse(&name, &format!("select {number}")), sync()]),
-            "1 | Z I"
-        );
+        assert_eq!(a.run(&[parse(&name, &format!("select {number}")), sync()]), "1 | Z I");
     }
     let held = a.value("select count(*) from pg_prepared_statements");
-    assert!(
-        held.parse::<u32>().expect("a number") <= 3,
-        "{held} statements"
-    );
+    assert!(held.parse::<u32>().expect("a number") <= 3, "{held} statements");
     for number in 0..20 {
         let answers = a.run(&[bind("", &format!("s{number}")), execute(""), sync()]);
         assert_eq!(answers, format!("2 | D {number} | C SELECT 1 | Z I"));
@@ -277,10 +221,7 @@ fn a09_lowering_the_limit_at_run_time_converges() {
     let mut a = fixture.connect();
     for number in 0..20 {
         let name = format!("s{number}");
-        assert_eq!(
-            a.run(&[parse(&name, &format!("select {number}")), sync()]),
-            "1 | Z I"
-        );
+        assert_eq!(a.run(&[parse(&name, &format!("select {number}")), sync()]), "1 | Z I");
     }
     for limit in [5, 0] {
         fixture
@@ -377,15 +318,9 @@ fn a13_changed_result_type_can_be_prepared_again() {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         assert_eq!(b.query("create table t (x int)"), "C CREATE TABLE | Z I");
         assert_eq!(a.run(&[parse("s", "select * from t"), sync()]), "1 | Z I");
-        assert_eq!(
-            a.run(&[bind("", "s"), execute(""), sync()]),
-            "2 | C SELECT 0 | Z I"
-        );
+        assert_eq!(a.run(&[bind("", "s"), execute(""), sync()]), "2 | C SELECT 0 | Z I");
         assert_eq!(b.query("alter table t add y int"), "C ALTER TABLE | Z I");
-        assert_eq!(
-            a.run(&[bind("", "s"), execute(""), sync()]),
-            "E 0A000 | Z I"
-        );
+        assert_eq!(a.run(&[bind("", "s"), execute(""), sync()]), "E 0A000 | Z I");
         let answers = a.run(&[
             close_statement("s"),
             parse("s", "select * from t"),
@@ -395,12 +330,7 @@ fn a13_changed_result_type_can_be_prepared_again() {
             sync(),
         ]);
         assert_eq!(answers, "3 | 1 | 2 | T | C SELECT 0 | Z I");
-        let answers = b.run(&[
-            parse("s", "select * from t"),
-            bind("", "s"),
-            execute(""),
-            sync(),
-        ]);
+        let answers = b.run(&[parse("s", "select * from t"), bind("", "s"), execute(""), sync()]);
         assert_eq!(answers, "1 | 2 | C SELECT 0 | Z I");
     });
 }
@@ -427,14 +357,9 @@ fn a14_thousands_of_statements_of_one_client_stay_usable() {
 fn statements_survive_the_loss_of_a_backend() {
     let fixture = Fixture::transaction();
     let mut a = fixture.connect();
-    assert_eq!(
-        a.run(&[parse("s", "select 'still here'"), sync()]),
-        "1 | Z I"
-    );
+    assert_eq!(a.run(&[parse("s", "select 'still here'"), sync()]), "1 | Z I");
     let pid = a.backend_pid();
-    fixture
-        .observer()
-        .rows(&format!("select pg_terminate_backend({pid})"));
+    fixture.observer().rows(&format!("select pg_terminate_backend({pid})"));
     crate::support::poll("the proxy notices", || fixture.backends() == 0);
     let answers = a.run(&[bind("", "s"), execute(""), sync()]);
     assert_eq!(answers, "2 | D still here | C SELECT 1 | Z I");
@@ -454,9 +379,7 @@ fn statements_work_in_every_pool_mode() {
     };
     for mode in ["session", "transaction", "statement"] {
         let fixture = Fixture::start(|config| {
-            config
-                .general(&format!("pool_mode = \"{mode}\""))
-                .general("default_pool_size = 2")
+            config.general(&format!("pool_mode = \"{mode}\"")).general("default_pool_size = 2")
         });
         fixture.both(script);
     }
@@ -465,9 +388,5 @@ fn statements_work_in_every_pool_mode() {
 /// Names under which the backend that answers holds statements of this text.
 fn server_statements(client: &mut Client, text: &str) -> Vec<String> {
     let sql = format!("select name from pg_prepared_statements where statement = '{text}'");
-    client
-        .rows(&sql)
-        .into_iter()
-        .map(|mut row| row.remove(0))
-        .collect()
+    client.rows(&sql).into_iter().map(|mut row| row.remove(0)).collect()
 }

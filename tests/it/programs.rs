@@ -12,28 +12,16 @@ use crate::support::{
 
 fn pgbench(fixture: &Fixture, arguments: &[&str]) -> String {
     let mut command = tool("pgbench", &fixture.proxy.tcp(), &fixture.database);
-    successful(
-        command
-            .args(arguments)
-            .output()
-            .expect("pgbench is installed"),
-    )
+    successful(command.args(arguments).output().expect("pgbench is installed"))
 }
 
 /// A database with pgbench's tables, behind a pool of five.
 fn benched(workers: u32) -> Fixture {
     let fixture = Fixture::start(|config| {
-        config
-            .general("default_pool_size = 5")
-            .general(&format!("workers = {workers}"))
+        config.general("default_pool_size = 5").general(&format!("workers = {workers}"))
     });
     let mut command = tool("pgbench", &fixture.cluster.tcp(), &fixture.database);
-    successful(
-        command
-            .args(["-i", "-q", "-s", "1"])
-            .output()
-            .expect("pgbench is installed"),
-    );
+    successful(command.args(["-i", "-q", "-s", "1"]).output().expect("pgbench is installed"));
     fixture
 }
 
@@ -42,22 +30,11 @@ fn pgbench_in_every_protocol_mode() {
     for workers in [1, 2] {
         let fixture = benched(workers);
         for mode in ["simple", "extended", "prepared"] {
-            let report = pgbench(
-                &fixture,
-                &["-n", "-S", "-M", mode, "-c", "50", "-j", "2", "-T", "2"],
-            );
-            assert!(
-                report.contains("number of failed transactions: 0 "),
-                "{mode}: {report}"
-            );
-            let report = pgbench(
-                &fixture,
-                &["-n", "-M", mode, "-c", "20", "-j", "2", "-T", "1"],
-            );
-            assert!(
-                report.contains("number of failed transactions: 0 "),
-                "{mode}: {report}"
-            );
+            let report =
+                pgbench(&fixture, &["-n", "-S", "-M", mode, "-c", "50", "-j", "2", "-T", "2"]);
+            assert!(report.contains("number of failed transactions: 0 "), "{mode}: {report}");
+            let report = pgbench(&fixture, &["-n", "-M", mode, "-c", "20", "-j", "2", "-T", "1"]);
+            assert!(report.contains("number of failed transactions: 0 "), "{mode}: {report}");
         }
         assert!(fixture.backends() <= 5);
         let totals = "select (select sum(abalance) from pgbench_accounts) = \
@@ -71,10 +48,7 @@ fn pgbench_with_a_connection_per_transaction() {
     for mode in ["transaction", "session"] {
         let fixture = benched(1);
         let report = pgbench(&fixture, &["-n", "-S", "-C", "-c", "10", "-T", "1"]);
-        assert!(
-            report.contains("number of failed transactions: 0 "),
-            "{mode}: {report}"
-        );
+        assert!(report.contains("number of failed transactions: 0 "), "{mode}: {report}");
     }
 }
 
@@ -87,14 +61,9 @@ fn pgbench_in_a_pipeline() {
     std::fs::write(&script, text).expect("the folder is ours");
     let script = script.display().to_string();
     for mode in ["extended", "prepared"] {
-        let arguments = [
-            "-n", "-f", &script, "-M", mode, "-c", "20", "-j", "2", "-T", "1",
-        ];
+        let arguments = ["-n", "-f", &script, "-M", mode, "-c", "20", "-j", "2", "-T", "1"];
         let report = pgbench(&fixture, &arguments);
-        assert!(
-            report.contains("number of failed transactions: 0 "),
-            "{mode}: {report}"
-        );
+        assert!(report.contains("number of failed transactions: 0 "), "{mode}: {report}");
     }
 }
 
@@ -124,25 +93,15 @@ fn psql_is_interrupted_and_goes_on() {
     // Only at a terminal does psql survive Ctrl-C; `script` gives it one.
     let psql = tool("psql", &fixture.proxy.tcp(), &fixture.database);
     let mut command = Command::new("script");
-    command.args([
-        "-qec",
-        &format!("{} -X", psql.get_program().display()),
-        "/dev/null",
-    ]);
+    command.args(["-qec", &format!("{} -X", psql.get_program().display()), "/dev/null"]);
     command.env("TERM", "dumb").env("PAGER", "cat");
-    for (name, value) in psql
-        .get_envs()
-        .filter_map(|(name, value)| Some((name, value?)))
-    {
+    for (name, value) in psql.get_envs().filter_map(|(name, value)| Some((name, value?))) {
         command.env(name, value);
     }
     let mut child = spawn(&mut command);
     let mut terminal = child.stdin.take().expect("stdin is piped");
     let mut say = |text: &str| {
-        terminal
-            .write_all(text.as_bytes())
-            .and_then(|()| terminal.flush())
-            .expect("psql reads");
+        terminal.write_all(text.as_bytes()).and_then(|()| terminal.flush()).expect("psql reads");
     };
     for _ in 0..3 {
         say("select pg_sleep(600);\n");
@@ -152,13 +111,7 @@ fn psql_is_interrupted_and_goes_on() {
     }
     say("select 'after' || 'wards';\n\\q\n");
     let output = successful(child.wait_with_output().expect("it is our child"));
-    assert_eq!(
-        output
-            .matches("canceling statement due to user request")
-            .count(),
-        3,
-        "{output}"
-    );
+    assert_eq!(output.matches("canceling statement due to user request").count(), 3, "{output}");
     assert!(output.contains("afterwards"), "{output}");
 }
 
@@ -171,18 +124,13 @@ fn psql_watch_repeats() {
     let mut command = tool("psql", &fixture.proxy.tcp(), &fixture.database);
     let mut child = spawn(command.args(["-X", "-A", "-t", "-q"]));
     let mut stdin = child.stdin.take().expect("stdin is piped");
-    stdin
-        .write_all(b"select nextval('s') \\watch 0.05\n")
-        .expect("psql reads");
+    stdin.write_all(b"select nextval('s') \\watch 0.05\n").expect("psql reads");
     poll("it has been repeated", || {
         fixture.observer().value("select last_value >= 5 from s") == "t"
     });
     child.kill().expect("it runs");
     child.wait().expect("it is our child");
-    assert_eq!(
-        fixture.connect().query("select 1"),
-        "T | D 1 | C SELECT 1 | Z I"
-    );
+    assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
 #[test]
@@ -213,18 +161,11 @@ fn dump_and_restore() {
         let comparable = |text: String| -> Vec<String> {
             // Newer versions mark each dump with a random key.
             let lines = text.lines().filter(|line| !line.starts_with("\\restrict"));
-            lines
-                .filter(|line| !line.starts_with("\\unrestrict"))
-                .map(str::to_owned)
-                .collect()
+            lines.filter(|line| !line.starts_with("\\unrestrict")).map(str::to_owned).collect()
         };
         let source = comparable(dump(fixture.cluster.tcp(), &fixture.database));
         assert_eq!(comparable(through), source, "{mode} mode");
-        assert_eq!(
-            comparable(dump(fixture.cluster.tcp(), &target)),
-            source,
-            "{mode} mode"
-        );
+        assert_eq!(comparable(dump(fixture.cluster.tcp(), &target)), source, "{mode} mode");
     }
 }
 
@@ -241,8 +182,5 @@ fn many_psql_at_once() {
             });
         }
     });
-    assert_eq!(
-        fixture.connect().run(&[query("select 1")]),
-        "T | D 1 | C SELECT 1 | Z I"
-    );
+    assert_eq!(fixture.connect().run(&[query("select 1")]), "T | D 1 | C SELECT 1 | Z I");
 }

@@ -14,6 +14,7 @@ use crate::support::{
     message::*,
     poll,
     proxy::Proxy,
+    reply::Reply,
 };
 
 /// Something that names a server which fails, and the SQLSTATEs a client may hear for it.
@@ -46,7 +47,7 @@ fn assert_all_fail(fixture: &Fixture, login: &Login, sqlstates: &[&str]) {
                     Err(said) => said,
                 };
                 let error = said.iter().find(|reply| reply.tag() == b'E');
-                let state = error.map(|error| error.sqlstate()).unwrap_or_default();
+                let state = error.map(Reply::sqlstate).unwrap_or_default();
                 assert!(sqlstates.contains(&state.as_str()), "{said:?}");
             });
         }
@@ -67,10 +68,7 @@ fn g50_refusal_by_the_server_is_told_with_its_own_code() {
             assert_all_fail(&fixture, &login, &[sqlstate]);
         }
         // Other pools are none the worse for it.
-        assert_eq!(
-            fixture.connect().query("select 1"),
-            "T | D 1 | C SELECT 1 | Z I"
-        );
+        assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
 }
 
@@ -90,9 +88,7 @@ fn g50_refusal_spares_those_whom_another_backend_can_serve() {
 #[test]
 fn g50_too_many_connections_is_told_as_such() {
     let (fixture, login) = failing("app", &["dbname = \"t1\""], "single");
-    let _only = login
-        .connect(&fixture.cluster.tcp())
-        .expect("the first one");
+    let _only = login.connect(&fixture.cluster.tcp()).expect("the first one");
     assert_all_fail(&fixture, &login, &["53300"]);
 }
 
@@ -107,9 +103,7 @@ fn g50_server_that_is_starting_up_is_waited_for() {
     cluster.crash();
     std::thread::scope(|scope| {
         scope.spawn(|| cluster.restart());
-        poll("the client is served again", || {
-            a.query("select 1") == "T | D 1 | C SELECT 1 | Z I"
-        });
+        poll("the client is served again", || a.query("select 1") == "T | D 1 | C SELECT 1 | Z I");
     });
 }
 
@@ -120,18 +114,12 @@ fn g51_refused_connections_fail_fast() {
     for _ in 0..2 {
         assert_all_fail(&fixture, &login, &["08001", "08006", "57P03"]);
     }
-    assert_eq!(
-        fixture.connect().query("select 1"),
-        "T | D 1 | C SELECT 1 | Z I"
-    );
+    assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
 #[test]
 fn g51_missing_socket_and_unknown_host_fail_fast() {
-    for host in [
-        "host = \"/nonexistent\"",
-        "host = \"does-not-exist.invalid\"",
-    ] {
+    for host in ["host = \"/nonexistent\"", "host = \"does-not-exist.invalid\""] {
         let (fixture, login) = failing("app", &[host], "postgres");
         assert_all_fail(&fixture, &login, &["08001", "08006", "57P03"]);
     }
@@ -142,17 +130,13 @@ fn g51_server_that_never_answers_fails_at_the_connect_timeout() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = silent.local_addr().expect("bound").port();
     let fixture = Fixture::start(|config| {
-        config.general("server_connect_timeout = 1").database(
-            "silent",
-            &["host = \"127.0.0.1\"", &format!("port = {port}")],
-        )
+        config
+            .general("server_connect_timeout = 1")
+            .database("silent", &["host = \"127.0.0.1\"", &format!("port = {port}")])
     });
     let login = Login::new("postgres", "silent");
     assert_all_fail(&fixture, &login, &["08001", "08006", "57P03"]);
-    assert_eq!(
-        fixture.connect().query("select 1"),
-        "T | D 1 | C SELECT 1 | Z I"
-    );
+    assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
 #[test]
@@ -167,14 +151,9 @@ fn g51_recovery_needs_no_restart() {
         Ok(mut client) => client.query("select 1"),
         Err(said) => said.into_iter().collect(),
     };
-    assert!(
-        attempt().iter().any(|text| text.starts_with('E')),
-        "the server is down"
-    );
+    assert!(attempt().iter().any(|text| text.starts_with('E')), "the server is down");
     cluster.restart();
-    poll("clients are served", || {
-        attempt() == "T | D 1 | C SELECT 1 | Z I"
-    });
+    poll("clients are served", || attempt() == "T | D 1 | C SELECT 1 | Z I");
 }
 
 #[test]
@@ -182,10 +161,7 @@ fn g52_a_failing_server_does_not_slow_down_another_pool() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = silent.local_addr().expect("bound").port();
     let fixture = Fixture::start(|config| {
-        config.database(
-            "silent",
-            &["host = \"127.0.0.1\"", &format!("port = {port}")],
-        )
+        config.database("silent", &["host = \"127.0.0.1\"", &format!("port = {port}")])
     });
     let mut stuck: Vec<_> = (0..20).map(|_| fixture.proxy.tcp().open()).collect();
     for client in &mut stuck {
@@ -194,16 +170,9 @@ fn g52_a_failing_server_does_not_slow_down_another_pool() {
     }
     let started = Instant::now();
     for _ in 0..10 {
-        assert_eq!(
-            fixture.connect().query("select 1"),
-            "T | D 1 | C SELECT 1 | Z I"
-        );
+        assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
-    assert!(
-        started.elapsed() < Duration::from_secs(5),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
 }
 
 #[test]
@@ -235,12 +204,7 @@ fn waiters_are_served_in_the_order_of_their_arrival() {
         assert_eq!(holder.query("commit"), "C COMMIT | Z I");
         let served: Vec<u32> = waiters
             .iter_mut()
-            .map(|waiter| {
-                waiter.ready(1)[1]
-                    .trim_start_matches("D ")
-                    .parse()
-                    .expect("a number")
-            })
+            .map(|waiter| waiter.ready(1)[1].trim_start_matches("D ").parse().expect("a number"))
             .collect();
         assert!(served.is_sorted(), "{served:?}");
     }

@@ -47,10 +47,8 @@ struct Dice(u64);
 
 impl Dice {
     fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let sides = u64::try_from(sides).expect("64-bit");
         usize::try_from((self.0 >> 33) % sides).expect("64-bit")
     }
@@ -74,11 +72,7 @@ fn step(dice: &mut Dice) -> Vec<Bytes> {
         0..=3 => vec![parse(dice.name(), dice.pick(&TEXTS))],
         4..=5 => {
             let name = dice.name();
-            vec![
-                parse(name, dice.pick(&TEXTS)),
-                bind_values("", name, &["v"]),
-                execute(""),
-            ]
+            vec![parse(name, dice.pick(&TEXTS)), bind_values("", name, &["v"]), execute("")]
         }
         6..=7 => vec![bind(dice.portal(), dice.name())],
         8 => vec![bind_values(dice.portal(), dice.name(), &["v"])],
@@ -111,21 +105,15 @@ fn batch(dice: &mut Dice) -> Vec<Bytes> {
 
 fn play(peer: &Peer, seed: u64) {
     let mut dice = Dice(seed);
-    let mut clients: Vec<_> = (0..CLIENTS)
-        .map(|number| peer.connect(&format!("seed {seed}, client {number}")))
-        .collect();
+    let mut clients: Vec<_> =
+        (0..CLIENTS).map(|number| peer.connect(&format!("seed {seed}, client {number}"))).collect();
     for _ in 0..BATCHES {
         let client = &mut clients[dice.roll(CLIENTS)];
         let messages = batch(&mut dice);
         if dice.roll(5) == 0 {
             let size = 1 + dice.roll(20);
             client.send_in_pieces(&messages, size);
-            client.ready(
-                messages
-                    .iter()
-                    .filter(|message| b"QS".contains(&message[0]))
-                    .count(),
-            );
+            client.ready(messages.iter().filter(|message| b"QS".contains(&message[0])).count());
         } else {
             client.run(&messages);
         }
@@ -141,9 +129,7 @@ fn play_all(first: u64, settings: &str) {
         _ => first..=first + 39,
     };
     let fixture = Fixture::start(|config| {
-        config
-            .general(&format!("default_pool_size = {CLIENTS}"))
-            .general(settings)
+        config.general(&format!("default_pool_size = {CLIENTS}")).general(settings)
     });
     for seed in seeds {
         fixture.both(|peer| play(peer, seed));

@@ -12,10 +12,7 @@ fn b18_a_transaction_keeps_its_backend() {
         (query("begin"), "Z T"),
         (query("begin; select 1"), "Z T"),
         (query("begin; select 1/0"), "Z E"),
-        (
-            [parse("", "begin"), bind("", ""), execute(""), sync()].concat(),
-            "Z T",
-        ),
+        ([parse("", "begin"), bind("", ""), execute(""), sync()].concat(), "Z T"),
     ] {
         let fixture = Fixture::transaction();
         let (mut a, mut b) = (fixture.connect(), fixture.connect());
@@ -49,52 +46,22 @@ fn b18_the_end_of_a_transaction_frees_the_backend() {
 fn abandoned() -> Vec<(&'static str, Vec<Bytes>)> {
     let big = "select repeat('x', 1000) from generate_series(1, 50000)";
     vec![
-        (
-            "in a transaction",
-            vec![query("begin; insert into t values (1)")],
-        ),
-        (
-            "in a failed transaction",
-            vec![query("begin; insert into t values (1); select 1/0")],
-        ),
-        (
-            "after Terminate",
-            vec![query("begin; insert into t values (1)"), terminate()],
-        ),
+        ("in a transaction", vec![query("begin; insert into t values (1)")]),
+        ("in a failed transaction", vec![query("begin; insert into t values (1); select 1/0")]),
+        ("after Terminate", vec![query("begin; insert into t values (1)"), terminate()]),
         (
             "while a query runs",
-            vec![
-                query("begin; insert into t values (1)"),
-                query("select pg_sleep(600)"),
-            ],
+            vec![query("begin; insert into t values (1)"), query("select pg_sleep(600)")],
         ),
-        (
-            "without reading",
-            vec![
-                query("begin"),
-                query("insert into t values (1)"),
-                query(big),
-            ],
-        ),
-        (
-            "in the middle of COPY",
-            vec![query("copy t from stdin"), copy_data("1\n")],
-        ),
+        ("without reading", vec![query("begin"), query("insert into t values (1)"), query(big)]),
+        ("in the middle of COPY", vec![query("copy t from stdin"), copy_data("1\n")]),
         (
             "without Sync",
-            vec![
-                parse("", "insert into t values (1)"),
-                bind("", ""),
-                execute(""),
-                flush(),
-            ],
+            vec![parse("", "insert into t values (1)"), bind("", ""), execute(""), flush()],
         ),
         (
             "between two halves of a message",
-            vec![
-                query("begin; insert into t values (1)"),
-                query("commit")[..6].to_vec(),
-            ],
+            vec![query("begin; insert into t values (1)"), query("commit")[..6].to_vec()],
         ),
     ]
 }
@@ -111,10 +78,7 @@ fn b19_client_gone_in_a_transaction_never_leaks_it() {
             drop(a);
             let mut b = fixture.connect();
             let seen = b.query("select count(*) from t");
-            assert_eq!(
-                seen, "T | D 0 | C SELECT 1 | Z I",
-                "{mode} mode, gone {how}"
-            );
+            assert_eq!(seen, "T | D 0 | C SELECT 1 | Z I", "{mode} mode, gone {how}");
         }
         poll("nothing stays open", || {
             let sql = "select count(*) from pg_locks where relation = 't'::regclass";
@@ -146,10 +110,7 @@ fn b20_query_of_a_client_that_is_gone_is_cancelled() {
         poll("the query runs", || fixture.is_running("pg_sleep"));
         drop(a);
         poll("the query is cancelled", || !fixture.is_running("pg_sleep"));
-        assert_eq!(
-            fixture.connect().query("select 1"),
-            "T | D 1 | C SELECT 1 | Z I"
-        );
+        assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
 }
 
@@ -161,7 +122,7 @@ fn b21_loss_of_the_server_in_a_transaction_is_told_in_its_own_words() {
         // Through a pool of one, nobody else can kill: the backend ends itself.
         assert_eq!(a.query("begin"), "C BEGIN | Z T");
         a.send(&[query("select pg_terminate_backend(pg_backend_pid())")]);
-        assert_eq!(a.to_end(), "T | D t | E FATAL 57P01 | EOF");
+        assert_eq!(a.until_end(), "T | D t | E FATAL 57P01 | EOF");
         assert_eq!(killer.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     });
 }
@@ -172,10 +133,8 @@ fn b21_loss_of_the_server_while_the_client_idles_in_its_transaction() {
     let (mut a, mut b) = (fixture.connect(), fixture.connect());
     assert_eq!(a.query("begin"), "C BEGIN | Z T");
     let pid = a.backend_pid();
-    fixture
-        .observer()
-        .rows(&format!("select pg_terminate_backend({pid})"));
-    assert_eq!(a.to_end(), "E FATAL 57P01 | EOF");
+    fixture.observer().rows(&format!("select pg_terminate_backend({pid})"));
+    assert_eq!(a.until_end(), "E FATAL 57P01 | EOF");
     assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
@@ -185,9 +144,7 @@ fn b21_loss_of_an_idle_backend_is_invisible() {
     let mut a = fixture.connect();
     for _ in 0..3 {
         let pid = a.backend_pid();
-        fixture
-            .observer()
-            .rows(&format!("select pg_terminate_backend({pid})"));
+        fixture.observer().rows(&format!("select pg_terminate_backend({pid})"));
         poll("the backend is gone", || fixture.backends() == 0);
         assert_eq!(a.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
@@ -204,11 +161,8 @@ fn b21_crash_of_the_server_is_invisible_to_idle_clients() {
     assert_eq!(idle.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     assert_eq!(busy.query("begin"), "C BEGIN | Z T");
     cluster.crash();
-    let last = busy.to_end();
-    assert!(
-        last[0].contains("57P0") || last[0] == "E FATAL 08006",
-        "{last:?}"
-    );
+    let last = busy.until_end();
+    assert!(last[0].contains("57P0") || last[0] == "E FATAL 08006", "{last:?}");
     cluster.restart();
     // An error that tells so is fine while the server is away; the connection itself must live.
     poll("the idle client is served again", || {
@@ -249,9 +203,7 @@ fn b22_session_state_is_gone_before_the_next_client() {
 #[test]
 fn b22_backend_whose_reset_fails_is_not_used_again() {
     let fixture = Fixture::start(|config| {
-        config
-            .general("pool_mode = \"session\"")
-            .general("server_reset_query = \"select 1/0\"")
+        config.general("pool_mode = \"session\"").general("server_reset_query = \"select 1/0\"")
     });
     let mut a = fixture.connect();
     let pid = a.backend_pid();
@@ -281,9 +233,7 @@ fn b23_change_from_session_to_transaction_mode_resets() {
     let mut fixture = Fixture::session();
     let mut a = fixture.connect();
     a.query("create temp table mine (); set search_path = nowhere");
-    fixture
-        .proxy
-        .reload(|config| config.general("pool_mode = \"transaction\""));
+    fixture.proxy.reload(|config| config.general("pool_mode = \"transaction\""));
     drop(a);
     let mut b = fixture.connect();
     for _ in 0..5 {
@@ -323,9 +273,7 @@ fn b24_lowered_pool_size_is_reached_by_releases() {
         assert_eq!(client.query("begin"), "C BEGIN | Z T");
     }
     assert_eq!(fixture.backends(), 3);
-    fixture
-        .proxy
-        .reload(|config| config.general("default_pool_size = 1"));
+    fixture.proxy.reload(|config| config.general("default_pool_size = 1"));
     for client in &mut clients {
         client.assert_quiet();
         assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z T");
@@ -334,9 +282,9 @@ fn b24_lowered_pool_size_is_reached_by_releases() {
         assert_eq!(client.query("commit"), "C COMMIT | Z I");
     }
     poll("one backend is left", || {
-        clients.iter_mut().for_each(|client| {
+        for client in &mut clients {
             assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
-        });
+        }
         fixture.backends() == 1
     });
 }

@@ -14,8 +14,8 @@ fn sigterm_lets_transactions_finish() {
     busy.send(&[query("insert into t select 2 from pg_sleep(1)")]);
     poll("the query runs", || fixture.is_running("pg_sleep"));
     fixture.proxy.signal("TERM");
-    assert_eq!(idle.to_end(), "E FATAL 57P01 | EOF");
-    assert_eq!(busy.to_end(), "C INSERT 0 1 | Z I | E FATAL 57P01 | EOF");
+    assert_eq!(idle.until_end(), "E FATAL 57P01 | EOF");
+    assert_eq!(busy.until_end(), "C INSERT 0 1 | Z I | E FATAL 57P01 | EOF");
     assert!(fixture.proxy.is_running());
     // Nobody new is let in.
     let late = fixture.login().connect(&fixture.proxy.tcp());
@@ -25,7 +25,7 @@ fn sigterm_lets_transactions_finish() {
         assert_eq!(open.query("insert into t values (3)"), "C INSERT 0 1 | Z T");
     }
     assert_eq!(open.query("commit"), "C COMMIT | Z I");
-    assert_eq!(open.to_end(), "E FATAL 57P01 | EOF");
+    assert_eq!(open.until_end(), "E FATAL 57P01 | EOF");
     assert_eq!(fixture.proxy.wait().code(), Some(0));
     assert_eq!(fixture.observer().value("select count(*) from t"), "5");
     poll("no backend is left", || fixture.backends() == 0);
@@ -38,18 +38,13 @@ fn sigterm_lets_copies_and_pipelines_finish() {
     let (mut copy, mut pipeline) = (fixture.connect(), fixture.connect());
     copy.send(&[query("copy t from stdin"), copy_data("1\n")]);
     assert_eq!(copy.take(1), "G");
-    pipeline.send(&[
-        parse("", "insert into t values (2)"),
-        bind("", ""),
-        execute(""),
-        flush(),
-    ]);
+    pipeline.send(&[parse("", "insert into t values (2)"), bind("", ""), execute(""), flush()]);
     assert_eq!(pipeline.take(3), "1 | 2 | C INSERT 0 1");
     fixture.proxy.signal("TERM");
     copy.send(&[copy_data("3\n"), copy_done()]);
-    assert_eq!(copy.to_end(), "C COPY 2 | Z I | E FATAL 57P01 | EOF");
+    assert_eq!(copy.until_end(), "C COPY 2 | Z I | E FATAL 57P01 | EOF");
     pipeline.send(&[sync()]);
-    assert_eq!(pipeline.to_end(), "Z I | E FATAL 57P01 | EOF");
+    assert_eq!(pipeline.until_end(), "Z I | E FATAL 57P01 | EOF");
     assert_eq!(fixture.proxy.wait().code(), Some(0));
     assert_eq!(fixture.observer().value("select count(*) from t"), "3");
 }
@@ -60,7 +55,7 @@ fn sigterm_ends_idle_sessions() {
     let mut idle = fixture.connect();
     assert_eq!(idle.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     fixture.proxy.signal("TERM");
-    assert_eq!(idle.to_end(), "E FATAL 57P01 | EOF");
+    assert_eq!(idle.until_end(), "E FATAL 57P01 | EOF");
     assert_eq!(fixture.proxy.wait().code(), Some(0));
 }
 
@@ -95,7 +90,7 @@ fn second_sigterm_leaves_at_once() {
     let status = fixture.proxy.wait();
     assert!(status.signal().is_none(), "{status}");
     assert!(started.elapsed() < PATIENCE);
-    assert_eq!(open.to_end().last(), "EOF");
+    assert_eq!(open.until_end().last(), "EOF");
     poll("no backend is left", || fixture.backends() == 0);
 }
 
@@ -106,7 +101,7 @@ fn shutdown_timeout_bounds_the_wait() {
     assert_eq!(open.query("begin"), "C BEGIN | Z T");
     fixture.proxy.signal("TERM");
     fixture.proxy.wait();
-    assert_eq!(open.to_end().last(), "EOF");
+    assert_eq!(open.until_end().last(), "EOF");
 }
 
 #[test]
@@ -116,7 +111,7 @@ fn sigint_and_sigquit_end_the_proxy() {
         let mut idle = fixture.connect();
         assert_eq!(idle.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
         fixture.proxy.signal(name);
-        assert_eq!(idle.to_end().last(), "EOF");
+        assert_eq!(idle.until_end().last(), "EOF");
         let status = fixture.proxy.wait();
         assert!(status.signal().is_none(), "SIG{name}: {status}");
     }
@@ -129,9 +124,7 @@ fn sighup_takes_new_settings_without_losing_anybody() {
     assert_eq!(a.query("begin"), "C BEGIN | Z T");
     b.send(&[query("begin")]);
     b.assert_quiet();
-    fixture
-        .proxy
-        .reload(|config| config.general("default_pool_size = 2"));
+    fixture.proxy.reload(|config| config.general("default_pool_size = 2"));
     // The second backend is there for the one who already waits.
     assert_eq!(b.ready(1), "C BEGIN | Z T");
     assert_eq!(fixture.backends(), 2);
@@ -165,16 +158,9 @@ fn sighup_with_a_broken_file_keeps_the_old_settings() {
     let mut fixture = Fixture::transaction();
     let mut a = fixture.connect();
     let before = fixture.proxy.log().len();
-    fixture
-        .proxy
-        .reload(|config| config.extra("\n[general\nnonsense"));
-    poll("the failure is logged", || {
-        fixture.proxy.log()[before..].lines().count() > 0
-    });
+    fixture.proxy.reload(|config| config.extra("\n[general\nnonsense"));
+    poll("the failure is logged", || fixture.proxy.log()[before..].lines().count() > 0);
     assert_eq!(a.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
-    assert_eq!(
-        fixture.connect().query("select 2"),
-        "T | D 2 | C SELECT 1 | Z I"
-    );
+    assert_eq!(fixture.connect().query("select 2"), "T | D 2 | C SELECT 1 | Z I");
     assert!(fixture.proxy.is_running());
 }

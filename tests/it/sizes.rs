@@ -32,20 +32,10 @@ fn e42_large_messages_of_the_client_pass() {
     ]);
     assert_eq!(answers, "1 | 2 | D 20000000 | C SELECT 1 | Z I");
     let text = format!("select length('{big}')");
-    let answers = a.run(&[
-        parse("long text", &text),
-        bind("", "long text"),
-        execute(""),
-        sync(),
-    ]);
+    let answers = a.run(&[parse("long text", &text), bind("", "long text"), execute(""), sync()]);
     assert_eq!(answers, "1 | 2 | D 20000000 | C SELECT 1 | Z I");
     a.query("create table t (x text)");
-    a.send(&[
-        query("copy t from stdin"),
-        copy_data(&big),
-        copy_data("\n"),
-        copy_done(),
-    ]);
+    a.send(&[query("copy t from stdin"), copy_data(&big), copy_data("\n"), copy_done()]);
     assert_eq!(a.ready(1), "G | C COPY 1 | Z I");
 }
 
@@ -90,10 +80,7 @@ fn e42_flood_of_a_client_that_waits_costs_little_memory() {
         });
         let_pass(Duration::from_millis(700));
         let growth = memory_kib(&fixture.proxy).saturating_sub(before);
-        assert!(
-            growth < MEMORY_MAX_KIB,
-            "{growth} KiB for one waiting client"
-        );
+        assert!(growth < MEMORY_MAX_KIB, "{growth} KiB for one waiting client");
         assert_eq!(holder.query("commit"), "C COMMIT | Z I");
         let mut flood = writer.join().expect("the flood is taken in the end");
         assert_eq!(flood.ready(100).len(), 400);
@@ -147,7 +134,7 @@ fn e42_wrong_messages_end_the_connection_with_08p01() {
             a.send(before);
             a.ready(before.len());
             a.send(std::slice::from_ref(&bytes));
-            assert_eq!(a.to_end(), "E FATAL 08P01 | EOF", "{what}");
+            assert_eq!(a.until_end(), "E FATAL 08P01 | EOF", "{what}");
         }
         assert_eq!(bystander.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
@@ -181,10 +168,7 @@ fn e42_wrong_bodies_are_answered_as_by_the_server() {
             "left: PostgreSQL itself, right: the proxy, to {body:?}"
         );
     }
-    assert_eq!(
-        fixture.connect().query("select 1"),
-        "T | D 1 | C SELECT 1 | Z I"
-    );
+    assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
 #[test]
@@ -195,14 +179,8 @@ fn e42_message_over_the_limit_is_refused() {
     assert_eq!(a.value(&format!("select length('{fits}')")), "90000");
     a.send(&[query(&format!("select length('{fits}{fits}')"))]);
     let end = a.reply();
-    assert!(
-        end == Reply::Eof || ["08P01", "54000"].contains(&end.sqlstate().as_str()),
-        "{end:?}"
-    );
-    assert_eq!(
-        fixture.connect().query("select 1"),
-        "T | D 1 | C SELECT 1 | Z I"
-    );
+    assert!(end == Reply::Eof || ["08P01", "54000"].contains(&end.sqlstate().as_str()), "{end:?}");
+    assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
 #[test]
@@ -225,34 +203,19 @@ fn e42_garbage_before_login_is_refused() {
     let fixture = Fixture::transaction();
     let mut http = String::new();
     let _ = write!(http, "GET / HTTP/1.1\r\nHost: {}\r\n\r\n", fixture.database);
-    for bytes in [
-        http.into_bytes(),
-        vec![0; 8],
-        vec![0xff; 64],
-        vec![0, 0, 0, 4],
-        vec![22, 3, 1],
-    ] {
+    for bytes in [http.into_bytes(), vec![0; 8], vec![0xff; 64], vec![0, 0, 0, 4], vec![22, 3, 1]] {
         let mut client = fixture.proxy.tcp().open();
         client.send(&[bytes]);
         client.close_writing();
-        poll("the proxy hangs up", || client.to_end().last() == "EOF");
+        poll("the proxy hangs up", || client.until_end().last() == "EOF");
     }
-    assert_eq!(
-        fixture.connect().query("select 1"),
-        "T | D 1 | C SELECT 1 | Z I"
-    );
+    assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
 /// Resident memory of the proxy.
 fn memory_kib(proxy: &Proxy) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid()));
     let status = status.expect("the proxy runs");
-    let line = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
-        .expect("Linux");
-    line.trim()
-        .trim_end_matches(" kB")
-        .parse()
-        .expect("a number")
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
 }

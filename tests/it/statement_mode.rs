@@ -12,7 +12,7 @@ fn statement_mode_refuses_transaction_blocks() {
         let fixture = Fixture::statement();
         let (mut a, mut b) = (fixture.connect(), fixture.connect());
         a.send(&begin);
-        let said = a.to_end();
+        let said = a.until_end();
         assert!(said.to_string().ends_with("E FATAL 0A000 | EOF"), "{said}");
         assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
@@ -24,12 +24,9 @@ fn statement_mode_leaves_nothing_of_a_refused_block() {
     fixture.observer().rows("create table t (x int)");
     let mut a = fixture.connect();
     a.send(&[query("begin; insert into t values (1)")]);
-    a.to_end();
+    a.until_end();
     let mut b = fixture.connect();
-    assert_eq!(
-        b.query("select count(*) from t"),
-        "T | D 0 | C SELECT 1 | Z I"
-    );
+    assert_eq!(b.query("select count(*) from t"), "T | D 0 | C SELECT 1 | Z I");
     assert_eq!(b.query("commit"), "N 25P01 | C COMMIT | Z I");
 }
 

@@ -16,16 +16,14 @@ fn b25_idle_transaction_timeout_counts_from_the_last_answer() {
     }
     assert_eq!(a.query("select pg_sleep(2.5)"), "T | D  | C SELECT 1 | Z T");
     b.send(&[query("select 1")]);
-    assert_eq!(a.to_end(), "E FATAL 25P03 | EOF");
+    assert_eq!(a.until_end(), "E FATAL 25P03 | EOF");
     assert_eq!(b.ready(1), "T | D 1 | C SELECT 1 | Z I");
 }
 
 #[test]
 fn b25_idle_transaction_timeout_spares_idle_sessions() {
     let fixture = Fixture::start(|config| {
-        config
-            .general("idle_transaction_timeout = \"300ms\"")
-            .general("pool_mode = \"session\"")
+        config.general("idle_transaction_timeout = \"300ms\"").general("pool_mode = \"session\"")
     });
     let mut a = fixture.connect();
     assert_eq!(a.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
@@ -41,10 +39,7 @@ fn b25_query_timeout_ends_a_running_query() {
     poll("the query runs", || fixture.is_running("pg_sleep"));
     b.send(&[query("select 1")]);
     let answers = a.until(b'E');
-    assert!(
-        ["E 57014", "E FATAL 57014"].contains(&answers.last()),
-        "{answers}"
-    );
+    assert!(["E 57014", "E FATAL 57014"].contains(&answers.last()), "{answers}");
     poll("the query is cancelled", || !fixture.is_running("pg_sleep"));
     assert_eq!(b.ready(1), "T | D 1 | C SELECT 1 | Z I");
 }
@@ -82,10 +77,7 @@ fn b25_transaction_timeout_counts_from_the_first_message() {
             assert_eq!(b.ready(1), "T | D 1 | C SELECT 1 | Z I");
             return;
         }
-        assert!(
-            started.elapsed() < Duration::from_secs(10),
-            "never timed out"
-        );
+        assert!(started.elapsed() < Duration::from_secs(10), "never timed out");
     };
     assert_eq!(ended.to_string(), "E FATAL 25P04");
     assert!(started.elapsed() >= Duration::from_millis(900));
@@ -97,11 +89,9 @@ fn b25_transaction_timeout_ends_a_running_statement() {
     let fixture = Fixture::start(|config| config.general("transaction_timeout = 1"));
     let mut a = fixture.connect();
     a.send(&[query("begin"), query("select pg_sleep(600)")]);
-    let answers = a.to_end();
+    let answers = a.until_end();
     assert!(answers.contains(&"E FATAL 25P04".to_owned()), "{answers:?}");
-    poll("the statement is cancelled", || {
-        !fixture.is_running("pg_sleep")
-    });
+    poll("the statement is cancelled", || !fixture.is_running("pg_sleep"));
 }
 
 #[test]
@@ -114,7 +104,7 @@ fn b25_timeouts_of_a_user_win() {
     let dave = Login::new("dave", &fixture.database);
     let mut a = dave.connect(&fixture.proxy.tcp()).expect("trusted");
     assert_eq!(a.query("begin"), "C BEGIN | Z T");
-    assert_eq!(a.to_end(), "E FATAL 25P03 | EOF");
+    assert_eq!(a.until_end(), "E FATAL 25P03 | EOF");
 }
 
 #[test]
@@ -125,12 +115,9 @@ fn client_idle_timeout_closes_idle_clients() {
         let_pass(Duration::from_millis(400));
         assert_eq!(busy.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
-    assert_eq!(
-        busy.query("select pg_sleep(2.5)"),
-        "T | D  | C SELECT 1 | Z I"
-    );
-    assert_eq!(idle.to_end(), "E FATAL 57P05 | EOF");
-    assert_eq!(busy.to_end(), "E FATAL 57P05 | EOF");
+    assert_eq!(busy.query("select pg_sleep(2.5)"), "T | D  | C SELECT 1 | Z I");
+    assert_eq!(idle.until_end(), "E FATAL 57P05 | EOF");
+    assert_eq!(busy.until_end(), "E FATAL 57P05 | EOF");
 }
 
 #[test]
@@ -141,21 +128,11 @@ fn query_wait_timeout_ends_the_wait() {
     let started = Instant::now();
     b.send(&[query("select 1")]);
     let answers = b.until(b'E');
-    assert!(
-        ["E 53300", "E FATAL 53300"].contains(&answers.last()),
-        "{answers}"
-    );
-    assert!(
-        started.elapsed() >= Duration::from_millis(900),
-        "{:?}",
-        started.elapsed()
-    );
+    assert!(["E 53300", "E FATAL 53300"].contains(&answers.last()), "{answers}");
+    assert!(started.elapsed() >= Duration::from_millis(900), "{:?}", started.elapsed());
     // Who holds the backend has nothing to fear.
     assert_eq!(a.query("commit"), "C COMMIT | Z I");
-    assert_eq!(
-        fixture.connect().query("select 1"),
-        "T | D 1 | C SELECT 1 | Z I"
-    );
+    assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
 #[test]
@@ -165,10 +142,7 @@ fn client_login_timeout_ends_stalled_logins() {
     let mut half = fixture.proxy.tcp().open();
     half.send(&[startup(PROTOCOL_3_0, &[("user", "postgres")])[..9].to_vec()]);
     for client in [&mut silent, &mut half] {
-        assert_eq!(client.to_end().last(), "EOF");
+        assert_eq!(client.until_end().last(), "EOF");
     }
-    assert_eq!(
-        fixture.connect().query("select 1"),
-        "T | D 1 | C SELECT 1 | Z I"
-    );
+    assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{fixture::Fixture, let_pass, message::*, poll};
+use crate::support::{fixture::Fixture, let_pass, message::*, poll, wire::Client};
 
 fn with_workers(workers: u32, size: u32) -> Fixture {
     Fixture::start(|config| {
@@ -52,65 +52,63 @@ fn a_waiter_gets_the_backend_that_another_worker_gives_back() {
 fn nobody_starves_beside_busy_clients() {
     for (workers, size) in [(2, 1), (2, 2), (2, 3), (3, 2)] {
         let fixture = with_workers(workers, size);
-        let started = Instant::now();
         std::thread::scope(|scope| {
             let clients: Vec<_> = (0..24)
                 .map(|_| {
-                    scope.spawn(|| {
-                        let mut client = fixture.connect();
-                        let (mut rounds, mut longest) = (0, Duration::ZERO);
-                        while started.elapsed() < Duration::from_secs(2) {
-                            let asked = Instant::now();
-                            let answers = client.query("select 1");
-                            assert_eq!(answers, "T | D 1 | C SELECT 1 | Z I");
-                            longest = longest.max(asked.elapsed());
-                            rounds += 1;
-                        }
-                        (rounds, longest)
-                    })
+                    let client = fixture.connect();
+                    scope.spawn(move || ask_again_and_again(client))
                 })
                 .collect();
             for client in clients {
                 let (rounds, longest) = client.join().expect("everybody is served");
-                assert!(
-                    rounds > 10,
-                    "{rounds} rounds with {workers} workers and {size} backends"
-                );
-                assert!(longest < Duration::from_secs(1), "waited {longest:?}");
+                let setting = format!("{workers} workers and {size} backends");
+                assert!(rounds > 10, "{rounds} rounds with {setting}");
+                assert!(longest < Duration::from_secs(1), "waited {longest:?} with {setting}");
             }
         });
         assert!(fixture.backends() <= usize::try_from(size).expect("small"));
     }
 }
 
+/// Runs short queries for a while; how many, and the longest time one took.
+fn ask_again_and_again(mut client: Client) -> (u32, Duration) {
+    let (started, mut rounds, mut longest) = (Instant::now(), 0, Duration::ZERO);
+    while started.elapsed() < Duration::from_secs(2) {
+        let asked = Instant::now();
+        assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+        longest = longest.max(asked.elapsed());
+        rounds += 1;
+    }
+    (rounds, longest)
+}
+
 #[test]
 fn transactions_of_many_workers_never_mix() {
     let fixture = with_workers(2, 2);
-    fixture
-        .observer()
-        .rows("create table t (client int, round int)");
+    fixture.observer().rows("create table t (client int, round int)");
     std::thread::scope(|scope| {
         for number in 0..10 {
             let fixture = &fixture;
-            scope.spawn(move || {
-                let mut client = fixture.connect();
-                let insert = parse("i", "insert into t values ($1::int4, $2::int4)");
-                assert_eq!(client.run(&[insert, sync()]), "1 | Z I");
-                for round in 0..60 {
-                    let values = [number.to_string(), round.to_string()];
-                    let values = [values[0].as_str(), values[1].as_str()];
-                    assert_eq!(client.query("begin"), "C BEGIN | Z T");
-                    let answers = client.run(&[bind_values("", "i", &values), execute(""), sync()]);
-                    assert_eq!(answers, "2 | C INSERT 0 1 | Z T");
-                    let end = if round % 2 == 0 { "commit" } else { "rollback" };
-                    let answers = client.query(end);
-                    assert_eq!(answers, format!("C {} | Z I", end.to_uppercase()));
-                }
-            });
+            scope.spawn(move || insert_every_other(fixture.connect(), number));
         }
     });
     let kept = "select count(*) = 300 and bool_and(round % 2 = 0) from t";
     assert_eq!(fixture.observer().value(kept), "t");
+}
+
+/// Inserts sixty rows in a transaction each, and rolls every other one back.
+fn insert_every_other(mut client: Client, number: u32) {
+    let insert = parse("i", "insert into t values ($1::int4, $2::int4)");
+    assert_eq!(client.run(&[insert, sync()]), "1 | Z I");
+    for round in 0..60 {
+        let values = [number.to_string(), round.to_string()];
+        let values = [values[0].as_str(), values[1].as_str()];
+        assert_eq!(client.query("begin"), "C BEGIN | Z T");
+        let answers = client.run(&[bind_values("", "i", &values), execute(""), sync()]);
+        assert_eq!(answers, "2 | C INSERT 0 1 | Z T");
+        let end = if round % 2 == 0 { "commit" } else { "rollback" };
+        assert_eq!(client.query(end), format!("C {} | Z I", end.to_uppercase()));
+    }
 }
 
 #[test]
@@ -151,10 +149,7 @@ fn clients_that_vanish_leave_room_on_every_worker() {
             let_pass(Duration::from_millis(5));
         }
         drop(gone);
-        assert_eq!(
-            fixture.connect().query("select 1"),
-            "T | D 1 | C SELECT 1 | Z I"
-        );
+        assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
     assert!(fixture.backends() <= 1);
 }

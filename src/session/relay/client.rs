@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use super::Shared;
-use crate::backend::link::{Effect, Link};
+use crate::backend::link::{Effect, Link, Unnamed};
 use crate::backend::statements::{Held, NAME_PREFIX, Statement};
 use crate::fault::{Fault, SqlState};
-use crate::session::front::{Front, Pins, StatementRules};
+use crate::session::front::{Front, StatementRules};
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::frontend::{self, Target};
 use crate::wire::header::{self, HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
@@ -30,7 +30,8 @@ const NAMED_BYTES_MAX: usize = 16 << 20;
 pub enum Stop {
     /// All whole messages are done.
     Drained,
-    /// Too many replies are awaited: go on when some have come.
+    /// Replies must come first: too many are awaited, or a message depends on one that may still
+    /// fail. Go on when some have come.
     Full,
     /// The client said goodbye.
     Terminate,
@@ -66,7 +67,7 @@ pub fn from_client<'a>(
     let mut consumed = front.passage.resume(input.len(), &mut splice);
     let mut stop = Stop::Drained;
     while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
-        if link.expect.is_full() {
+        if link.expect.is_full() && !make_room(link, &mut splice, replies) {
             stop = Stop::Full;
             break;
         }
@@ -77,6 +78,10 @@ pub fn from_client<'a>(
         match message.relay(replies)? {
             Step::Done(count) => consumed += count,
             Step::Incomplete => break,
+            Step::Wait => {
+                stop = Stop::Full;
+                break;
+            }
             Step::Terminate => {
                 stop = Stop::Terminate;
                 break;
@@ -86,9 +91,39 @@ pub fn from_client<'a>(
     Ok(ClientTurn { to_server: splice.finish(), consumed, stop })
 }
 
+/// Sends what is ours to answer, and has the server send what it holds back; says whether there is
+/// room now. So a pipeline of any length goes on, however few Syncs it has.
+fn make_room(link: &mut Link, splice: &mut Splice<'_>, replies: &mut Vec<u8>) -> bool {
+    answer_synthesized(link, replies);
+    if link.expect.is_full() {
+        encode::flush(splice.insert());
+    }
+    !link.expect.is_full()
+}
+
+/// Gives the answers whose turn it is, unless the client is in the middle of a message.
+fn answer_synthesized(link: &mut Link, replies: &mut Vec<u8>) {
+    while link.passage.is_boundary() {
+        let Some(entry) = link.expect.pop_synthesized() else { return };
+        super::server::write_synthesized(entry.awaited, replies);
+    }
+}
+
 fn bad_length(error: header::BadLength) -> Fault {
     tracing::debug!(%error, "client message refused");
+    invalid_length()
+}
+
+fn invalid_length() -> Fault {
     Fault::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length")
+}
+
+/// What PostgreSQL says of anything but the end of a failed transaction.
+fn aborted() -> Fault {
+    Fault::error(
+        SqlState::IN_FAILED_TRANSACTION,
+        "current transaction is aborted, commands ignored until end of transaction block",
+    )
 }
 
 enum Step {
@@ -96,6 +131,8 @@ enum Step {
     Done(usize),
     /// More of the message is needed.
     Incomplete,
+    /// An answer is needed first.
+    Wait,
     Terminate,
 }
 
@@ -116,6 +153,9 @@ impl<'a> Message<'a, '_> {
         if self.link.expect.is_skipping() && !matches!(tag, tag::SYNC | tag::TERMINATE) {
             return known(tag).map(|()| self.skip());
         }
+        if self.link.expect.is_between_segments() {
+            self.evict();
+        }
         match tag {
             tag::QUERY => Ok(self.query()),
             tag::PARSE => self.parse(),
@@ -123,10 +163,13 @@ impl<'a> Message<'a, '_> {
             tag::DESCRIBE => self.describe(),
             tag::EXECUTE => Ok(self.extended(Awaited::Execute, Effect::None)),
             tag::CLOSE => self.close(),
+            tag::SYNC | tag::FLUSH if self.header.body_bytes > 0 => Err(invalid_length()),
             tag::SYNC => Ok(self.sync()),
-            tag::FLUSH => Ok(self.flush(replies)),
+            tag::FLUSH => {
+                answer_synthesized(self.link, replies);
+                Ok(self.forward())
+            }
             tag::FUNCTION_CALL => {
-                self.front.has_unsynced = false;
                 self.link.expect.push(Awaited::FunctionCall, Reply::Forward, Effect::None);
                 Ok(self.forward())
             }
@@ -153,7 +196,6 @@ impl<'a> Message<'a, '_> {
 
     /// Forwards a message of the extended protocol as it is.
     fn extended(&mut self, awaited: Awaited, effect: Effect) -> Step {
-        self.front.has_unsynced = true;
         self.link.expect.push(awaited, Reply::Forward, effect);
         self.forward()
     }
@@ -173,38 +215,51 @@ impl<'a> Message<'a, '_> {
         let mut effect = Effect::None;
         if self.front.rules != StatementRules::Pass {
             // `exec_simple_query` drops the unnamed statement.
+            let before = self.front.take_unnamed();
             self.link.has_unnamed = false;
-            self.front.pins.remove(Pins::UNNAMED);
-            if let Some(before) = self.front.take_unnamed() {
-                effect = Effect::Unnamed { before: Some(before) };
+            if before != Unnamed::None {
+                effect = self.unnamed_changed(before);
             }
         }
-        self.front.has_unsynced = false;
         self.link.expect.push(Awaited::Query, Reply::Forward, effect);
         self.forward()
     }
 
     fn sync(&mut self) -> Step {
-        // Before the Sync, so that the replies come with its own; and only here, so that no portal
-        // of this pipeline loses its statement. Pooling point A9.
-        if let StatementRules::Rename { limit } = self.front.rules
-            && !self.link.expect.is_skipping()
-            && !self.link.expect.is_copying_in()
-        {
-            while let Some(statement) = self.link.held.evict_above(limit) {
-                self.inject_close(&statement);
-            }
-        }
-        self.front.has_unsynced = false;
         self.link.expect.push(Awaited::Sync, Reply::Forward, Effect::None);
         self.forward()
     }
 
-    fn flush(&mut self, replies: &mut Vec<u8>) -> Step {
-        while let Some(entry) = self.link.expect.pop_synthesized() {
-            super::server::write_synthesized(entry.awaited, replies);
+    /// Closes statements above the limit, in front of a segment of the extended protocol: its Sync
+    /// brings the replies. Not within a segment, so that no portal loses its statement, and no COPY
+    /// reads a Close. Pooling point A9.
+    fn evict(&mut self) {
+        let StatementRules::Rename { limit } = self.front.rules else { return };
+        if matches!(self.header.tag, tag::PARSE | tag::BIND | tag::DESCRIBE) {
+            for statement in self.link.held.evict_above(limit) {
+                self.inject_close(&statement);
+            }
         }
-        self.forward()
+    }
+
+    /// Notes that the unnamed statement changes with the segment under way; returns how to take
+    /// that back.
+    fn unnamed_changed(&mut self, before: Unnamed) -> Effect {
+        let segment = self.link.expect.segment();
+        self.link.unnamed_changed_in = segment;
+        Effect::Unnamed { before, segment }
+    }
+
+    /// Adds a message of ours, or one that changes what names mean.
+    fn push_named(&mut self, awaited: Awaited, reply: Reply, effect: Effect) {
+        self.link.named_changed_in = self.link.expect.segment();
+        self.link.expect.push(awaited, reply, effect);
+    }
+
+    /// Says whether an earlier segment may still fail that changed what names mean: then nobody
+    /// knows yet what this message is about.
+    fn must_wait_for_named(&self) -> bool {
+        self.link.expect.may_fail_yet(self.link.named_changed_in)
     }
 
     /// CopyData, CopyDone and CopyFail outside COPY are ignored, as PostgreSQL does: they may come
@@ -235,6 +290,9 @@ impl<'a> Message<'a, '_> {
             )));
         }
         let Some(body) = self.body() else { return Ok(Step::Incomplete) };
+        if self.must_wait_for_named() {
+            return Ok(Step::Wait);
+        }
         let Ok(parse) = frontend::parse(body) else {
             // The server knows best what is wrong with it; it cannot succeed.
             return Ok(self.extended(Awaited::Parse, Effect::None));
@@ -243,32 +301,38 @@ impl<'a> Message<'a, '_> {
     }
 
     fn parse_unnamed(&mut self) -> Step {
-        let mut definition = None;
-        if self.header.message_bytes() <= UNNAMED_KEPT_BYTES_MAX {
-            let Some(body) = self.body() else { return Step::Incomplete };
-            definition = frontend::parse(body).ok().map(|parse| parse.definition);
-            self.front.pins.remove(Pins::UNNAMED);
-        } else {
-            self.front.pins.add(Pins::UNNAMED);
-        }
         let unnamed = &mut self.front.prepared_mut().unnamed;
-        let before = unnamed.take();
-        *unnamed = match (&before, definition) {
-            (Some(same), Some(definition)) if **same == *definition => Some(Arc::clone(same)),
-            (_, definition) => definition.map(Arc::from),
-        };
+        let before;
+        if self.header.message_bytes() <= UNNAMED_KEPT_BYTES_MAX {
+            let whole = self.rest.get(HEADER_BYTES..self.header.message_bytes());
+            let Some(body) = whole else { return Step::Incomplete };
+            before = std::mem::take(unnamed);
+            *unnamed = match (&before, frontend::parse(body)) {
+                (Unnamed::Kept(same), Ok(parse)) if **same == *parse.definition => before.clone(),
+                (_, Ok(parse)) => Unnamed::Kept(parse.definition.into()),
+                (_, Err(_)) => Unnamed::None,
+            };
+        } else {
+            before = std::mem::replace(unnamed, Unnamed::TooLong);
+        }
         self.link.has_unnamed = true;
-        self.extended(Awaited::Parse, Effect::Unnamed { before })
+        let effect = self.unnamed_changed(before);
+        self.extended(Awaited::Parse, effect)
     }
 
     fn parse_named(&mut self, parse: frontend::Parse<'a>) -> Step {
         let prepared = self.front.prepared_mut();
         if prepared.find(parse.name).is_some() {
             let name = String::from_utf8_lossy(parse.name).into_owned();
-            return self.refuse(&Fault::error(
-                SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!("prepared statement \"{name}\" already exists"),
-            ));
+            let fault = if self.link.expect.status() == TransactionStatus::Failed {
+                aborted()
+            } else {
+                Fault::error(
+                    SqlState::DUPLICATE_PREPARED_STATEMENT,
+                    format!("prepared statement \"{name}\" already exists"),
+                )
+            };
+            return self.refuse(&fault);
         }
         if prepared.is_full_for(parse.name, parse.definition) {
             return self.refuse(&Fault::error(
@@ -276,16 +340,17 @@ impl<'a> Message<'a, '_> {
                 "too many prepared statements in this session",
             ));
         }
-        let statement = self.shared.catalog.intern(parse.definition);
+        let dialect = self.front.params.dialect();
+        let statement = self.shared.catalog.intern(parse.definition, dialect);
+        let prepared = self.front.prepared_mut();
         prepared.insert(parse.name.into(), Arc::clone(&statement));
-        self.front.has_unsynced = true;
         let held = self.link.held.touch(statement.id());
         let name = Box::from(parse.name);
         let id = statement.id();
         let is_failed = self.link.expect.status() == TransactionStatus::Failed;
         if held == Held::Ready && !is_failed {
             let effect = Effect::Prepared { name, id, was_sent: false };
-            self.link.expect.push(Awaited::Parse, Reply::Synthesize, effect);
+            self.push_named(Awaited::Parse, Reply::Synthesize, effect);
             return self.skip();
         }
         if held != Held::Missing {
@@ -294,7 +359,7 @@ impl<'a> Message<'a, '_> {
         }
         write_parse(&statement, self.splice.insert());
         let effect = Effect::Prepared { name, id, was_sent: true };
-        self.link.expect.push(Awaited::Parse, Reply::Forward, effect);
+        self.push_named(Awaited::Parse, Reply::Forward, effect);
         self.link.held.insert(statement);
         self.skip()
     }
@@ -313,10 +378,10 @@ impl<'a> Message<'a, '_> {
             };
         };
         if bind.statement.is_empty() {
-            self.ensure_unnamed();
-            return Ok(self.extended(Awaited::Bind, Effect::None));
+            return Ok(self.with_unnamed(Awaited::Bind));
         }
         match self.find(bind.statement) {
+            Lookup::Unknown => Ok(Step::Wait),
             Lookup::Raw => Ok(self.extended(Awaited::Bind, Effect::None)),
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => Ok(self.bind_renamed(bind, &statement)),
@@ -324,8 +389,7 @@ impl<'a> Message<'a, '_> {
     }
 
     fn bind_renamed(&mut self, bind: frontend::Bind<'a>, statement: &Arc<Statement>) -> Step {
-        self.ensure(statement);
-        self.front.has_unsynced = true;
+        let statement = &self.ensure(statement);
         let effect = Effect::Bound(statement.id());
         self.link.expect.push(Awaited::Bind, Reply::Forward, effect);
         let names = bind.portal.len() + 1 + bind.statement.len() + 1;
@@ -355,18 +419,18 @@ impl<'a> Message<'a, '_> {
         match described.target {
             Target::Portal => return Ok(self.extended(Awaited::Describe, Effect::None)),
             Target::Statement if described.name.is_empty() => {
-                self.ensure_unnamed();
-                return Ok(self.extended(Awaited::Describe, Effect::None));
+                return Ok(self.with_unnamed(Awaited::Describe));
             }
             Target::Statement => {}
         }
         match self.find(described.name) {
+            Lookup::Unknown => Ok(Step::Wait),
             Lookup::Raw => Ok(self.extended(Awaited::Describe, Effect::None)),
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => {
-                self.ensure(&statement);
-                self.front.has_unsynced = true;
-                self.link.expect.push(Awaited::Describe, Reply::Forward, Effect::None);
+                let statement = self.ensure(&statement);
+                let effect = Effect::Bound(statement.id());
+                self.link.expect.push(Awaited::Describe, Reply::Forward, effect);
                 encode::message(self.splice.insert(), tag::DESCRIBE, |out| {
                     out.push(b'S');
                     statement.write_name(out);
@@ -389,50 +453,74 @@ impl<'a> Message<'a, '_> {
         if closed.name.is_empty() {
             let before = self.front.take_unnamed();
             self.link.has_unnamed = false;
-            self.front.pins.remove(Pins::UNNAMED);
-            return Ok(self.extended(Awaited::Close, Effect::Unnamed { before }));
+            let effect = self.unnamed_changed(before);
+            return Ok(self.extended(Awaited::Close, effect));
         }
         if !self.front.rules.renames() {
             return Ok(self.extended(Awaited::Close, Effect::None));
+        }
+        if self.must_wait_for_named() {
+            return Ok(Step::Wait);
         }
         // The backend keeps it: another client, or this one again, may want it.
         let effect = match self.front.prepared_mut().remove(closed.name) {
             Some(statement) => Effect::Closed { name: closed.name.into(), statement },
             None => Effect::None,
         };
-        self.front.has_unsynced = true;
-        self.link.expect.push(Awaited::Close, Reply::Synthesize, effect);
+        self.push_named(Awaited::Close, Reply::Synthesize, effect);
         Ok(self.skip())
     }
 
-    /// Has the server prepare `statement` in front of this message, if it does not hold it.
-    fn ensure(&mut self, statement: &Arc<Statement>) {
+    /// Has the server prepare `statement` in front of this message, if it does not hold it; returns
+    /// the one to use.
+    ///
+    /// That is another one if the client has changed a parameter since that decides what texts mean:
+    /// what is prepared now is prepared under the new ones, and shared with those who have them.
+    fn ensure(&mut self, statement: &Arc<Statement>) -> Arc<Statement> {
+        let mut statement = Arc::clone(statement);
         match self.link.held.touch(statement.id()) {
-            Held::Ready => return,
-            Held::Stale => self.inject_close(statement),
+            Held::Ready => return statement,
+            Held::Stale => self.inject_close(&statement),
+            Held::Missing if statement.dialect() != self.front.params.dialect() => {
+                let dialect = self.front.params.dialect();
+                statement = self.shared.catalog.intern(statement.definition(), dialect);
+                if self.link.held.touch(statement.id()) == Held::Ready {
+                    return statement;
+                }
+            }
             Held::Missing => {}
         }
-        write_parse(statement, self.splice.insert());
+        write_parse(&statement, self.splice.insert());
         let effect = Effect::Injected(statement.id());
-        self.link.expect.push(Awaited::Parse, Reply::Swallow, effect);
-        self.link.held.insert(Arc::clone(statement));
+        self.push_named(Awaited::Parse, Reply::Swallow, effect);
+        self.link.held.insert(Arc::clone(&statement));
+        statement
     }
 
-    /// Has the server prepare this client's unnamed statement in front of this message. If it has
-    /// none, the one that another client left there must not be found. Pooling point A12.
-    fn ensure_unnamed(&mut self) {
-        if self.link.has_unnamed {
-            return;
+    /// Forwards a message about the unnamed statement, and has the server prepare that in front of
+    /// it if need be. If the client has none, the one that another client left there must not be
+    /// found. Pooling point A12.
+    fn with_unnamed(&mut self, awaited: Awaited) -> Step {
+        if self.link.expect.may_fail_yet(self.link.unnamed_changed_in) {
+            return Step::Wait;
         }
-        let unnamed = self.front.prepared().and_then(|prepared| prepared.unnamed.as_ref());
-        if let Some(definition) = unnamed {
-            encode::parse(self.splice.insert(), b"", definition);
-            self.link.expect.push(Awaited::Parse, Reply::Swallow, Effect::InjectedUnnamed);
-        } else {
-            encode::close_statement(self.splice.insert(), b"");
-            self.link.expect.push(Awaited::Close, Reply::Swallow, Effect::None);
+        if !self.link.has_unnamed {
+            match self.front.prepared().map(|prepared| &prepared.unnamed) {
+                Some(Unnamed::Kept(definition)) => {
+                    encode::parse(self.splice.insert(), b"", definition);
+                    let effect = Effect::InjectedUnnamed;
+                    self.link.expect.push(Awaited::Parse, Reply::Swallow, effect);
+                }
+                Some(Unnamed::None | Unnamed::TooLong) | None => {
+                    encode::close_statement(self.splice.insert(), b"");
+                    let effect = Effect::InjectedUnnamed;
+                    self.link.expect.push(Awaited::Close, Reply::Swallow, effect);
+                }
+            }
+            self.link.has_unnamed = true;
+            self.link.unnamed_changed_in = self.link.expect.segment();
         }
-        self.link.has_unnamed = true;
+        self.extended(awaited, Effect::None)
     }
 
     fn inject_close(&mut self, statement: &Arc<Statement>) {
@@ -443,13 +531,12 @@ impl<'a> Message<'a, '_> {
             out.push(0);
         });
         let effect = Effect::Evicted(Arc::clone(statement));
-        self.link.expect.push(Awaited::Close, Reply::Swallow, effect);
+        self.push_named(Awaited::Close, Reply::Swallow, effect);
     }
 
     /// Makes the server fail here, and the client see `fault` for it: so the transaction fails, the
     /// rest is skipped, and everything stays in order, as if the server had found out itself.
     fn refuse(&mut self, fault: &Fault) -> Step {
-        self.front.has_unsynced = true;
         encode::message(self.splice.insert(), tag::BIND, |out| {
             encode::cstr(out, b"");
             encode::cstr(out, NAME_PREFIX);
@@ -464,6 +551,9 @@ impl<'a> Message<'a, '_> {
     fn find(&self, name: &[u8]) -> Lookup {
         if !self.front.rules.renames() {
             return Lookup::Raw;
+        }
+        if self.must_wait_for_named() {
+            return Lookup::Unknown;
         }
         if let Some(known) = self.front.prepared().and_then(|prepared| prepared.find(name)) {
             return Lookup::Found(Arc::clone(known));
@@ -494,7 +584,7 @@ impl<'a> Message<'a, '_> {
     /// The whole body of a message that PostgreSQL keeps small too.
     fn small_body(&self) -> Result<Option<&'a [u8]>, Fault> {
         if self.header.message_bytes() > NAME_BYTES_MAX {
-            return Err(Fault::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length"));
+            return Err(invalid_length());
         }
         Ok(self.body())
     }
@@ -508,6 +598,8 @@ enum Lookup {
     Raw,
     /// Nothing we know, and the server must not be asked.
     Refused(Fault),
+    /// That depends on an answer which has not come yet.
+    Unknown,
 }
 
 fn write_parse(statement: &Statement, out: &mut Vec<u8>) {

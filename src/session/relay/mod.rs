@@ -14,7 +14,7 @@ mod server;
 pub use client::{ClientTurn, Stop, from_client};
 pub use server::{ServerTurn, from_server};
 
-use crate::backend::link::{Effect, Link};
+use crate::backend::link::{Effect, Link, Unnamed};
 use crate::backend::params::Interner;
 use crate::backend::statements::Catalog;
 use crate::session::front::Front;
@@ -56,6 +56,8 @@ pub enum ServerFailure {
 }
 
 /// Takes back what a skipped or failed message did to the books.
+///
+/// What a later segment has changed since stays: `Books` says in which they were changed last.
 fn undo(entry: Entry<Effect>, has_failed: bool, front: &mut Front, link: &mut Books<'_>) {
     match entry.effect {
         Effect::None | Effect::Bound(_) => {}
@@ -72,11 +74,13 @@ fn undo(entry: Entry<Effect>, has_failed: bool, front: &mut Front, link: &mut Bo
         Effect::InjectedUnnamed => *link.has_unnamed = false,
         Effect::Evicted(statement) => link.held.insert(statement),
         Effect::Closed { name, statement } => front.prepared_mut().insert(name, statement),
-        Effect::Unnamed { before } => {
+        Effect::Unnamed { before, segment } => {
             // A Parse that fails has dropped the unnamed statement first; one that is skipped has
             // not. `exec_parse_message` of postgres.c.
             let is_dropped = has_failed && entry.awaited == Awaited::Parse;
-            front.prepared_mut().unnamed = if is_dropped { None } else { before };
+            if link.unnamed_changed_in == segment {
+                front.prepared_mut().unnamed = if is_dropped { Unnamed::None } else { before };
+            }
             *link.has_unnamed = false;
         }
     }
@@ -86,11 +90,12 @@ fn undo(entry: Entry<Effect>, has_failed: bool, front: &mut Front, link: &mut Bo
 struct Books<'a> {
     held: &'a mut crate::backend::statements::HeldStatements,
     has_unnamed: &'a mut bool,
+    unnamed_changed_in: u64,
 }
 
 /// Says whether the backend can be given back: nothing is under way on either side.
 pub fn is_at_rest(front: &Front, link: &Link) -> bool {
-    link.is_at_rest() && front.is_at_rest()
+    link.is_at_rest() && front.passage.is_boundary()
 }
 
 #[cfg(test)]

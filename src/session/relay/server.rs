@@ -1,5 +1,6 @@
 //! Server → client.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::client::synthesized_tag;
@@ -142,6 +143,11 @@ impl<'a> Turn<'a, '_> {
     }
 
     fn parameter(&mut self, body: &[u8]) -> Result<Verdict, ServerFailure> {
+        if body.is_empty() {
+            // Too long to be waited for, so it cannot be restored later.
+            self.link.expect.taint();
+            return Ok(self.unless_swallowed());
+        }
         let reported = view::parameter_status(body)
             .map_err(|_| ServerFailure::Malformed { tag: tag::PARAMETER_STATUS })?;
         let verdict = self.unless_swallowed();
@@ -166,7 +172,8 @@ impl<'a> Turn<'a, '_> {
     fn error(&mut self, body: &[u8]) -> Result<Verdict, ServerFailure> {
         let error = view::error_response(body);
         self.link.has_said_why |= matches!(error.severity, b"FATAL" | b"PANIC");
-        let Link { expect, held, has_unnamed, .. } = &mut *self.link;
+        let Link { expect, held, has_unnamed, unnamed_changed_in, .. } = &mut *self.link;
+        let unnamed_changed_in = *unnamed_changed_in;
         let head = expect.entries().next().map(|entry| entry.awaited);
         if expect.head_is_swallowed() && head == Some(Awaited::Query) {
             return Err(ServerFailure::ParameterRefused {
@@ -175,16 +182,37 @@ impl<'a> Turn<'a, '_> {
             });
         }
         let front = &mut *self.front;
-        let mut books = Books { held, has_unnamed };
-        Ok(expect.error(|entry, has_failed| {
-            if let (Effect::Bound(id), true) = (&entry.effect, has_failed)
-                && error.sqlstate == SqlState::FEATURE_NOT_SUPPORTED.0
-            {
+        let mut books = Books { held, has_unnamed, unnamed_changed_in };
+        let was_provoked = error.sqlstate == SqlState::INVALID_SQL_STATEMENT_NAME.0;
+        let is_duplicate = error.sqlstate == SqlState::DUPLICATE_PREPARED_STATEMENT.0;
+        let mut is_confused = false;
+        let verdict = expect.error(was_provoked, |entry, has_failed| {
+            match &entry.effect {
                 // "cached plan must not change result type": prepare it anew. Pooling point A13.
-                books.held.mark_stale(*id);
+                Effect::Bound(id)
+                    if has_failed && error.sqlstate == SqlState::FEATURE_NOT_SUPPORTED.0 =>
+                {
+                    books.held.mark_stale(*id);
+                }
+                // The server does not have what we think it has.
+                Effect::Bound(id) if has_failed && was_provoked => books.held.remove(*id),
+                Effect::Injected(_) | Effect::Prepared { was_sent: true, .. } => {
+                    is_confused |= has_failed && is_duplicate;
+                }
+                Effect::None
+                | Effect::Bound(_)
+                | Effect::Prepared { .. }
+                | Effect::InjectedUnnamed
+                | Effect::Evicted(_)
+                | Effect::Closed { .. }
+                | Effect::Unnamed { .. } => {}
             }
             undo(entry, has_failed, front, &mut books);
-        }))
+        });
+        if is_confused {
+            expect.taint();
+        }
+        Ok(verdict)
     }
 
     /// Notifications belong to the client whose LISTEN asked for them. Pooling point E40.
@@ -219,15 +247,19 @@ impl<'a> Turn<'a, '_> {
 
     /// The server dropped all statements. Those that it has yet to read of stay. Point A10.
     fn forget_statements(&mut self) {
-        let mut names: Vec<&[u8]> = Vec::new();
-        let mut ids: Vec<StatementId> = Vec::new();
+        let mut names: HashSet<&[u8]> = HashSet::new();
+        let mut ids: HashSet<StatementId> = HashSet::new();
         for entry in self.link.expect.entries() {
             match &entry.effect {
-                Effect::Prepared { name, id, .. } => {
-                    names.push(name);
-                    ids.push(*id);
+                Effect::Prepared { name, id, was_sent } => {
+                    names.insert(name);
+                    if *was_sent {
+                        ids.insert(*id);
+                    }
                 }
-                Effect::Injected(id) => ids.push(*id),
+                Effect::Injected(id) => {
+                    ids.insert(*id);
+                }
                 Effect::None
                 | Effect::Bound(_)
                 | Effect::InjectedUnnamed

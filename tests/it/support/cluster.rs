@@ -106,12 +106,7 @@ impl Cluster {
         fs::write(conf, format!("{base}\n{settings}\n")).expect("the configuration is writable");
         let port = free_port();
         let postmaster = start_postmaster(&dir, port);
-        let cluster = Self {
-            dir,
-            port,
-            postmaster,
-            databases: AtomicU32::new(0),
-        };
+        let cluster = Self { dir, port, postmaster, databases: AtomicU32::new(0) };
         cluster.await_ready();
         cluster
     }
@@ -141,8 +136,7 @@ impl Cluster {
         let number = self.databases.fetch_add(1, Ordering::Relaxed) + 1;
         let name = format!("t{number}");
         if number > 1 {
-            self.superuser("postgres")
-                .rows(&format!("CREATE DATABASE {name}"));
+            self.superuser("postgres").rows(&format!("CREATE DATABASE {name}"));
         }
         name
     }
@@ -161,10 +155,7 @@ impl Cluster {
             "SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}' \
              AND backend_type = 'client backend' AND application_name <> 'observer'"
         );
-        self.superuser("postgres")
-            .value(&sql)
-            .parse()
-            .expect("count(*) is a number")
+        self.superuser("postgres").value(&sql).parse().expect("count(*) is a number")
     }
 
     /// Stops the server at once, as a crash would; clients see their connections break.
@@ -187,23 +178,15 @@ impl Cluster {
 
     fn await_ready(&self) {
         poll("PostgreSQL accepts connections", || {
-            Login::new("postgres", "postgres")
-                .connect(&self.unix())
-                .is_ok()
-                && Login::new("postgres", "postgres")
-                    .connect(&self.tcp())
-                    .is_ok()
+            Login::new("postgres", "postgres").connect(&self.unix()).is_ok()
+                && Login::new("postgres", "postgres").connect(&self.tcp()).is_ok()
         });
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        if self
-            .postmaster
-            .try_wait()
-            .is_ok_and(|status| status.is_none())
-        {
+        if self.postmaster.try_wait().is_ok_and(|status| status.is_none()) {
             self.crash();
         }
         if fs::remove_dir_all(&self.dir).is_ok() {
@@ -214,22 +197,14 @@ impl Drop for Cluster {
 
 /// Sends a signal to a process of ours.
 pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill")
-        .args([format!("-{name}"), pid.to_string()])
-        .status();
-    assert!(
-        status.expect("kill runs").success(),
-        "signal {name} to {pid}"
-    );
+    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status();
+    assert!(status.expect("kill runs").success(), "signal {name} to {pid}");
 }
 
 /// A port of the loopback address that was free a moment ago.
 pub fn free_port() -> u16 {
     let probe = TcpListener::bind("127.0.0.1:0").expect("the loopback address can be bound");
-    probe
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port()
+    probe.local_addr().expect("a bound socket has an address").port()
 }
 
 /// A command that does not run as root (PostgreSQL and `PgBouncer` refuse to) and sees no `PG*`
@@ -264,17 +239,12 @@ pub fn private_dir(prefix: &str) -> PathBuf {
 
 /// Folder of the PostgreSQL programs: that of the newest version installed, else the one in `PATH`.
 pub fn program(name: &str) -> PathBuf {
-    let versions = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten();
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())
         .max()
         .map(|version| PathBuf::from(format!("/usr/lib/postgresql/{version}/bin/{name}")));
-    newest
-        .filter(|path| path.exists())
-        .unwrap_or_else(|| PathBuf::from(name))
+    newest.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(name))
 }
 
 /// User and group to run servers as: none unless we are root, then `postgres`, else `nobody`.
@@ -296,20 +266,12 @@ fn service_user() -> Option<(u32, u32)> {
 }
 
 fn start_postmaster(dir: &Path, port: u16) -> Child {
-    let log = File::options()
-        .create(true)
-        .append(true)
-        .open(dir.join("postgres.log"));
+    let log = File::options().create(true).append(true).open(dir.join("postgres.log"));
     let log = log.expect("the folder is ours");
     let child = unprivileged(program("postgres"))
         .arg("-D")
         .arg(dir.join("data"))
-        .args([
-            "-c",
-            "listen_addresses=127.0.0.1",
-            "-c",
-            &format!("port={port}"),
-        ])
+        .args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={port}")])
         .args(["-c", &format!("unix_socket_directories={}", dir.display())])
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("a file can be shared"))
@@ -344,21 +306,12 @@ fn template() -> PathBuf {
 
 fn make_template(data: &Path) {
     let output = unprivileged(program("initdb"))
-        .args([
-            "--auth=trust",
-            "--username=postgres",
-            "--encoding=UTF8",
-            "--locale=C",
-        ])
+        .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"])
         .args(["--no-sync", "--wal-segsize=1", "-D"])
         .arg(data)
         .output()
         .expect("PostgreSQL is installed");
-    assert!(
-        output.status.success(),
-        "initdb: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
     let conf = data.join("postgresql.conf");
     let base = fs::read_to_string(&conf).expect("initdb wrote it");
     fs::write(conf, format!("{base}\n{SETTINGS}")).expect("initdb wrote it");
@@ -373,14 +326,9 @@ fn make_template(data: &Path) {
         .spawn()
         .expect("PostgreSQL is installed");
     let mut input = single.stdin.take().expect("stdin was piped");
-    input
-        .write_all(ROLES.as_bytes())
-        .expect("single-user mode reads");
+    input.write_all(ROLES.as_bytes()).expect("single-user mode reads");
     drop(input);
-    assert!(
-        single.wait().expect("it is our child").success(),
-        "single-user mode"
-    );
+    assert!(single.wait().expect("it is our child").success(), "single-user mode");
 }
 
 /// Tells templates of different contents apart.
@@ -393,10 +341,5 @@ fn fingerprint() -> u64 {
 
 fn copy(from: &Path, to: &Path) {
     let status = Command::new("cp").arg("-a").args([from, to]).status();
-    assert!(
-        status.expect("cp runs").success(),
-        "copy {} to {}",
-        from.display(),
-        to.display()
-    );
+    assert!(status.expect("cp runs").success(), "copy {} to {}", from.display(), to.display());
 }

@@ -24,14 +24,18 @@ impl Config {
     /// Sets keys of `[databases.NAME]`.
     pub fn database(mut self, name: &str, lines: &[&str]) -> Self {
         let section = named(&mut self.databases, name);
-        lines.iter().for_each(|line| set(section, line));
+        for line in lines {
+            set(section, line);
+        }
         self
     }
 
     /// Sets keys of `[users.NAME]`.
     pub fn user(mut self, name: &str, lines: &[&str]) -> Self {
         let section = named(&mut self.users, name);
-        lines.iter().for_each(|line| set(section, line));
+        for line in lines {
+            set(section, line);
+        }
         self
     }
 
@@ -62,11 +66,8 @@ impl Config {
         }
         text.push_str("[users]\n");
         for (name, section) in &self.users {
-            let keys: Section = section
-                .iter()
-                .filter(|(key, _)| key != "password")
-                .cloned()
-                .collect();
+            let keys: Section =
+                section.iter().filter(|(key, _)| key != "password").cloned().collect();
             if !keys.is_empty() {
                 let _ = writeln!(text, "{name} = {}", ini_pairs(&keys));
             }
@@ -92,13 +93,10 @@ impl Config {
 }
 
 fn named<'a>(sections: &'a mut Vec<(String, Section)>, name: &str) -> &'a mut Section {
-    let position = sections
-        .iter()
-        .position(|(known, _)| known == name)
-        .unwrap_or_else(|| {
-            sections.push((name.to_owned(), Section::new()));
-            sections.len() - 1
-        });
+    let position = sections.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+        sections.push((name.to_owned(), Section::new()));
+        sections.len() - 1
+    });
     &mut sections[position].1
 }
 
@@ -116,10 +114,8 @@ fn write_lines(text: &mut String, section: &Section) {
 }
 
 fn ini_pairs(section: &Section) -> String {
-    let pairs: Vec<_> = section
-        .iter()
-        .map(|(key, value)| format!("{key}={}", ini_value(value)))
-        .collect();
+    let pairs: Vec<_> =
+        section.iter().map(|(key, value)| format!("{key}={}", ini_value(value))).collect();
     pairs.join(" ")
 }
 

@@ -24,19 +24,13 @@ impl Fixture {
         let cluster = Cluster::shared();
         let database = cluster.new_database();
         let config = configure(Self::config(cluster, &database));
-        Self {
-            cluster,
-            proxy: Proxy::start(cluster, config),
-            database,
-        }
+        Self { cluster, proxy: Proxy::start(cluster, config), database }
     }
 
     /// The settings that [`Fixture::start`] begins with.
     pub fn config(cluster: &Cluster, database: &str) -> Config {
-        let (port, dbname) = (
-            format!("port = {}", cluster.port()),
-            format!("dbname = \"{database}\""),
-        );
+        let (port, dbname) =
+            (format!("port = {}", cluster.port()), format!("dbname = \"{database}\""));
         Config::default()
             .general("listen_addr = \"127.0.0.1\"")
             .general("auth_type = \"trust\"")
@@ -69,9 +63,7 @@ impl Fixture {
 
     /// Logs in through the proxy.
     pub fn connect(&self) -> Client {
-        self.login()
-            .connect(&self.proxy.tcp())
-            .expect("the proxy trusts us")
+        self.login().connect(&self.proxy.tcp()).expect("the proxy trusts us")
     }
 
     /// Logs in to the database past the proxy, as somebody [`Fixture::backends`] does not count.
@@ -107,25 +99,16 @@ impl Fixture {
 
     fn run(&self, what: &str, address: Address, script: &impl Fn(&Peer)) -> Vec<String> {
         eprintln!("--- script against {what} ---");
-        self.observer()
-            .rows("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
+        self.observer().rows("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
         let transcript = Transcript::default();
-        script(&Peer {
-            login: self.login(),
-            address,
-            transcript: Transcript::clone(&transcript),
-        });
+        script(&Peer { login: self.login(), address, transcript: Transcript::clone(&transcript) });
         std::mem::take(&mut transcript.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
 /// Shows the first difference of two transcripts, with what led to it.
 fn assert_same(direct: &[String], proxied: &[String]) {
-    let shared = direct
-        .iter()
-        .zip(proxied)
-        .take_while(|(left, right)| left == right)
-        .count();
+    let shared = direct.iter().zip(proxied).take_while(|(left, right)| left == right).count();
     if direct.len() == shared && proxied.len() == shared {
         return;
     }

@@ -59,7 +59,6 @@ pub struct Login {
     user: String,
     password: String,
     parameters: Vec<(String, String)>,
-    version: u32,
 }
 
 impl Login {
@@ -68,10 +67,7 @@ impl Login {
         Self {
             user: user.to_owned(),
             password: String::new(),
-            parameters: parameters
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
-            version: PROTOCOL_3_0,
+            parameters: parameters.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
         }
     }
 
@@ -83,12 +79,6 @@ impl Login {
     /// Adds a startup parameter.
     pub fn parameter(mut self, name: &str, value: &str) -> Self {
         self.parameters.push((name.to_owned(), value.to_owned()));
-        self
-    }
-
-    /// Asks for another protocol version.
-    pub fn version(mut self, version: u32) -> Self {
-        self.version = version;
         self
     }
 
@@ -112,16 +102,10 @@ impl Login {
         &self,
         mut client: Client,
     ) -> Result<(Client, Vec<Reply>), Vec<Reply>> {
-        let parameters: Vec<_> = self
-            .parameters
-            .iter()
-            .map(|(name, value)| (name.as_str(), value.as_str()))
-            .collect();
+        let parameters: Vec<_> =
+            self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let mut said = Vec::new();
-        if client
-            .try_send(&startup(self.version, &parameters))
-            .is_err()
-        {
+        if client.try_send(&startup(PROTOCOL_3_0, &parameters)).is_err() {
             return Err(vec![Reply::Eof]);
         }
         let mut scram = ScramSha256::new(self.password.as_bytes(), ChannelBinding::unsupported());
@@ -167,19 +151,14 @@ impl Login {
                 assert!(rest.starts_with(b"SCRAM-SHA-256\0"), "mechanisms: {rest:?}");
                 let first = scram.message();
                 let length = u32::try_from(first.len()).expect("short").to_be_bytes();
-                Some(message(
-                    b'p',
-                    &[b"SCRAM-SHA-256\0", &length[..], first].concat(),
-                ))
+                Some(message(b'p', &[b"SCRAM-SHA-256\0", &length[..], first].concat()))
             }
             11 => {
                 scram.update(rest).expect("a sound server-first-message");
                 Some(message(b'p', scram.message()))
             }
             12 => {
-                scram
-                    .finish(rest)
-                    .expect("the server knows the password too");
+                scram.finish(rest).expect("the server knows the password too");
                 None
             }
             other => panic!("authentication request {other}"),

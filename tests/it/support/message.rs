@@ -34,10 +34,7 @@ pub fn startup(version: u32, parameters: &[(&str, &str)]) -> Bytes {
 
 /// `CancelRequest` for this key.
 pub fn cancel_request(key: (u32, u32)) -> Bytes {
-    untagged(
-        CANCEL_REQUEST,
-        &[key.0.to_be_bytes(), key.1.to_be_bytes()].concat(),
-    )
+    untagged(CANCEL_REQUEST, &[key.0.to_be_bytes(), key.1.to_be_bytes()].concat())
 }
 
 pub fn query(sql: &str) -> Bytes {
@@ -51,10 +48,7 @@ pub fn parse(name: &str, sql: &str) -> Bytes {
 /// Parse that states the types of the first parameters.
 pub fn parse_typed(name: &str, sql: &str, oids: &[u32]) -> Bytes {
     let oids: Vec<[u8; 4]> = oids.iter().map(|oid| oid.to_be_bytes()).collect();
-    message(
-        b'P',
-        &[cstr(name), cstr(sql), count(oids.len()), oids.concat()].concat(),
-    )
+    message(b'P', &[cstr(name), cstr(sql), count(oids.len()), oids.concat()].concat())
 }
 
 /// Bind without parameters, all results as text.
@@ -145,8 +139,5 @@ pub fn cstr(text: &str) -> Bytes {
 }
 
 fn count(number: usize) -> Bytes {
-    u16::try_from(number)
-        .expect("test lists are short")
-        .to_be_bytes()
-        .to_vec()
+    u16::try_from(number).expect("test lists are short").to_be_bytes().to_vec()
 }

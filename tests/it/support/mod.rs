@@ -12,7 +12,10 @@ pub mod reply;
 pub mod tools;
 pub mod wire;
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
 
 /// Longest wait for anything that must happen; far more than any of it takes.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -24,10 +27,7 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 pub fn poll(what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(
-            started.elapsed() < PATIENCE,
-            "waited {PATIENCE:?} in vain: {what}"
-        );
+        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
         std::thread::park_timeout(Duration::from_millis(10));
     }
 }
@@ -36,10 +36,16 @@ pub fn poll(what: &str, mut condition: impl FnMut() -> bool) {
 /// happen).
 pub fn let_pass(time: Duration) {
     let started = Instant::now();
-    while let Some(rest) = time
-        .checked_sub(started.elapsed())
-        .filter(|rest| !rest.is_zero())
-    {
+    while let Some(rest) = time.checked_sub(started.elapsed()).filter(|rest| !rest.is_zero()) {
         std::thread::park_timeout(rest);
+    }
+}
+
+/// Set when dropped, so that helper threads end whether or not the test fails.
+pub struct EndsWith<'a>(pub &'a AtomicBool);
+
+impl Drop for EndsWith<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }

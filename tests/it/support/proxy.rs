@@ -31,11 +31,7 @@ impl Subject {
     pub fn current() -> Self {
         let named = std::env::var("PGTANDEM_IT_SUBJECT").ok();
         let built = option_env!("CARGO_BIN_EXE_pgtandem").map(str::to_owned);
-        match named
-            .or(built)
-            .expect("PGTANDEM_IT_SUBJECT is set")
-            .as_str()
-        {
+        match named.or(built).expect("PGTANDEM_IT_SUBJECT is set").as_str() {
             "postgres" => Self::Postgres,
             "pgbouncer" => Self::Bouncer,
             path => Self::Pgtandem(path.into()),
@@ -62,29 +58,18 @@ impl Proxy {
             .general(&format!("listen_port = {port}"))
             .general(&format!("unix_socket_dir = \"{}\"", dir.display()));
         let socket = dir.join(format!(".s.PGSQL.{port}"));
-        let mut proxy = Self {
-            child: None,
-            dir,
-            port,
-            socket,
-            config,
-        };
+        let mut proxy = Self { child: None, dir, port, socket, config };
         let subject = Subject::current();
         proxy.write_files();
         let command = match subject {
             Subject::Postgres => {
-                let Address::Unix(socket) = cluster.unix() else {
-                    unreachable!("unix() is Unix")
-                };
+                let Address::Unix(socket) = cluster.unix() else { unreachable!("unix() is Unix") };
                 (proxy.port, proxy.socket) = (cluster.port(), socket);
                 return proxy;
             }
             Subject::Pgtandem(program) => {
                 let mut command = Command::new(program);
-                command
-                    .arg("--config")
-                    .arg(proxy.file("proxy.toml"))
-                    .arg("run");
+                command.arg("--config").arg(proxy.file("proxy.toml")).arg("run");
                 command
             }
             Subject::Bouncer => {
@@ -131,9 +116,7 @@ impl Proxy {
 
     /// Whether the process still runs.
     pub fn is_running(&mut self) -> bool {
-        self.child
-            .as_mut()
-            .is_some_and(|child| child.try_wait().is_ok_and(|end| end.is_none()))
+        self.child.as_mut().is_some_and(|child| child.try_wait().is_ok_and(|end| end.is_none()))
     }
 
     /// Waits until it has ended by itself.
@@ -161,11 +144,7 @@ impl Proxy {
         reaper::adopt_process(child.id(), "KILL");
         self.child = Some(child);
         poll("the proxy accepts connections", || {
-            assert!(
-                self.is_running(),
-                "the proxy ended at once:\n{}",
-                self.log()
-            );
+            assert!(self.is_running(), "the proxy ended at once:\n{}", self.log());
             self.tcp().try_open().is_ok()
         });
     }
@@ -198,10 +177,7 @@ impl Drop for Proxy {
         remove(&self.dir);
         if !std::thread::panicking() {
             assert!(!log.contains("panicked at"), "the proxy panicked:\n{log}");
-            assert!(
-                was_running || !had_child,
-                "the proxy ended by itself:\n{log}"
-            );
+            assert!(was_running || !had_child, "the proxy ended by itself:\n{log}");
         }
     }
 }

@@ -59,6 +59,7 @@ fn tell(line: &str) {
     writeln!(pipe, "{line}").expect("the shell lives as long as its pipe");
 }
 
+#[expect(clippy::zombie_processes, reason = "it ends after this process")]
 fn start_shell() -> ChildStdin {
     let mut shell = Command::new("sh")
         .args(["-c", SCRIPT])

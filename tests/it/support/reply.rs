@@ -148,7 +148,7 @@ impl Deref for Answers {
 
 impl<T: AsRef<str>> PartialEq<T> for Answers {
     fn eq(&self, expected: &T) -> bool {
-        self.to_string() == expected.as_ref()
+        self.0.join(" | ") == expected.as_ref()
     }
 }
 
@@ -172,29 +172,19 @@ impl Cursor<'_> {
     }
 
     fn u16(&mut self) -> u16 {
-        let (head, rest) = self
-            .0
-            .split_first_chunk()
-            .expect("a reply holds what it announces");
+        let (head, rest) = self.0.split_first_chunk().expect("a reply holds what it announces");
         self.0 = rest;
         u16::from_be_bytes(*head)
     }
 
     fn u32(&mut self) -> u32 {
-        let (head, rest) = self
-            .0
-            .split_first_chunk()
-            .expect("a reply holds what it announces");
+        let (head, rest) = self.0.split_first_chunk().expect("a reply holds what it announces");
         self.0 = rest;
         u32::from_be_bytes(*head)
     }
 
     fn cstr(&mut self) -> String {
-        let end = self
-            .0
-            .iter()
-            .position(|byte| *byte == 0)
-            .expect("strings are terminated");
+        let end = self.0.iter().position(|byte| *byte == 0).expect("strings are terminated");
         let text = String::from_utf8_lossy(&self.0[..end]).into_owned();
         self.skip(end + 1);
         text

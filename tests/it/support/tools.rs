@@ -15,25 +15,15 @@ pub fn tool(name: &str, address: &Address, database: &str) -> Command {
     let mut command = unprivileged(program(name));
     match address {
         Address::Tcp(port) => {
-            command
-                .env("PGHOST", "127.0.0.1")
-                .env("PGPORT", port.to_string());
+            command.env("PGHOST", "127.0.0.1").env("PGPORT", port.to_string());
         }
         Address::Unix(path) => {
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .expect("a socket");
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a socket");
             let port = name.rsplit('.').next().expect("it ends in the port");
-            command
-                .env("PGHOST", path.parent().expect("in a folder"))
-                .env("PGPORT", port);
+            command.env("PGHOST", path.parent().expect("in a folder")).env("PGPORT", port);
         }
     }
-    command
-        .env("PGUSER", "postgres")
-        .env("PGDATABASE", database)
-        .env("PGCONNECT_TIMEOUT", "10");
+    command.env("PGUSER", "postgres").env("PGDATABASE", database).env("PGCONNECT_TIMEOUT", "10");
     command
 }
 

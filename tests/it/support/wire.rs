@@ -60,8 +60,7 @@ impl Client {
 
     /// Sends these messages in one write.
     pub fn send(&mut self, messages: &[Bytes]) {
-        self.try_send(&messages.concat())
-            .expect("the other side reads");
+        self.try_send(&messages.concat()).expect("the other side reads");
     }
 
     /// Sends bytes, to a side that may have gone.
@@ -85,10 +84,7 @@ impl Client {
     /// Every Query, Sync and `FunctionCall` among them is answered by one `ReadyForQuery`.
     pub fn run(&mut self, messages: &[Bytes]) -> Answers {
         self.send(messages);
-        let answered = messages
-            .iter()
-            .filter(|message| b"QSF".contains(&message[0]))
-            .count();
+        let answered = messages.iter().filter(|message| b"QSF".contains(&message[0])).count();
         self.ready(answered)
     }
 
@@ -106,11 +102,7 @@ impl Client {
         let replies = self.replies_until(|reply| b"Z\0".contains(&reply.tag()));
         let error = replies.iter().find(|reply| b"E\0".contains(&reply.tag()));
         assert!(error.is_none(), "{sql}: {error:?}");
-        replies
-            .iter()
-            .filter(|reply| reply.tag() == b'D')
-            .map(Reply::columns)
-            .collect()
+        replies.iter().filter(|reply| reply.tag() == b'D').map(Reply::columns).collect()
     }
 
     /// The single value of one simple query.
@@ -149,7 +141,7 @@ impl Client {
     }
 
     /// Reads to the end of the connection; the last element is `EOF`.
-    pub fn to_end(&mut self) -> Answers {
+    pub fn until_end(&mut self) -> Answers {
         Answers::from_iter(self.replies_until(|reply| reply.tag() == 0))
     }
 
@@ -190,11 +182,7 @@ impl Client {
                 return None;
             }
             if self.fill(rest) == Some(0) {
-                assert!(
-                    self.received.is_empty(),
-                    "ended in a message: {:?}",
-                    self.received
-                );
+                assert!(self.received.is_empty(), "ended in a message: {:?}", self.received);
                 self.note(&Reply::Eof);
                 return Some(Reply::Eof);
             }
@@ -204,11 +192,7 @@ impl Client {
     /// Proves that nothing arrives for a while.
     pub fn assert_quiet(&mut self) {
         let reply = self.reply_within(Duration::from_millis(300));
-        assert!(
-            reply.is_none(),
-            "client {:?} got {reply:?} unasked",
-            self.name
-        );
+        assert!(reply.is_none(), "client {:?} got {reply:?} unasked", self.name);
     }
 
     /// Reads exactly one byte, as after `SSLRequest`; `None` at the end of the connection.
@@ -233,24 +217,16 @@ impl Client {
         result.expect("the socket is open");
     }
 
-    /// Local port of a TCP connection.
-    pub fn local_port(&self) -> u16 {
-        match &self.stream {
-            Stream::Tcp(stream) => stream.local_addr().expect("it is connected").port(),
-            Stream::Unix(_) => 0,
-        }
-    }
-
     /// Reads once; the number of bytes, or nothing if the time is over.
     fn fill(&mut self, time: Duration) -> Option<usize> {
         let mut chunk = [0; 16 * 1024];
         let result = match &mut self.stream {
-            Stream::Tcp(stream) => stream
-                .set_read_timeout(Some(time))
-                .and_then(|()| stream.read(&mut chunk)),
-            Stream::Unix(stream) => stream
-                .set_read_timeout(Some(time))
-                .and_then(|()| stream.read(&mut chunk)),
+            Stream::Tcp(stream) => {
+                stream.set_read_timeout(Some(time)).and_then(|()| stream.read(&mut chunk))
+            }
+            Stream::Unix(stream) => {
+                stream.set_read_timeout(Some(time)).and_then(|()| stream.read(&mut chunk))
+            }
         };
         match result {
             Ok(length) => {
@@ -284,10 +260,7 @@ impl Client {
         }
         if let Some(transcript) = &self.transcript {
             let line = format!("{}: {}", self.name, reply.detail());
-            transcript
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(line);
+            transcript.lock().unwrap_or_else(PoisonError::into_inner).push(line);
         }
     }
 }
