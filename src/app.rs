@@ -28,6 +28,9 @@ use crate::worker::{self, MESSAGES_MAX, ToControl, ToWorker, WorkerHandle};
 /// Most clients that are in their login at a time. LIMIT: the others stay in the system's queue.
 const LOGINS_MAX: usize = 4096;
 
+/// Between two looks at whether all workers still run.
+const HEALTH_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Between two looks at whether the workers have ended.
 const DRAIN_POLL: Duration = Duration::from_millis(20);
 
@@ -127,6 +130,7 @@ async fn run_until_signal(
     threads: Vec<JoinHandle<()>>,
 ) -> ExitCode {
     let logins = Arc::new(Semaphore::new(LOGINS_MAX));
+    let mut health = tokio::time::interval(HEALTH_INTERVAL);
     loop {
         tokio::select! {
             // Cancel safe: a connection or a signal is taken only by the call that returns it.
@@ -134,6 +138,11 @@ async fn run_until_signal(
                 Signal::Hangup => reload(control).await,
                 Signal::Quit => return ExitCode::SUCCESS,
                 Signal::Terminate | Signal::Interrupt => break,
+            },
+            _ = health.tick() => if threads.iter().any(JoinHandle::is_finished) {
+                // Its clients are lost; a service manager starts us again for the others.
+                tracing::error!("a worker has ended: giving up");
+                return ExitCode::FAILURE;
             },
             (stream, peer) = listeners.accept() => {
                 let Ok(permit) = Arc::clone(&logins).acquire_owned().await else { break };
@@ -150,11 +159,7 @@ async fn run_until_signal(
 }
 
 /// Lets clients finish; a second signal, or `shutdown_timeout`, ends that.
-async fn drain(
-    control: &Control,
-    signals: &mut Signals,
-    threads: &[JoinHandle<()>],
-) -> ExitCode {
+async fn drain(control: &Control, signals: &mut Signals, threads: &[JoinHandle<()>]) -> ExitCode {
     tracing::info!("shutting down: clients may finish their transactions");
     for worker in &control.workers {
         // One that has ended has nobody to drain.
@@ -183,8 +188,7 @@ async fn drain(
 /// Leads one new connection through its login, and hands it to the least loaded worker.
 async fn lead_in(control: &Control, stream: Stream, peer: Peer) {
     let config = control.config.load_full();
-    let accepted =
-        accept(stream, peer, &config, &control.process_secret, &control.admission).await;
+    let accepted = accept(stream, peer, &config, &control.process_secret, &control.admission).await;
     match accepted {
         Accepted::Gone => {}
         Accepted::Cancel { pid, secret } => cancel_for_client(control, pid, &secret).await,

@@ -1,6 +1,7 @@
 //! `pgtandem`: argv → configuration → [`pgtandem::app`] → exit code.
 //!
-//! Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong.
+//! Exit codes: 0 done, 1 it failed, 2 the command line or the configuration is wrong, 128 and more a
+//! signal ended the demo.
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -15,17 +16,10 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let result = match &cli.command {
-        None | Some(Command::Run) => return run(&cli),
-        Some(Command::Check) => return check(&cli),
-        Some(Command::Demo(args)) => run_demo(args.clone()),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            complain(&format!("{error:#}"));
-            ExitCode::FAILURE
-        }
+    match &cli.command {
+        None | Some(Command::Run) => run(&cli),
+        Some(Command::Check) => check(&cli),
+        Some(Command::Demo(args)) => run_demo(*args),
     }
 }
 
@@ -69,10 +63,22 @@ fn check(cli: &Cli) -> ExitCode {
     }
 }
 
-fn run_demo(args: demo::Args) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(demo::run(args))?;
-    Ok(())
+fn run_demo(args: demo::Args) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("cannot start the demo: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(demo::run(args)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = error.exit_code();
+            complain(&format!("{:#}", anyhow::Error::from(error)));
+            ExitCode::from(code)
+        }
+    }
 }
 
 /// Says on standard error what went wrong; nobody is left to tell if that fails too.

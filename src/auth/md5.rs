@@ -15,10 +15,7 @@ pub fn shadow(password: &[u8], user: &[u8]) -> String {
 
 /// Answers a request with `salt`, from the stored form; `None` if `shadow` is no md5 form.
 pub fn response(shadow: &str, salt: [u8; 4]) -> Option<String> {
-    let digits = shadow
-        .as_bytes()
-        .strip_prefix(b"md5")
-        .filter(|_| is_shadow(shadow.as_bytes()))?;
+    let digits = shadow.as_bytes().strip_prefix(b"md5").filter(|_| is_shadow(shadow.as_bytes()))?;
     Some(encrypt(digits, &salt))
 }
 
@@ -28,9 +25,7 @@ pub fn response(shadow: &str, salt: [u8; 4]) -> Option<String> {
 pub fn is_shadow(text: &[u8]) -> bool {
     text.len() == SHADOW_LEN
         && text.strip_prefix(b"md5").is_some_and(|digits| {
-            digits
-                .iter()
-                .all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
+            digits.iter().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'))
         })
 }
 
@@ -56,11 +51,7 @@ mod tests {
             (b"password", b"postgres", [1, 2, 3, 4]),
             (b"", b"u", [0; 4]),
             (b"x", b"", [255; 4]),
-            (
-                "pässwörd".as_bytes(),
-                "müller".as_bytes(),
-                [0x2a, 0x3d, 0x8f, 0xe0],
-            ),
+            ("pässwörd".as_bytes(), "müller".as_bytes(), [0x2a, 0x3d, 0x8f, 0xe0]),
         ];
         for (password, user, salt) in cases {
             let theirs = postgres_protocol::authentication::md5_hash(user, password, salt);
@@ -71,10 +62,7 @@ mod tests {
     #[test]
     fn matches_what_postgresql_stores() {
         // SELECT 'md5' || md5('secret' || 'bob');
-        assert_eq!(
-            shadow(b"secret", b"bob"),
-            "md521f3163f8f86fa10bdefbfbd502a8f06"
-        );
+        assert_eq!(shadow(b"secret", b"bob"), "md521f3163f8f86fa10bdefbfbd502a8f06");
     }
 
     #[test]

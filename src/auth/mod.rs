@@ -128,17 +128,11 @@ mod tests {
         $WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
 
     fn credentials(stored: Option<&str>, learned: Option<Learned>) -> Credentials {
-        Credentials {
-            stored: stored.map(Secret::new),
-            learned,
-        }
+        Credentials { stored: stored.map(Secret::new), learned }
     }
 
     fn keys() -> Learned {
-        Learned::Keys(ClientKeys {
-            client_key: [1; 32],
-            server_key: [2; 32],
-        })
+        Learned::Keys(ClientKeys { client_key: [1; 32], server_key: [2; 32] })
     }
 
     fn password(text: &str) -> Learned {
@@ -175,34 +169,13 @@ mod tests {
         let shadow = md5::shadow(b"p", b"u");
         assert_eq!(answers(&credentials(None, None)), [false, false, false]);
         assert_eq!(answers(&credentials(Some("p"), None)), [true, true, true]);
-        assert_eq!(
-            answers(&credentials(Some(&shadow), None)),
-            [false, true, false]
-        );
-        assert_eq!(
-            answers(&credentials(Some(SCRAM), None)),
-            [false, false, false]
-        );
-        assert_eq!(
-            answers(&credentials(Some(SCRAM), Some(keys()))),
-            [false, false, true]
-        );
-        assert_eq!(
-            answers(&credentials(None, Some(keys()))),
-            [false, false, true]
-        );
-        assert_eq!(
-            answers(&credentials(None, Some(password("p")))),
-            [true, true, true]
-        );
-        assert_eq!(
-            answers(&credentials(Some(&shadow), Some(password("p")))),
-            [true, true, true]
-        );
-        assert_eq!(
-            answers(&credentials(Some(&shadow), Some(keys()))),
-            [false, true, true]
-        );
+        assert_eq!(answers(&credentials(Some(&shadow), None)), [false, true, false]);
+        assert_eq!(answers(&credentials(Some(SCRAM), None)), [false, false, false]);
+        assert_eq!(answers(&credentials(Some(SCRAM), Some(keys()))), [false, false, true]);
+        assert_eq!(answers(&credentials(None, Some(keys()))), [false, false, true]);
+        assert_eq!(answers(&credentials(None, Some(password("p")))), [true, true, true]);
+        assert_eq!(answers(&credentials(Some(&shadow), Some(password("p")))), [true, true, true]);
+        assert_eq!(answers(&credentials(Some(&shadow), Some(keys()))), [false, true, true]);
     }
 
     #[test]

@@ -143,12 +143,7 @@ impl ServerExchange {
     /// Without `genuine` the client is refused at the very end, whatever it proves.
     /// `server_nonce` must be fresh; see [`nonce`].
     pub fn new(secret: ScramSecret, genuine: bool, server_nonce: String) -> Self {
-        Self {
-            secret,
-            genuine,
-            server_nonce,
-            challenged: None,
-        }
+        Self { secret, genuine, server_nonce, challenged: None }
     }
 
     /// Takes client-first-message and returns server-first-message.
@@ -171,11 +166,7 @@ impl ServerExchange {
         let salt = BASE64.encode(&self.secret.salt);
         server_first.extend(format!(",s={salt},i={}", self.secret.iterations).into_bytes());
         let signed = [bare, &server_first, b""].join(&b',');
-        self.challenged = Some(Challenged {
-            channel_binding,
-            nonce,
-            signed,
-        });
+        self.challenged = Some(Challenged { channel_binding, nonce, signed });
         Ok(server_first)
     }
 
@@ -198,10 +189,7 @@ impl ServerExchange {
 
         let signed = [&challenged.signed, without_proof].concat();
         let client_key = xor(proof, hmac(&self.secret.stored_key, &[&signed]));
-        let keys = ClientKeys {
-            client_key,
-            server_key: self.secret.server_key,
-        };
+        let keys = ClientKeys { client_key, server_key: self.secret.server_key };
         // The proof of somebody who does not exist is checked too, so that it takes as long.
         let matches = sha256(&keys.client_key).ct_eq(&self.secret.stored_key)
             & Choice::from(u8::from(self.genuine));
@@ -235,11 +223,7 @@ pub struct ClientExchange {
 impl ClientExchange {
     /// Prepares to log in with `credential`; `client_nonce` must be fresh, see [`nonce`].
     pub fn new(credential: ClientCredential, client_nonce: String) -> Self {
-        Self {
-            credential,
-            client_nonce,
-            owed_signature: None,
-        }
+        Self { credential, client_nonce, owed_signature: None }
     }
 
     /// Returns client-first-message. It names no user: the startup packet does.
@@ -282,11 +266,7 @@ impl ClientExchange {
         let signature = keys::decode(attributes.take(b'v')?)
             .ok_or(ScramError::Malformed { what: "signature" })?;
         attributes.skip_optional()?;
-        if bool::from(signature.ct_eq(&owed)) {
-            Ok(())
-        } else {
-            Err(ScramError::WrongSignature)
-        }
+        if bool::from(signature.ct_eq(&owed)) { Ok(()) } else { Err(ScramError::WrongSignature) }
     }
 
     fn first_bare(&self) -> String {
@@ -300,11 +280,9 @@ impl ClientExchange {
             ClientCredential::Password(_) if iterations > MAX_ITERATIONS => {
                 Err(ScramError::TooManyIterations { iterations })
             }
-            ClientCredential::Password(password) => Ok(ClientKeys::from_password(
-                password.expose(),
-                &challenge.salt,
-                iterations,
-            )),
+            ClientCredential::Password(password) => {
+                Ok(ClientKeys::from_password(password.expose(), &challenge.salt, iterations))
+            }
         }
     }
 }
@@ -318,10 +296,7 @@ pub fn nonce() -> String {
 
 fn check_len(message: &[u8], max: usize) -> Result<(), ScramError> {
     if message.len() > max {
-        return Err(ScramError::TooLong {
-            len: message.len(),
-            max,
-        });
+        return Err(ScramError::TooLong { len: message.len(), max });
     }
     Ok(())
 }

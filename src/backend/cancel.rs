@@ -66,10 +66,7 @@ mod tests {
     use super::*;
 
     fn key() -> CancelKey {
-        CancelKey {
-            pid: 7,
-            secret: vec![1, 2, 3, 4],
-        }
+        CancelKey { pid: 7, secret: vec![1, 2, 3, 4] }
     }
 
     async fn listener() -> (TcpListener, Host, u16) {
@@ -88,15 +85,10 @@ mod tests {
             packet
         };
         let key = key();
-        let (outcome, packet) = tokio::join!(
-            cancel(&host, port, &key, Some(Duration::from_secs(10))),
-            server
-        );
+        let (outcome, packet) =
+            tokio::join!(cancel(&host, port, &key, Some(Duration::from_secs(10))), server);
         outcome.unwrap();
-        assert_eq!(
-            packet,
-            *b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07\x01\x02\x03\x04"
-        );
+        assert_eq!(packet, *b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07\x01\x02\x03\x04");
     }
 
     #[tokio::test]
@@ -117,22 +109,15 @@ mod tests {
             stream
         };
         let key = key();
-        let (outcome, _) = tokio::join!(
-            cancel(&host, port, &key, Some(Duration::from_secs(10))),
-            server
-        );
+        let (outcome, _) =
+            tokio::join!(cancel(&host, port, &key, Some(Duration::from_secs(10))), server);
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[tokio::test]
     async fn without_a_key_nothing_is_sent() {
-        let key = CancelKey {
-            pid: 0,
-            secret: Vec::new(),
-        };
-        let error = cancel(&Host::Tcp("127.0.0.1".to_owned()), 1, &key, None)
-            .await
-            .unwrap_err();
+        let key = CancelKey { pid: 0, secret: Vec::new() };
+        let error = cancel(&Host::Tcp("127.0.0.1".to_owned()), 1, &key, None).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -74,9 +74,7 @@ pub struct CancelKey {
 
 impl fmt::Debug for CancelKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("CancelKey")
-            .field("pid", &self.pid)
-            .finish_non_exhaustive()
+        f.debug_struct("CancelKey").field("pid", &self.pid).finish_non_exhaustive()
     }
 }
 
@@ -108,21 +106,11 @@ async fn open_unbounded(
         .await
         .map_err(|source| ConnectError::Dial { source })?;
     let mut server = Server::new(stream);
-    let Greeting {
-        parameters,
-        cancel_key,
-    } = log_in(&mut server, &settings.user, &settings.dbname, credentials).await?;
+    let Greeting { parameters, cancel_key } =
+        log_in(&mut server, &settings.user, &settings.dbname, credentials).await?;
     let unread = server.inbox.to_vec();
-    let socket = server
-        .stream
-        .into_socket()
-        .map_err(|source| ConnectError::Lost { source })?;
-    Ok(Opened {
-        socket,
-        unread,
-        parameters,
-        cancel_key,
-    })
+    let socket = server.stream.into_socket().map_err(|source| ConnectError::Lost { source })?;
+    Ok(Opened { socket, unread, parameters, cancel_key })
 }
 
 async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
@@ -131,13 +119,8 @@ async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     database: &str,
     credentials: &Credentials,
 ) -> Result<Greeting, ConnectError> {
-    let parameters = [
-        (&b"user"[..], user.as_bytes()),
-        (b"database", database.as_bytes()),
-    ];
-    server
-        .send(|out| startup::write_startup(out, &parameters))
-        .await?;
+    let parameters = [(&b"user"[..], user.as_bytes()), (b"database", database.as_bytes())];
+    server.send(|out| startup::write_startup(out, &parameters)).await?;
     authenticate(server, user, credentials).await?;
     Greeting::receive(server).await
 }
@@ -149,29 +132,18 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     credentials: &Credentials,
 ) -> Result<(), ConnectError> {
     let (request, data) = server.request().await?;
-    let unusable = || ConnectError::NoUsableCredential {
-        user: user.into(),
-        request,
-    };
+    let unusable = || ConnectError::NoUsableCredential { user: user.into(), request };
     match request {
         request::OK => return Ok(()),
         request::PASSWORD => {
             let password = credentials.password().ok_or_else(unusable)?;
-            server
-                .answer(|out| encode::cstr(out, password.expose()))
-                .await?;
+            server.answer(|out| encode::cstr(out, password.expose())).await?;
         }
         request::MD5 => {
-            let salt = md5_salt(&data).map_err(|source| ConnectError::Malformed {
-                tag: tag::AUTHENTICATION,
-                source,
-            })?;
-            let response = credentials
-                .md5_response(user.as_bytes(), salt)
-                .ok_or_else(unusable)?;
-            server
-                .answer(|out| encode::cstr(out, response.as_bytes()))
-                .await?;
+            let salt = md5_salt(&data)
+                .map_err(|source| ConnectError::Malformed { tag: tag::AUTHENTICATION, source })?;
+            let response = credentials.md5_response(user.as_bytes(), salt).ok_or_else(unusable)?;
+            server.answer(|out| encode::cstr(out, response.as_bytes())).await?;
         }
         request::SASL => {
             if !offers_scram(&data) {
@@ -203,9 +175,7 @@ async fn authenticate_scram<S: AsyncRead + AsyncWrite + Unpin>(
     let server_first = server.expect_request(request::SASL_CONTINUE).await?;
     let (exchange, client_final) = prove(exchange, server_first).await?;
     let client_final = client_final.map_err(failed)?;
-    server
-        .answer(|out| out.extend_from_slice(&client_final))
-        .await?;
+    server.answer(|out| out.extend_from_slice(&client_final)).await?;
     let server_final = server.expect_request(request::SASL_FINAL).await?;
     exchange.verify(&server_final).map_err(failed)
 }
@@ -220,9 +190,7 @@ async fn prove(
         (exchange, client_final)
     })
     .await
-    .map_err(|error| ConnectError::Lost {
-        source: error.into(),
-    })
+    .map_err(|error| ConnectError::Lost { source: error.into() })
 }
 
 fn md5_salt(data: &[u8]) -> Result<[u8; 4], Malformed> {
@@ -289,10 +257,7 @@ fn cancel_key(body: &[u8]) -> Result<CancelKey, Malformed> {
     match cursor.rest() {
         secret if secret.len() < 4 => Err(Malformed::Truncated),
         secret if secret.len() > CANCEL_SECRET_BYTES_MAX => Err(Malformed::Trailing),
-        secret => Ok(CancelKey {
-            pid,
-            secret: secret.to_vec(),
-        }),
+        secret => Ok(CancelKey { pid, secret: secret.to_vec() }),
     }
 }
 
@@ -311,11 +276,7 @@ struct Message {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
     fn new(stream: S) -> Self {
-        Self {
-            stream,
-            inbox: BytesMut::with_capacity(READ_BYTES),
-            received: 0,
-        }
+        Self { stream, inbox: BytesMut::with_capacity(READ_BYTES), received: 0 }
     }
 
     /// Sends what `write` appends; it may hold a password, so it is wiped.
@@ -331,8 +292,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
 
     /// Sends an answer to an authentication request; `body` appends what is behind the header.
     async fn answer(&mut self, body: impl FnOnce(&mut Vec<u8>)) -> Result<(), ConnectError> {
-        self.send(|out| encode::message(out, crate::wire::tag::frontend::PASSWORD, body))
-            .await
+        self.send(|out| encode::message(out, crate::wire::tag::frontend::PASSWORD, body)).await
     }
 
     /// Receives an authentication request that must have this code; returns its data.
@@ -349,9 +309,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
         if tag != tag::AUTHENTICATION {
             return Err(ConnectError::Unexpected { tag });
         }
-        let code = Cursor::new(&body)
-            .i32()
-            .map_err(|source| ConnectError::Malformed { tag, source })?;
+        let code =
+            Cursor::new(&body).i32().map_err(|source| ConnectError::Malformed { tag, source })?;
         let data = body.split_off(size_of::<i32>());
         Ok((code, data))
     }
@@ -381,10 +340,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
                     return Err(ConnectError::TooMuch);
                 }
                 let mut message = self.inbox.split_to(header.message_bytes());
-                return Ok(Message {
-                    tag: header.tag,
-                    body: message.split_off(HEADER_BYTES),
-                });
+                return Ok(Message { tag: header.tag, body: message.split_off(HEADER_BYTES) });
             }
             self.fill().await?;
         }
@@ -401,10 +357,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
 }
 
 fn is_closed(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset
-    )
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// Takes code and text out of an `ErrorResponse`, whichever of them it has.

@@ -26,8 +26,13 @@ pub type Param = (Box<[u8]>, Box<[u8]>);
 
 /// Parameters that decide what the text of a statement means: `'01/02/2020'::date` becomes a
 /// constant when it is parsed.
-const DIALECT: [&[u8]; 5] =
-    [b"DateStyle", b"IntervalStyle", b"TimeZone", b"client_encoding", b"standard_conforming_strings"];
+const DIALECT: [&[u8]; 5] = [
+    b"DateStyle",
+    b"IntervalStyle",
+    b"TimeZone",
+    b"client_encoding",
+    b"standard_conforming_strings",
+];
 
 /// The tracked parameters of a session, sorted by name.
 #[derive(Debug, PartialEq, Eq, Hash, Default)]

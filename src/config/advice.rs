@@ -25,11 +25,7 @@ impl Config {
     fn advise_login(&self, advice: &mut Vec<String>) {
         let general = &self.general;
         if general.auth_type == AuthType::Trust {
-            if !general
-                .listen_addr
-                .iter()
-                .all(|address| is_loopback(address))
-            {
+            if !general.listen_addr.iter().all(|address| is_loopback(address)) {
                 advice.push(
                     "general.auth_type is \"trust\" and listen_addr is not only this machine: \
                      whoever reaches the port is let in"
@@ -67,11 +63,7 @@ impl Config {
                  this one password"
             ));
         }
-        if database
-            .password
-            .as_ref()
-            .is_some_and(|p| p.expose().starts_with(SCRAM_PREFIX))
-        {
+        if database.password.as_ref().is_some_and(|p| p.expose().starts_with(SCRAM_PREFIX)) {
             advice.push(format!(
                 "{path}.password is a SCRAM secret, which can check a password but not stand for \
                  it: logging in at the server needs the plain password"
@@ -79,9 +71,7 @@ impl Config {
         }
         let pool = &self.general.pool;
         let size = database.pool_size.unwrap_or(pool.default_pool_size);
-        let max = database
-            .max_db_connections
-            .unwrap_or(pool.max_db_connections);
+        let max = database.max_db_connections.unwrap_or(pool.max_db_connections);
         if max > 0 && max < size {
             advice.push(format!(
                 "{path}: max_db_connections {max} is below the pool's size of {size}, which is \
@@ -117,20 +107,12 @@ fn advise_general(general: &General, advice: &mut Vec<String>) {
 /// Whether only this machine can reach the address; names other than `localhost` are taken to be open.
 fn is_loopback(address: &str) -> bool {
     address == "localhost"
-        || address
-            .parse::<std::net::IpAddr>()
-            .is_ok_and(|address| address.is_loopback())
+        || address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Whether PostgreSQL would take the password for an MD5 hash (`get_password_type` in `crypt.c`).
 fn is_md5_hash(password: &Secret) -> bool {
-    password
-        .expose()
-        .strip_prefix(b"md5")
-        .is_some_and(|digits| {
-            digits.len() == 32
-                && digits
-                    .iter()
-                    .all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        })
+    password.expose().strip_prefix(b"md5").is_some_and(|digits| {
+        digits.len() == 32 && digits.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+    })
 }

@@ -276,9 +276,7 @@ pub struct PoolSettings {
 impl Config {
     /// Finds the entry for a database: its own, else `"*"`.
     pub fn database(&self, name: &str) -> Option<&Database> {
-        self.databases
-            .get(name)
-            .or_else(|| self.databases.get(ANY_DATABASE))
+        self.databases.get(name).or_else(|| self.databases.get(ANY_DATABASE))
     }
 
     /// Works out what holds when `user` asks for `database`; `None` if there is no such database.
@@ -294,10 +292,7 @@ impl Config {
         let owner = self.users.get(server_user).unwrap_or(&nobody);
         let general = &self.general.pool;
 
-        let size = owner
-            .pool_size
-            .or(entry.pool_size)
-            .unwrap_or(general.default_pool_size);
+        let size = owner.pool_size.or(entry.pool_size).unwrap_or(general.default_pool_size);
         let timeout = |user: Option<Duration>, general| unless_zero(user.unwrap_or(general));
         let bound = |number: u32| (number > 0).then_some(number);
         Some(PoolSettings {
@@ -307,29 +302,19 @@ impl Config {
             user: server_user.to_owned(),
             forced_user: entry.user.is_some(),
             password: entry.password.as_ref().or(owner.password.as_ref()).cloned(),
-            mode: session
-                .pool_mode
-                .or(entry.pool_mode)
-                .unwrap_or(self.general.pool_mode),
+            mode: session.pool_mode.or(entry.pool_mode).unwrap_or(self.general.pool_mode),
             size,
-            min_size: entry
-                .min_pool_size
-                .unwrap_or(general.min_pool_size)
-                .min(size),
+            min_size: entry.min_pool_size.unwrap_or(general.min_pool_size).min(size),
             reserve_size: owner
                 .reserve_pool_size
                 .or(entry.reserve_pool_size)
                 .unwrap_or(general.reserve_pool_size),
             reserve_timeout: unless_zero(general.reserve_pool_timeout),
             max_db_connections: bound(
-                entry
-                    .max_db_connections
-                    .unwrap_or(general.max_db_connections),
+                entry.max_db_connections.unwrap_or(general.max_db_connections),
             ),
             max_user_connections: bound(
-                owner
-                    .max_user_connections
-                    .unwrap_or(general.max_user_connections),
+                owner.max_user_connections.unwrap_or(general.max_user_connections),
             ),
             query_wait_timeout: timeout(
                 session.query_wait_timeout.or(entry.query_wait_timeout),

@@ -242,13 +242,7 @@ pub(super) fn check_together(walk: &mut Walk<'_>, config: &Config) {
         walk.report("general.listen_addr".to_owned(), Reason::NothingToListenOn);
     }
     let pool = &general.pool;
-    check_min(
-        walk,
-        "general",
-        "default_pool_size",
-        pool.min_pool_size,
-        pool.default_pool_size,
-    );
+    check_min(walk, "general", "default_pool_size", pool.min_pool_size, pool.default_pool_size);
     for (name, database) in &config.databases {
         if database.min_pool_size.is_some() || database.pool_size.is_some() {
             let min = database.min_pool_size.unwrap_or(pool.min_pool_size);

@@ -93,10 +93,9 @@ impl Kind {
                 ("hostaddr", "host"),
                 ("username", "user"),
             ],
-            Self::User => &[
-                ("default_pool_size", "pool_size"),
-                ("reserve_pool", "reserve_pool_size"),
-            ],
+            Self::User => {
+                &[("default_pool_size", "pool_size"), ("reserve_pool", "reserve_pool_size")]
+            }
         }
     }
 
@@ -115,9 +114,6 @@ impl Kind {
             return unknown(is_section, Hint::Section(kind.name()));
         }
         let candidates = self.keys().into_iter().chain(self.later());
-        unknown(
-            is_section,
-            suggest::nearest(key, candidates).map_or(Hint::None, Hint::Word),
-        )
+        unknown(is_section, suggest::nearest(key, candidates).map_or(Hint::None, Hint::Word))
     }
 }

@@ -42,13 +42,8 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     // The text may hold passwords.
     let text = std::fs::read_to_string(path)
         .map(Zeroizing::new)
-        .map_err(|error| ConfigError::Read {
-            path: path.to_owned(),
-            error,
-        })?;
-    Config::parse(&text, &path.display().to_string(), &|name| {
-        std::env::var(name).ok()
-    })
+        .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
+    Config::parse(&text, &path.display().to_string(), &|name| std::env::var(name).ok())
 }
 
 impl Config {
@@ -70,10 +65,6 @@ impl Config {
             None => keys::check_together(&mut walk, &config),
         }
         let problems = walk.into_problems();
-        if problems.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError::Invalid { problems })
-        }
+        if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { problems }) }
     }
 }

@@ -23,13 +23,7 @@ pub(super) struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     pub(super) fn new(file: &'a str, text: &'a str, env: &'a Env<'a>) -> Self {
-        Self {
-            file,
-            text,
-            env,
-            offsets: BTreeMap::new(),
-            problems: Vec::new(),
-        }
+        Self { file, text, env, offsets: BTreeMap::new(), problems: Vec::new() }
     }
 
     /// Parses the text as TOML, and reports what is no TOML.
@@ -68,12 +62,7 @@ impl<'a> Walk<'a> {
     fn report_at(&mut self, offset: usize, key: String, reason: Reason) {
         let before = self.text.as_bytes().get(..offset).unwrap_or_default();
         let line = 1 + memchr::memchr_iter(b'\n', before).count();
-        self.problems.push(Problem {
-            file: self.file.to_owned(),
-            line,
-            key,
-            reason,
-        });
+        self.problems.push(Problem { file: self.file.to_owned(), line, key, reason });
     }
 
     /// Whether nothing was reported for this very key.
@@ -112,8 +101,7 @@ impl<'a> Walk<'a> {
 
     /// Ends the walk with all problems in the order of their lines.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
-        self.problems
-            .sort_by(|a, b| (a.line, &a.key).cmp(&(b.line, &b.key)));
+        self.problems.sort_by(|a, b| (a.line, &a.key).cmp(&(b.line, &b.key)));
         self.problems
     }
 }
@@ -137,12 +125,7 @@ impl<'w, 'a> Section<'w, 'a> {
         path: String,
         table: Option<&'w DeTable<'a>>,
     ) -> Self {
-        Self {
-            walk,
-            table,
-            path,
-            known: Vec::new(),
-        }
+        Self { walk, table, path, known: Vec::new() }
     }
 
     /// Reads a key that has a default; a bad value is reported, and the default stands in for it.
@@ -182,8 +165,7 @@ impl<'w, 'a> Section<'w, 'a> {
             let name = key.get_ref().as_ref();
             if !self.known.contains(&name) {
                 let reason = explain(name, is_section(value));
-                self.walk
-                    .report_at(key.span().start, join(&self.path, name), reason);
+                self.walk.report_at(key.span().start, join(&self.path, name), reason);
             }
         }
         self.known
@@ -196,11 +178,7 @@ pub(super) fn is_section(value: &Spanned<DeValue<'_>>) -> bool {
 
 /// Says that a key or section is unknown.
 pub(super) fn unknown(is_section: bool, hint: Hint) -> Reason {
-    if is_section {
-        Reason::UnknownSection(hint)
-    } else {
-        Reason::UnknownKey(hint)
-    }
+    if is_section { Reason::UnknownSection(hint) } else { Reason::UnknownKey(hint) }
 }
 
 /// Appends a key to a path, in quotes where TOML needs them.
@@ -213,9 +191,5 @@ pub(super) fn join(path: &str, key: &str) -> String {
         quoted = format!("{key:?}");
         &quoted
     };
-    if path.is_empty() {
-        key.to_owned()
-    } else {
-        format!("{path}.{key}")
-    }
+    if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
 }

@@ -37,24 +37,13 @@ pub(super) fn text(value: &Value) -> Result<String, Reason> {
 
 pub(super) fn name(value: &Value) -> Result<String, Reason> {
     let text = text(value)?;
-    if text.is_empty() {
-        Err(Reason::Empty)
-    } else {
-        Ok(text)
-    }
+    if text.is_empty() { Err(Reason::Empty) } else { Ok(text) }
 }
 
 pub(super) fn boolean(value: &Value) -> Result<bool, Reason> {
     const EXPECTED: &str = "true or false";
-    if let Value::Text {
-        text,
-        from_env: true,
-    } = value
-    {
-        let malformed = |_| Reason::Malformed {
-            found: text.to_string(),
-            expected: EXPECTED,
-        };
+    if let Value::Text { text, from_env: true } = value {
+        let malformed = |_| Reason::Malformed { found: text.to_string(), expected: EXPECTED };
         return text.trim().parse().map_err(malformed);
     }
     let Value::Bool(boolean) = value else {
@@ -71,21 +60,13 @@ pub(super) fn words(value: &Value) -> Result<Vec<String>, Reason> {
     let Value::Text { text, .. } = value else {
         return Err(value.wrong_type("a list of strings, or a string with commas"));
     };
-    Ok(text
-        .split(',')
-        .map(str::trim)
-        .filter(|w| !w.is_empty())
-        .map(str::to_owned)
-        .collect())
+    Ok(text.split(',').map(str::trim).filter(|w| !w.is_empty()).map(str::to_owned).collect())
 }
 
 /// Addresses to listen on: `*`, IP addresses, host names.
 pub(super) fn addresses(value: &Value) -> Result<Vec<String>, Reason> {
     let addresses = words(value)?;
-    match addresses
-        .iter()
-        .find(|address| *address != "*" && !is_host(address))
-    {
+    match addresses.iter().find(|address| *address != "*" && !is_host(address)) {
         None => Ok(addresses),
         Some(address) => Err(Reason::Malformed {
             found: address.clone(),
@@ -96,15 +77,8 @@ pub(super) fn addresses(value: &Value) -> Result<Vec<String>, Reason> {
 
 fn integer(value: &Value) -> Result<i64, Reason> {
     const EXPECTED: &str = "a whole number";
-    if let Value::Text {
-        text,
-        from_env: true,
-    } = value
-    {
-        let malformed = |_| Reason::Malformed {
-            found: text.to_string(),
-            expected: EXPECTED,
-        };
+    if let Value::Text { text, from_env: true } = value {
+        let malformed = |_| Reason::Malformed { found: text.to_string(), expected: EXPECTED };
         return text.trim().parse().map_err(malformed);
     }
     let Value::Integer { number, .. } = value else {
@@ -125,10 +99,7 @@ pub(super) fn count(range: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<u32
 }
 
 fn out_of_range(found: &impl ToString, min: &impl Display, max: &impl Display) -> Reason {
-    Reason::OutOfRange {
-        found: found.to_string(),
-        expected: format!("{min} to {max}"),
-    }
+    Reason::OutOfRange { found: found.to_string(), expected: format!("{min} to {max}") }
 }
 
 /// A pool size, which has to be a bound.
@@ -242,10 +213,7 @@ pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<u32,
 pub(super) fn file_mode(value: &Value) -> Result<u32, Reason> {
     const EXPECTED: &str = "an octal mode such as \"0770\"";
     const MODE_MAX: u32 = 0o777;
-    let malformed = |found: String| Reason::Malformed {
-        found,
-        expected: EXPECTED,
-    };
+    let malformed = |found: String| Reason::Malformed { found, expected: EXPECTED };
     let mode = match value {
         Value::Text { text, .. } => {
             u32::from_str_radix(text, 8).map_err(|_| malformed(text.to_string()))?
@@ -269,11 +237,7 @@ pub(super) fn file_mode(value: &Value) -> Result<u32, Reason> {
 /// A directory for sockets of ours; empty means none.
 pub(super) fn socket_dir(value: &Value) -> Result<Option<PathBuf>, Reason> {
     let text = text(value)?;
-    if text.is_empty() {
-        Ok(None)
-    } else {
-        checked_socket_dir(&text).map(Some)
-    }
+    if text.is_empty() { Ok(None) } else { checked_socket_dir(&text).map(Some) }
 }
 
 fn checked_socket_dir(text: &str) -> Result<PathBuf, Reason> {
@@ -288,10 +252,7 @@ fn checked_socket_dir(text: &str) -> Result<PathBuf, Reason> {
     }
     let bytes = text.trim_end_matches('/').len() + SOCKET_NAME_LEN;
     if bytes > SOCKET_PATH_MAX {
-        return Err(Reason::SocketPathTooLong {
-            bytes,
-            max: SOCKET_PATH_MAX,
-        });
+        return Err(Reason::SocketPathTooLong { bytes, max: SOCKET_PATH_MAX });
     }
     Ok(PathBuf::from(text))
 }
@@ -325,9 +286,7 @@ fn is_host(text: &str) -> bool {
         .split_once('%')
         .is_some_and(|(address, zone)| address.parse::<Ipv6Addr>().is_ok() && !zone.is_empty());
     let is_name = text.starts_with(|c: char| c.is_alphanumeric() || c == '_')
-        && text
-            .chars()
-            .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'));
+        && text.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'));
     text.len() <= HOST_LEN_MAX && (is_address || is_scoped || is_name)
 }
 
@@ -367,9 +326,7 @@ fn is_scram_tail(tail: &[u8]) -> bool {
     parts.is_some_and(|((iterations, salt), (stored_key, server_key))| {
         iterations.parse::<u32>().is_ok_and(|n| n > 0)
             && [salt, stored_key, server_key].into_iter().all(is_base64)
-            && [stored_key, server_key]
-                .into_iter()
-                .all(|key| key.len() == KEY_LEN)
+            && [stored_key, server_key].into_iter().all(|key| key.len() == KEY_LEN)
     })
 }
 
@@ -403,9 +360,7 @@ pub(super) fn log_filter(value: &Value) -> Result<String, Reason> {
     let filter = name(value)?;
     for directive in filter.split(',') {
         // A bare word would be taken for the name of a target, and log all of it.
-        let level = directive
-            .rsplit_once('=')
-            .map_or(directive, |(_, level)| level);
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
         if !LEVELS.contains(&level) {
             return Err(not_a_choice(level, LEVELS));
         }

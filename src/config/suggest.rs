@@ -26,11 +26,7 @@ pub(super) fn nearest(
 
 fn letters(word: &str) -> Vec<char> {
     let letter = |c: char| {
-        if c == '-' {
-            '_'
-        } else {
-            c.to_ascii_lowercase()
-        }
+        if c == '-' { '_' } else { c.to_ascii_lowercase() }
     };
     word.chars().take(LENGTH_MAX + 1).map(letter).collect()
 }
@@ -48,9 +44,8 @@ fn distance(a: &[char], b: &[char]) -> usize {
         // `last.windows(2)` yields (diagonal, above) for each letter of `b`.
         for (j, (&letter_b, pair)) in b.iter().zip(last.windows(2)).enumerate() {
             let &[diagonal, above] = pair else { break };
-            let mut cell = (diagonal + usize::from(letter_a != letter_b))
-                .min(above + 1)
-                .min(left + 1);
+            let mut cell =
+                (diagonal + usize::from(letter_a != letter_b)).min(above + 1).min(left + 1);
             let is_swap = last_a == Some(letter_b) && last_b == Some(letter_a);
             if let Some(two_back) = j.checked_sub(1).and_then(|k| before_last.get(k))
                 && is_swap

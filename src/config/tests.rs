@@ -54,20 +54,9 @@ fn values_are_understood() {
     assert_eq!(general.shutdown_timeout, Some(Duration::from_hours(1)));
     assert_eq!(general.pool.query_timeout, Duration::from_millis(250));
     assert_eq!(general.pool.max_packet_size, 64 << 20);
-    assert_eq!(
-        config.databases["unix"].host,
-        Host::Unix(PathBuf::from("/run/postgresql"))
-    );
-    assert_eq!(
-        config.databases["v6"].host,
-        Host::Tcp("fe80::1%eth0".to_owned())
-    );
-    assert_eq!(
-        parse("\u{feff}[general]\r\nworkers = 2\r\n")
-            .general
-            .workers,
-        2
-    );
+    assert_eq!(config.databases["unix"].host, Host::Unix(PathBuf::from("/run/postgresql")));
+    assert_eq!(config.databases["v6"].host, Host::Tcp("fe80::1%eth0".to_owned()));
+    assert_eq!(parse("\u{feff}[general]\r\nworkers = 2\r\n").general.workers, 2);
     let settings = config.pool_settings("unix", "a").unwrap();
     assert_eq!(settings.server_lifetime, Some(Duration::ZERO));
 }
@@ -84,40 +73,24 @@ fn a_user_goes_before_the_database_and_that_before_general() {
          query_wait_timeout = 0\nquery_timeout = 0\nmax_user_connections = 4\n",
     );
     let bob = config.pool_settings("app", "bob").unwrap();
-    assert_eq!(
-        (bob.mode, bob.size, bob.min_size),
-        (PoolMode::Transaction, 2, 2)
-    );
+    assert_eq!((bob.mode, bob.size, bob.min_size), (PoolMode::Transaction, 2, 2));
     assert_eq!((bob.query_wait_timeout, bob.query_timeout), (None, None));
-    assert_eq!(
-        (bob.max_db_connections, bob.max_user_connections),
-        (None, Some(4))
-    );
+    assert_eq!((bob.max_db_connections, bob.max_user_connections), (None, Some(4)));
     assert_eq!(bob.server_lifetime, Some(Duration::from_mins(1)));
     assert_eq!((bob.user.as_str(), bob.forced_user), ("bob", false));
     assert_eq!(bob.password, Some(Secret::new("b")));
 
     let eve = config.pool_settings("app", "eve").unwrap();
-    assert_eq!(
-        (eve.mode, eve.size, eve.min_size),
-        (PoolMode::Session, 5, 3)
-    );
+    assert_eq!((eve.mode, eve.size, eve.min_size), (PoolMode::Session, 5, 3));
     assert_eq!(eve.query_wait_timeout, Some(Duration::from_secs(20)));
     assert_eq!(eve.query_timeout, Some(Duration::from_secs(9)));
     assert_eq!(eve.password, None);
 
     let other = config.pool_settings("other", "eve").unwrap();
-    assert_eq!(
-        (other.mode, other.size, other.port),
-        (PoolMode::Statement, 7, 5433)
-    );
+    assert_eq!((other.mode, other.size, other.port), (PoolMode::Statement, 7, 5433));
     assert_eq!(other.dbname, "other");
     assert_eq!(other.max_db_connections, Some(50));
-    assert!(
-        parse("[databases.app]\n")
-            .pool_settings("other", "eve")
-            .is_none()
-    );
+    assert!(parse("[databases.app]\n").pool_settings("other", "eve").is_none());
 }
 
 #[test]
@@ -129,10 +102,7 @@ fn a_forced_user_owns_the_pool_and_the_client_its_session() {
          [users.bob]\npassword = \"b\"\npool_size = 9\nquery_timeout = 2\npool_mode = \"session\"\n",
     );
     let settings = config.pool_settings("app", "bob").unwrap();
-    assert_eq!(
-        (settings.dbname.as_str(), settings.user.as_str()),
-        ("real", "owner")
-    );
+    assert_eq!((settings.dbname.as_str(), settings.user.as_str()), ("real", "owner"));
     assert!(settings.forced_user);
     assert_eq!(settings.size, 3);
     assert_eq!(settings.mode, PoolMode::Session);
@@ -153,18 +123,12 @@ fn advice() {
         }
     };
     check("", &[]);
-    check(
-        "password = \"x\"\n",
-        &["databases.app.password without user"],
-    );
+    check("password = \"x\"\n", &["databases.app.password without user"]);
     check(
         &format!("user = \"u\"\npassword = \"{SCRAM}\"\n"),
         &["databases.app.password is a SCRAM secret"],
     );
-    check(
-        "max_db_connections = 5\n",
-        &["databases.app: max_db_connections 5 is below"],
-    );
+    check("max_db_connections = 5\n", &["databases.app: max_db_connections 5 is below"]);
     check(
         "[general]\ntcp_keepalive = false\ntcp_keepcnt = 3\n",
         &["general.tcp_keepcnt has no effect"],
@@ -182,20 +146,13 @@ fn advice() {
         "[general]\nauth_type = \"trust\"\nlisten_addr = \"::1,*\"\n",
         &["general.auth_type is \"trust\""],
     );
-    check(
-        "[general]\nadmin_users = [\"eve\", \"root\"]\n",
-        &["general.admin_users names \"eve\""],
-    );
+    check("[general]\nadmin_users = [\"eve\", \"root\"]\n", &["general.admin_users names \"eve\""]);
     check(
         "[users.old]\npassword = \"md5d41d8cd98f00b204e9800998ecf8427e\"\n",
         &["users.old.password is an md5 hash"],
     );
     let advice = Config::default().advice();
-    assert_eq!(
-        advice.len(),
-        2,
-        "nobody can log in, and there is no database: {advice:#?}"
-    );
+    assert_eq!(advice.len(), 2, "nobody can log in, and there is no database: {advice:#?}");
 }
 
 #[test]
@@ -204,20 +161,12 @@ fn load_reads_a_file_and_names_it() {
     file.write_all(b"[databases.app]\nprot = 1\n").unwrap();
     let name = file.path().display().to_string();
     let error = load(file.path()).unwrap_err().to_string();
-    assert!(
-        error.starts_with(&format!("{name}:2: databases.app.prot: unknown key")),
-        "{error}"
-    );
+    assert!(error.starts_with(&format!("{name}:2: databases.app.prot: unknown key")), "{error}");
     file.as_file().set_len(0).unwrap();
     assert_eq!(load(file.path()).unwrap(), Config::default());
 
-    let error = load(std::path::Path::new("/nonexistent/proxy.toml"))
-        .unwrap_err()
-        .to_string();
-    assert!(
-        error.starts_with("/nonexistent/proxy.toml: cannot be read: "),
-        "{error}"
-    );
+    let error = load(std::path::Path::new("/nonexistent/proxy.toml")).unwrap_err().to_string();
+    assert!(error.starts_with("/nonexistent/proxy.toml: cannot be read: "), "{error}");
 }
 
 #[test]

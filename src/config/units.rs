@@ -18,12 +18,8 @@ const DURATION_UNITS: [(&str, Duration); 5] = [
     ("d", Duration::from_hours(24)),
 ];
 
-const SIZE_UNITS: [(&str, u64); 4] = [
-    ("B", 1),
-    ("KiB", 1 << 10),
-    ("MiB", 1 << 20),
-    ("GiB", 1 << 30),
-];
+const SIZE_UNITS: [(&str, u64); 4] =
+    [("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
 /// Reads `text` as a number with a unit; without one it counts in `unit`.
 pub(super) fn duration_from_text(text: &str, unit: Duration) -> Result<Duration, Reason> {
@@ -45,9 +41,7 @@ pub(super) fn duration_from_text(text: &str, unit: Duration) -> Result<Duration,
 
 /// Converts a bare number, which counts in `unit`.
 pub(super) fn duration_from_integer(number: i64, unit: Duration) -> Result<Duration, Reason> {
-    let duration = u32::try_from(number)
-        .ok()
-        .and_then(|number| unit.checked_mul(number));
+    let duration = u32::try_from(number).ok().and_then(|number| unit.checked_mul(number));
     in_range(duration, &number.to_string())
 }
 
@@ -73,18 +67,13 @@ pub(super) fn size_from_text(text: &str) -> Result<u64, Reason> {
 }
 
 fn find_unit<T: Copy>(name: &str, units: &[(&str, T)]) -> Option<T> {
-    units
-        .iter()
-        .find(|(known, _)| *known == name)
-        .map(|&(_, unit)| unit)
+    units.iter().find(|(known, _)| *known == name).map(|&(_, unit)| unit)
 }
 
 /// Splits "5 min" into "5" and "min".
 fn split_unit(text: &str) -> (&str, &str) {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, name) = text.split_at_checked(end).unwrap_or((text, ""));
     (number, name.trim_start())
 }
@@ -94,12 +83,9 @@ fn scaled(unit: Duration, number: f64) -> Option<Duration> {
 }
 
 fn in_range(duration: Option<Duration>, found: &str) -> Result<Duration, Reason> {
-    duration
-        .filter(|d| d.is_zero() || (DURATION_MIN..=DURATION_MAX).contains(d))
-        .ok_or_else(|| Reason::OutOfRange {
-            found: found.to_owned(),
-            expected: "0 or 1ms to 3650d".to_owned(),
-        })
+    duration.filter(|d| d.is_zero() || (DURATION_MIN..=DURATION_MAX).contains(d)).ok_or_else(|| {
+        Reason::OutOfRange { found: found.to_owned(), expected: "0 or 1ms to 3650d".to_owned() }
+    })
 }
 
 #[cfg(test)]
@@ -148,10 +134,7 @@ mod tests {
             duration_from_integer(5, Duration::from_millis(1)),
             Ok(Duration::from_millis(5))
         );
-        assert_eq!(
-            duration_from_float(0.1, SECOND),
-            Ok(Duration::from_millis(100))
-        );
+        assert_eq!(duration_from_float(0.1, SECOND), Ok(Duration::from_millis(100)));
         for number in [-1, i64::MIN, i64::MAX] {
             assert!(duration_from_integer(number, SECOND).is_err(), "{number}");
         }

@@ -38,10 +38,9 @@ impl Value {
                 }
                 Self::Text { text, from_env }
             }
-            DeValue::Integer(integer) => Self::Integer {
-                number: parse_integer(integer)?,
-                radix: integer.radix(),
-            },
+            DeValue::Integer(integer) => {
+                Self::Integer { number: parse_integer(integer)?, radix: integer.radix() }
+            }
             DeValue::Float(float) => Self::Float(float.as_str().parse().unwrap_or(f64::NAN)),
             DeValue::Boolean(boolean) => Self::Bool(*boolean),
             DeValue::Array(array) => {
@@ -65,10 +64,7 @@ impl Value {
     }
 
     pub(super) fn wrong_type(&self, expected: &'static str) -> Reason {
-        Reason::WrongType {
-            expected,
-            found: self.type_name(),
-        }
+        Reason::WrongType { expected, found: self.type_name() }
     }
 }
 
@@ -96,9 +92,7 @@ fn fill_in(text: &str, env: &Env<'_>) -> Result<(Zeroizing<String>, bool), Reaso
         if !is_variable_name(name) {
             return Err(Reason::BadReference);
         }
-        let value = env(name).ok_or_else(|| Reason::MissingVariable {
-            name: name.to_owned(),
-        })?;
+        let value = env(name).ok_or_else(|| Reason::MissingVariable { name: name.to_owned() })?;
         filled.push_str(&value);
         used = true;
         rest = after;

@@ -1,7 +1,7 @@
 //! Load, made and measured by `pgbench`.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cluster::{Cluster, DATABASE, Role};
 use super::error::{DemoError, Tail};
@@ -61,12 +61,15 @@ pub(super) struct Bench<'a> {
     pub(super) role: &'a Role,
     pub(super) clients: u32,
     pub(super) seconds: u32,
+    /// Extra time for the clients to connect, which `pgbench` counts as part of its run but not in
+    /// its results. [`fill`](Self::fill) finds it.
+    pub(super) connect_seconds: u32,
 }
 
 impl Bench<'_> {
-    /// Fills the database with `pgbench`'s tables, and warms it up.
+    /// Fills the database with `pgbench`'s tables, and finds out how long the clients need to connect.
     pub(super) async fn fill(
-        &self,
+        &mut self,
         workspace: &Workspace,
         progress: &Progress,
     ) -> Result<(), DemoError> {
@@ -80,9 +83,16 @@ impl Bench<'_> {
         workspace.run(fill, "", watch).await?;
         // Not in the middle of a measurement.
         self.cluster.sql(workspace, "postgres", "checkpoint").await?;
-        let mut warm_up = self.role.client(self.tools, "pgbench", self.cluster.port());
-        warm_up.args(["-n", "-S", "-T", "1", DATABASE]);
-        workspace.run(warm_up, "", |_| ()).await.map(drop)
+
+        let started = Instant::now();
+        let mut connect = self.role.client(self.tools, "pgbench", self.cluster.port());
+        connect.args(["-n", "-S", "-t", "1", "-c", &self.clients.to_string()]);
+        connect.args(["-j", &self.threads().to_string(), DATABASE]);
+        workspace.run(connect, "", |_| ()).await?;
+        // It may take twice as long next time; with few clients it is no time at all.
+        let twice = started.elapsed() * 2;
+        self.connect_seconds = u32::try_from(twice.as_secs()).unwrap_or(u32::MAX);
+        Ok(())
     }
 
     /// Makes a load for some seconds and measures it.
@@ -99,16 +109,17 @@ impl Bench<'_> {
         };
         let mut pgbench = self.role.client(self.tools, "pgbench", port);
         pgbench.args(["-n", "-P", "1"]).args(workload.arguments);
-        pgbench.args(["-T", &self.seconds.to_string(), "-c", &self.clients.to_string()]);
+        let seconds = self.seconds.saturating_add(self.connect_seconds);
+        pgbench.args(["-T", &seconds.to_string(), "-c", &self.clients.to_string()]);
         pgbench.args(["-j", &self.threads().to_string(), DATABASE]);
         let command = shown(&pgbench);
 
-        progress.advance(0, self.seconds.into());
+        progress.advance(0, seconds.into());
         let mut elapsed = 0;
         let watch = |line: &str| {
             if let Some(tps) = progressed(line) {
                 elapsed += 1;
-                progress.advance(elapsed, self.seconds.into());
+                progress.advance(elapsed, seconds.into());
                 progress.note(format!("{:>7} tps", grouped(tps)));
             }
         };
@@ -135,7 +146,8 @@ impl Bench<'_> {
     }
 
     async fn connections_halfway(&self, workspace: &Workspace) -> Result<u32, DemoError> {
-        workspace.pause(Duration::from_secs(self.seconds.into()) / 2).await?;
+        let connect = Duration::from_secs(self.connect_seconds.into());
+        workspace.pause(connect + Duration::from_secs(self.seconds.into()) / 2).await?;
         self.cluster.connections(workspace, self.role).await
     }
 

@@ -104,7 +104,8 @@ async fn perform(
         })
         .await?;
     let Args { clients, seconds, .. } = args;
-    let bench = Bench { tools, cluster: &cluster, role: &role, clients, seconds };
+    let mut bench =
+        Bench { tools, cluster: &cluster, role: &role, clients, seconds, connect_seconds: 0 };
     screen
         .step("fill it: pgbench -i, 1,000,000 rows", async |progress| {
             bench.fill(workspace, progress).await

@@ -43,9 +43,7 @@ async fn dial_tcp(name: &str, port: u16) -> io::Result<TcpStream> {
     while let Some(address) = addresses.next() {
         let attempt = TcpStream::connect(address);
         let outcome = if addresses.peek().is_some() {
-            timeout(ADDRESS_TIMEOUT, attempt)
-                .await
-                .unwrap_or_else(|elapsed| Err(elapsed.into()))
+            timeout(ADDRESS_TIMEOUT, attempt).await.unwrap_or_else(|elapsed| Err(elapsed.into()))
         } else {
             attempt.await
         };
@@ -92,10 +90,7 @@ mod tests {
     async fn tcp_connections_have_their_options() {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let Stream::Tcp(tcp) = dial(&Host::Tcp("127.0.0.1".to_owned()), port)
-            .await
-            .unwrap()
-        else {
+        let Stream::Tcp(tcp) = dial(&Host::Tcp("127.0.0.1".to_owned()), port).await.unwrap() else {
             unreachable!("a TCP host gives a TCP stream");
         };
         assert!(tcp.nodelay().unwrap());
@@ -107,9 +102,7 @@ mod tests {
         // `localhost` may resolve to ::1 first, where nobody listens.
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        dial(&Host::Tcp("localhost".to_owned()), port)
-            .await
-            .unwrap();
+        dial(&Host::Tcp("localhost".to_owned()), port).await.unwrap();
     }
 
     #[tokio::test]
@@ -118,9 +111,7 @@ mod tests {
             let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
             listener.local_addr().unwrap().port()
         };
-        let error = dial(&Host::Tcp("127.0.0.1".to_owned()), port)
-            .await
-            .unwrap_err();
+        let error = dial(&Host::Tcp("127.0.0.1".to_owned()), port).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 

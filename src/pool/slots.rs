@@ -70,14 +70,12 @@ impl<S: Copy + PartialEq, B: Copy + PartialEq> Slots<S, B> {
     /// Takes a busy backend back; returns who gets it now. It is idle if that is nobody.
     pub fn check_in(&mut self, backend: B) -> Option<S> {
         debug_assert!(self.busy > 0, "only a busy backend comes back");
-        match self.waiters.pop_front() {
-            Some(waiter) => Some(waiter.session),
-            None => {
-                self.busy -= 1;
-                self.idle.push_back(backend);
-                None
-            }
+        if let Some(waiter) = self.waiters.pop_front() {
+            return Some(waiter.session);
         }
+        self.busy = self.busy.saturating_sub(1);
+        self.idle.push_back(backend);
+        None
     }
 
     /// Takes an idle backend out for other work than a lease; it is busy then.

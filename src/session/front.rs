@@ -138,13 +138,7 @@ pub struct Front {
 impl Front {
     /// Starts with a client that has just logged in.
     pub fn new(rules: StatementRules, params: Arc<ParamSet>) -> Self {
-        Self {
-            rules,
-            passage: Passage::Boundary,
-            params,
-            pins: Pins::default(),
-            prepared: None,
-        }
+        Self { rules, passage: Passage::Boundary, params, pins: Pins::default(), prepared: None }
     }
 
     /// Returns its prepared statements, if it ever had any.
@@ -159,7 +153,10 @@ impl Front {
 
     /// Takes the unnamed statement away.
     pub fn take_unnamed(&mut self) -> Unnamed {
-        self.prepared.as_mut().map(|prepared| std::mem::take(&mut prepared.unnamed)).unwrap_or_default()
+        self.prepared
+            .as_mut()
+            .map(|prepared| std::mem::take(&mut prepared.unnamed))
+            .unwrap_or_default()
     }
 
     /// Says whether the client keeps its backend between transactions.

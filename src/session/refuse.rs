@@ -39,9 +39,8 @@ pub fn refuse(
     let mut consumed = passage.resume(input.len(), &mut splice);
     while *progress != Progress::Answered || !passage.is_boundary() {
         let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) else { break };
-        let header = header::read(rest, MESSAGE_BYTES_MAX).map_err(|_| {
-            Fault::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length")
-        })?;
+        let header = header::read(rest, MESSAGE_BYTES_MAX)
+            .map_err(|_| Fault::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length"))?;
         let Some(header) = header else { break };
         if header.tag == tag::TERMINATE {
             break;

@@ -127,18 +127,26 @@ pub struct Desync {
     pub awaited: Option<Awaited>,
 }
 
+/// How far the server has come since its last ReadyForQuery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Nothing but what is in the FIFO.
+    Between,
+    /// It has answered a message of the extended protocol: it is inside an implicit transaction
+    /// that only a Sync ends.
+    Open,
+    /// It reads CopyData: Sync is ignored until CopyDone or CopyFail.
+    CopyIn,
+    /// It has answered with an error, and was sent no Sync since: it skips whatever comes.
+    Skipping,
+}
+
 /// The FIFO. See the module.
 #[derive(Debug)]
 pub struct Expect<E> {
     entries: VecDeque<Entry<E>>,
     status: TransactionStatus,
-    /// An error has been answered and no Sync seen since: the server skips whatever comes.
-    is_skipping: bool,
-    /// The server reads CopyData: Sync is ignored until CopyDone or CopyFail.
-    is_copying_in: bool,
-    /// A message of the extended protocol was answered, and no ReadyForQuery came since: the server
-    /// is inside an implicit transaction that only a Sync ends.
-    is_open: bool,
+    stage: Stage,
     /// A Sync was taken for ignored by the COPY under way.
     has_ignored_sync: bool,
     /// The server may send something that belongs to what is over: an error came that nothing
@@ -156,9 +164,7 @@ impl<E> Default for Expect<E> {
         Self {
             entries: VecDeque::new(),
             status: TransactionStatus::Idle,
-            is_skipping: false,
-            is_copying_in: false,
-            is_open: false,
+            stage: Stage::Between,
             has_ignored_sync: false,
             is_tainted: false,
             segment: 0,
@@ -185,12 +191,12 @@ impl<E> Expect<E> {
 
     /// Says whether the server skips messages until the next Sync.
     pub fn is_skipping(&self) -> bool {
-        self.is_skipping
+        self.stage == Stage::Skipping
     }
 
     /// Says whether the server reads CopyData.
     pub fn is_copying_in(&self) -> bool {
-        self.is_copying_in
+        self.stage == Stage::CopyIn
     }
 
     /// Says whether nothing is under way: no reply, no COPY, no transaction.
@@ -200,7 +206,7 @@ impl<E> Expect<E> {
 
     /// Says whether nothing is under way but perhaps a transaction.
     pub fn is_between_segments(&self) -> bool {
-        self.entries.is_empty() && !self.is_open && !self.is_copying_in && !self.is_skipping
+        self.entries.is_empty() && self.stage == Stage::Between
     }
 
     /// Returns the number of the segment that is being sent.
@@ -238,14 +244,17 @@ impl<E> Expect<E> {
     /// A Sync that the server ignores (it reads CopyData) is not added.
     pub fn push(&mut self, awaited: Awaited, reply: Reply, effect: E) {
         match awaited {
-            Awaited::Sync if self.is_copying_in => {
+            Awaited::Sync if self.stage == Stage::CopyIn => {
                 self.has_ignored_sync = true;
                 return;
             }
-            Awaited::Sync => self.is_skipping = false,
+            Awaited::Sync if self.stage == Stage::Skipping => self.stage = Stage::Open,
             Awaited::CopyEnd => {
-                if self.is_copying_in || self.entries.is_empty() {
-                    self.is_copying_in = false;
+                if self.stage == Stage::CopyIn {
+                    self.stage = Stage::Open;
+                    return;
+                }
+                if self.entries.is_empty() {
                     return;
                 }
             }
@@ -254,6 +263,7 @@ impl<E> Expect<E> {
             | Awaited::Describe
             | Awaited::Execute
             | Awaited::Close
+            | Awaited::Sync
             | Awaited::Query
             | Awaited::FunctionCall => {}
         }
@@ -277,23 +287,27 @@ impl<E> Expect<E> {
         let Some(head) = self.entries.front() else {
             return Err(Desync { tag, awaited: None });
         };
-        let verdict =
-            if head.reply == Reply::Swallow { Verdict::Drop } else { Verdict::Forward };
+        let verdict = if head.reply == Reply::Swallow { Verdict::Drop } else { Verdict::Forward };
         let is_whole = match (head.awaited, tag) {
             (
                 Awaited::Query | Awaited::Execute,
-                backend::DATA_ROW | backend::COPY_DATA | backend::COPY_DONE
+                backend::DATA_ROW
+                | backend::COPY_DATA
+                | backend::COPY_DONE
                 | backend::COPY_OUT_RESPONSE,
             )
             | (
                 Awaited::Query,
-                backend::ROW_DESCRIPTION | backend::COMMAND_COMPLETE
+                backend::ROW_DESCRIPTION
+                | backend::COMMAND_COMPLETE
                 | backend::EMPTY_QUERY_RESPONSE,
             )
             | (Awaited::Describe, backend::PARAMETER_DESCRIPTION)
             | (Awaited::FunctionCall, backend::FUNCTION_CALL_RESPONSE) => false,
-            (Awaited::Query | Awaited::Execute, backend::COPY_IN_RESPONSE)
-            | (Awaited::Query | Awaited::Execute, backend::COPY_BOTH_RESPONSE) => {
+            (
+                Awaited::Query | Awaited::Execute,
+                backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE,
+            ) => {
                 self.begin_copy_in();
                 false
             }
@@ -303,7 +317,8 @@ impl<E> Expect<E> {
             | (Awaited::Describe, backend::ROW_DESCRIPTION | backend::NO_DATA)
             | (
                 Awaited::Execute,
-                backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE
+                backend::COMMAND_COMPLETE
+                | backend::EMPTY_QUERY_RESPONSE
                 | backend::PORTAL_SUSPENDED,
             ) => true,
             (awaited, _) => return Err(Desync { tag, awaited: Some(awaited) }),
@@ -311,7 +326,7 @@ impl<E> Expect<E> {
         if !is_whole {
             return Ok((verdict, None));
         }
-        self.is_copying_in = false;
+        self.stage = Stage::Open;
         self.has_ignored_sync = false;
         Ok((verdict, self.pop()))
     }
@@ -321,16 +336,14 @@ impl<E> Expect<E> {
     /// `was_provoked` says whether it is the error that [`Reply::Replace`] had the server make.
     /// `undo` is called for the message that failed (`true`) and for every one that the server
     /// skips because of it (`false`), the latest first.
-    pub fn error(
-        &mut self,
-        was_provoked: bool,
-        mut undo: impl FnMut(Entry<E>, bool),
-    ) -> Verdict {
+    pub fn error(&mut self, was_provoked: bool, mut undo: impl FnMut(Entry<E>, bool)) -> Verdict {
         let Some(head) = self.entries.front() else {
             self.is_tainted = true;
             return Verdict::Forward;
         };
-        self.is_copying_in = false;
+        if self.stage == Stage::CopyIn {
+            self.stage = Stage::Open;
+        }
         self.is_tainted |= std::mem::take(&mut self.has_ignored_sync);
         if !head.awaited.skips_on_error() {
             return Verdict::Forward;
@@ -343,8 +356,7 @@ impl<E> Expect<E> {
         };
         let sync_at = self.entries.iter().position(|entry| entry.awaited == Awaited::Sync);
         let skipped = sync_at.unwrap_or(self.entries.len());
-        self.is_skipping = sync_at.is_none();
-        self.is_open = true;
+        self.stage = if sync_at.is_some() { Stage::Open } else { Stage::Skipping };
         let mut gone: Vec<Entry<E>> = self.entries.drain(..skipped).collect();
         while let Some(entry) = gone.pop() {
             let has_failed = gone.is_empty();
@@ -360,30 +372,29 @@ impl<E> Expect<E> {
     pub fn ready(&mut self, status: TransactionStatus) -> Result<Verdict, Desync> {
         let tag = backend::READY_FOR_QUERY;
         self.status = status;
-        self.is_copying_in = false;
-        self.is_skipping = false;
-        self.is_open = false;
+        self.stage = Stage::Between;
         self.has_ignored_sync = false;
         match self.entries.front() {
             None => {
                 self.is_tainted = true;
                 Ok(Verdict::Forward)
             }
-            Some(head) => match head.awaited {
-                Awaited::Sync | Awaited::Query | Awaited::FunctionCall => {
-                    let is_ours = head.reply == Reply::Swallow;
-                    self.answered += 1;
-                    self.pop();
-                    Ok(if is_ours { Verdict::Drop } else { Verdict::Forward })
-                }
-                awaited => Err(Desync { tag, awaited: Some(awaited) }),
-            },
+            Some(head) if head.awaited.ends_segment() => {
+                let is_ours = head.reply == Reply::Swallow;
+                self.answered += 1;
+                self.pop();
+                Ok(if is_ours { Verdict::Drop } else { Verdict::Forward })
+            }
+            Some(head) => Err(Desync { tag, awaited: Some(head.awaited) }),
         }
     }
 
     fn pop(&mut self) -> Option<Entry<E>> {
         let entry = self.entries.pop_front();
-        self.is_open |= entry.as_ref().is_some_and(|entry| entry.awaited.skips_on_error());
+        let is_extended = entry.as_ref().is_some_and(|entry| entry.awaited.skips_on_error());
+        if is_extended && self.stage == Stage::Between {
+            self.stage = Stage::Open;
+        }
         while self.entries.front().is_some_and(|head| head.awaited == Awaited::CopyEnd) {
             self.entries.pop_front();
         }
@@ -393,14 +404,14 @@ impl<E> Expect<E> {
     /// The server starts to read CopyData. What was sent behind the COPY already is read as part
     /// of it: Syncs are ignored up to the CopyDone or CopyFail, which ends it.
     fn begin_copy_in(&mut self) {
-        self.is_copying_in = true;
+        self.stage = Stage::CopyIn;
         while let Some(next) = self.entries.get(1).map(|entry| entry.awaited) {
             match next {
                 Awaited::Sync => {
                     self.has_ignored_sync = true;
                     self.answered += 1;
                 }
-                Awaited::CopyEnd => self.is_copying_in = false,
+                Awaited::CopyEnd => self.stage = Stage::Open,
                 Awaited::Parse
                 | Awaited::Bind
                 | Awaited::Describe

@@ -47,6 +47,7 @@ pub enum ChoreKind {
 
 /// Moments in the life of a backend, in the worker's milliseconds.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_field_names, reason = "the unit is last in every name")]
 pub struct Times {
     /// When it must be closed (`server_lifetime`).
     pub expires_ms: u64,

@@ -313,7 +313,9 @@ impl Worker {
         let tell = Teller { worker, backend: key.index(), serial: backend.serial };
         let cancel_key = Arc::clone(&backend.cancel_key);
         let number = backend.pool;
-        let Some(settings) = self.pool(number).map(|pool| Arc::clone(&pool.settings)) else { return };
+        let Some(settings) = self.pool(number).map(|pool| Arc::clone(&pool.settings)) else {
+            return;
+        };
         let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell) };
         if self.control.try_send(message).is_ok()
             && let Some(backend) = self.backends.get_mut(key)

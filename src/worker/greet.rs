@@ -27,9 +27,9 @@ impl Worker {
     pub(super) fn welcome(&mut self, spec: &Arc<Spec>, client: Authenticated) {
         let key = self.sessions.next_key();
         let Authenticated { stream, parameters, greeting, unread, admitted, .. } = client;
-        let registered = stream.into_socket().and_then(|mut socket| {
-            self.register(&mut socket, session_token(key)).map(|()| socket)
-        });
+        let registered = stream
+            .into_socket()
+            .and_then(|mut socket| self.register(&mut socket, session_token(key)).map(|()| socket));
         let socket = match registered {
             Ok(socket) => socket,
             Err(error) => {
@@ -75,14 +75,14 @@ impl Worker {
             return true;
         };
         let Some(welcome) = &pool.welcome else { return false };
-        let wanted = match wanted(welcome, &greeting.parameters, &self.general.ignore_startup_parameters)
-        {
-            Ok(wanted) => self.shared.interner.intern_shared(wanted),
-            Err(fault) => {
-                self.fail_session(key, &fault);
-                return true;
-            }
-        };
+        let wanted =
+            match wanted(welcome, &greeting.parameters, &self.general.ignore_startup_parameters) {
+                Ok(wanted) => self.shared.interner.intern_shared(wanted),
+                Err(fault) => {
+                    self.fail_session(key, &fault);
+                    return true;
+                }
+            };
         let canonical = pool.canonical(&wanted);
         greeting.wanted = Some(wanted);
         match canonical {
@@ -111,7 +111,10 @@ impl Worker {
                 .sessions
                 .get_mut(key)
                 .is_some_and(|session| matches!(session.phase, Phase::Greeting(_)));
-            if is_new && self.greet_if_known(key) && let Some(pool) = self.pool_mut(number) {
+            if is_new
+                && self.greet_if_known(key)
+                && let Some(pool) = self.pool_mut(number)
+            {
                 pool.slots.leave(key);
             }
         }
@@ -143,7 +146,8 @@ impl Worker {
         session: Option<Key<Session>>,
         error: Option<Fault>,
     ) {
-        let canonical = self.backends.get_mut(lease).map(|backend| Arc::clone(&backend.link.params));
+        let canonical =
+            self.backends.get_mut(lease).map(|backend| Arc::clone(&backend.link.params));
         if let (Some(key), Some(canonical)) = (session, canonical) {
             if let Some(fault) = error {
                 self.detach_greeting(key);
@@ -223,10 +227,7 @@ fn wanted(
         } else if !ignored.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
             let name = String::from_utf8_lossy(name);
             return Err(if is_fact(name.as_bytes()) {
-                Fault::fatal(
-                    SqlState(*b"55P02"),
-                    format!("parameter \"{name}\" cannot be changed"),
-                )
+                Fault::fatal(SqlState(*b"55P02"), format!("parameter \"{name}\" cannot be changed"))
             } else {
                 Fault::fatal(
                     SqlState::FEATURE_NOT_SUPPORTED,
@@ -252,4 +253,3 @@ pub fn from_cancel_pid(pid: i32) -> Option<(usize, u32)> {
     let place = u32::try_from(pid & 0x00ff_ffff).ok()?.checked_sub(1)?;
     Some((worker, place))
 }
-

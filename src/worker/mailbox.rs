@@ -176,10 +176,10 @@ impl WorkerHandle {
 
     fn wake(&self) {
         // Only a broken eventfd can fail; the worker then finds the message at its next tick.
-        if let Err(error) = self.waker.wake() {
-            if error.kind() != io::ErrorKind::WouldBlock {
-                tracing::error!(%error, "cannot wake a worker");
-            }
+        if let Err(error) = self.waker.wake()
+            && error.kind() != io::ErrorKind::WouldBlock
+        {
+            tracing::error!(%error, "cannot wake a worker");
         }
     }
 }

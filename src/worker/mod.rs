@@ -10,8 +10,8 @@
 //!
 //! Budget per simple-query transaction: 2 receives, 2 sends, at most 1.1 `epoll_wait` at 16 clients.
 
-mod balance;
 mod backend;
+mod balance;
 mod checkout;
 mod chores;
 mod ends;
@@ -167,11 +167,11 @@ impl Worker {
     fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while !(self.is_draining && self.sessions.is_empty()) {
-            if let Err(error) = self.poll.poll(&mut events, self.patience()) {
-                if error.kind() != io::ErrorKind::Interrupted {
-                    tracing::error!(%error, worker = self.number, "event loop failed");
-                    return;
-                }
+            if let Err(error) = self.poll.poll(&mut events, self.patience())
+                && error.kind() != io::ErrorKind::Interrupted
+            {
+                tracing::error!(%error, worker = self.number, "event loop failed");
+                return;
             }
             self.now_ms = millis(self.epoch.elapsed());
             for event in &events {

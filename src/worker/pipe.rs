@@ -4,6 +4,7 @@
 //! readable until a read comes back short. What the other side does not take is kept, and nobody
 //! reads the peer that produced it until it is gone: so each direction holds one read at most.
 
+use std::borrow::Cow;
 use std::io::{self, Read, Write};
 
 use mio::event::Event;
@@ -91,15 +92,35 @@ impl Pipe {
                     self.is_readable = count == buffer.len() || self.is_read_closed;
                     return Ok(Input::Bytes(count));
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => {
-                        self.is_readable = false;
-                        return Ok(Input::Later);
-                    }
-                    _ => return Err(Gone),
-                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.is_readable = false;
+                    return Ok(Input::Later);
+                }
+                Err(_) => return Err(Gone),
             }
+        }
+    }
+
+    /// Reads once, and returns that together with what was left of earlier reads. `None` if nothing
+    /// has come.
+    pub fn next_input<'a>(
+        &mut self,
+        buffer: &'a mut [u8],
+    ) -> Result<Option<Cow<'a, [u8]>>, Gone> {
+        let Input::Bytes(count) = self.read(buffer)? else { return Ok(None) };
+        let bytes = buffer.get(..count).unwrap_or_default();
+        if self.stash.is_empty() {
+            return Ok(Some(Cow::Borrowed(bytes)));
+        }
+        self.stash.extend_from_slice(bytes);
+        Ok(Some(Cow::Owned(std::mem::take(&mut self.stash))))
+    }
+
+    /// Keeps what of an input could not be handled yet.
+    pub fn keep_rest(&mut self, input: &[u8], consumed: usize) {
+        if let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
+            self.stash.extend_from_slice(rest);
         }
     }
 
@@ -141,11 +162,9 @@ impl Pipe {
                         break;
                     }
                 }
-                Err(error) => match error.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => break,
-                    _ => return Err(Gone),
-                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(_) => return Err(Gone),
             }
         }
         Ok(taken)

@@ -1,16 +1,19 @@
 //! Moves bytes between a session and its lease: one read, the pure relay, one write.
 
+use std::borrow::Cow;
+use std::sync::Arc;
+
 use super::backend::{Backend, Role};
 use super::ends::Leave;
 use super::pipe::{Gone, Input};
 use super::session::{Phase, Session};
 use super::slab::Key;
 use super::{Flow, TURNS_MAX, Worker};
+use crate::backend::link::Effect;
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::session::refuse::{Progress, refuse};
 use crate::session::relay::{self, Stop, from_client, from_server};
-use crate::backend::link::Effect;
 use crate::wire::encode;
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::tag::frontend as tag;
@@ -74,25 +77,18 @@ impl Worker {
             // Backpressure: the server's next writable event comes back here.
             return Flow::Blocked;
         }
-        let mut input = &[][..];
-        let stash;
-        if session.has_backlog {
-            session.has_backlog = false;
+        let input = if std::mem::take(&mut session.has_backlog) {
+            Cow::Owned(std::mem::take(&mut session.pipe.stash))
         } else {
-            match session.pipe.read(&mut self.scratch) {
-                Ok(Input::Bytes(count)) => input = self.scratch.get(..count).unwrap_or_default(),
-                Ok(Input::Later) => return self.unused(key, lease),
+            match session.pipe.next_input(&mut self.scratch) {
+                Ok(Some(input)) => input,
+                Ok(None) => return self.unused(key, lease),
                 Err(Gone) => {
                     self.client_leaves(key, Leave::Lost);
                     return Flow::Blocked;
                 }
             }
-        }
-        if !session.pipe.stash.is_empty() {
-            session.pipe.stash.extend_from_slice(input);
-            stash = std::mem::take(&mut session.pipe.stash);
-            input = &stash;
-        }
+        };
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let was_empty = backend.link.expect.is_empty();
@@ -101,29 +97,18 @@ impl Worker {
             restore_parameters(session, backend, &mut out);
         }
         let mut replies = Vec::new();
-        let turn = from_client(
-            input,
-            &mut session.front,
-            &mut backend.link,
-            &mut self.shared,
-            &mut out,
-            &mut replies,
-        );
-        let mut fault = None;
-        let mut stop = Stop::Drained;
-        let mut sent = Ok(());
-        match turn {
+        let (front, link) = (&mut session.front, &mut backend.link);
+        let turn = from_client(&input, front, link, &mut self.shared, &mut out, &mut replies);
+        let outcome = match turn {
             Ok(turn) => {
-                stop = turn.stop;
-                if let Some(rest) = input.get(turn.consumed..).filter(|rest| !rest.is_empty()) {
-                    session.pipe.stash.extend_from_slice(rest);
-                }
-                if !turn.to_server.is_empty() {
-                    sent = backend.pipe.send(turn.to_server);
+                session.pipe.keep_rest(&input, turn.consumed);
+                match backend.pipe.send(turn.to_server) {
+                    Ok(()) => Ok(turn.stop),
+                    Err(Gone) => Err(None),
                 }
             }
-            Err(refused) => fault = Some(refused),
-        }
+            Err(fault) => Err(Some(fault)),
+        };
         if was_empty {
             backend.times.query_ms = self.now_ms;
         }
@@ -131,15 +116,12 @@ impl Worker {
             backend.times.transaction_ms = self.now_ms;
         }
         self.out = out;
-        let answered = if replies.is_empty() { Ok(()) } else { session.pipe.send(&replies) };
-        if let Some(fault) = fault {
-            self.fail_session(key, &fault);
-        } else if sent.is_err() {
-            self.backend_gone(lease);
-        } else if answered.is_err() {
-            self.client_leaves(key, Leave::Lost);
-        } else {
-            return self.client_turn_done(key, lease, stop);
+        let is_answered = session.pipe.send(&replies).is_ok();
+        match outcome {
+            Ok(stop) if is_answered => return self.client_turn_done(key, lease, stop),
+            Ok(_) => self.client_leaves(key, Leave::Lost),
+            Err(Some(fault)) => self.fail_session(key, &fault),
+            Err(None) => self.backend_gone(lease),
         }
         Flow::Blocked
     }
@@ -200,33 +182,25 @@ impl Worker {
             // Backpressure: the client's next writable event comes back here.
             return Flow::Blocked;
         }
-        let mut input = match backend.pipe.read(&mut self.scratch) {
-            Ok(Input::Bytes(count)) => self.scratch.get(..count).unwrap_or_default(),
-            Ok(Input::Later) => return Flow::Blocked,
+        let input = match backend.pipe.next_input(&mut self.scratch) {
+            Ok(Some(input)) => input,
+            Ok(None) => return Flow::Blocked,
             Err(Gone) => {
                 self.backend_gone(key);
                 return Flow::Blocked;
             }
         };
-        let stash;
-        if !backend.pipe.stash.is_empty() {
-            backend.pipe.stash.extend_from_slice(input);
-            stash = std::mem::take(&mut backend.pipe.stash);
-            input = &stash;
-        }
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let was_swallowing = backend.link.expect.head_is_swallowed();
         let turn =
-            from_server(input, &mut session.front, &mut backend.link, &mut self.shared, &mut out);
+            from_server(&input, &mut session.front, &mut backend.link, &mut self.shared, &mut out);
         let mut sent = Ok(());
         let was_ready = match turn {
             Ok(turn) => {
-                if let Some(rest) = input.get(turn.consumed..).filter(|rest| !rest.is_empty()) {
-                    backend.pipe.stash.extend_from_slice(rest);
-                }
+                backend.pipe.keep_rest(&input, turn.consumed);
                 let is_wanted = !matches!(session.phase, Phase::Leaving(_));
-                if is_wanted && !turn.to_client.is_empty() {
+                if is_wanted {
                     sent = session.pipe.send(turn.to_client);
                 }
                 turn.was_ready
@@ -279,7 +253,8 @@ impl Worker {
         {
             self.runnable.push_back(lessee);
         }
-        let may_go_on = self.backends.get_mut(key).is_some_and(|backend| backend.pipe.is_readable());
+        let may_go_on =
+            self.backends.get_mut(key).is_some_and(|backend| backend.pipe.is_readable());
         if may_go_on { Flow::Again } else { Flow::Blocked }
     }
 
@@ -372,7 +347,7 @@ impl Worker {
 /// Puts in front of a lease's first message what takes the backend to the session's parameters. It
 /// costs no round trip: the replies are dropped when they come.
 fn restore_parameters(session: &Session, backend: &mut Backend, out: &mut Vec<u8>) {
-    if std::sync::Arc::ptr_eq(&session.front.params, &backend.link.params) {
+    if Arc::ptr_eq(&session.front.params, &backend.link.params) {
         return;
     }
     let mut sql = Vec::new();

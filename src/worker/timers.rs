@@ -252,10 +252,7 @@ fn overdue(
         let text = "terminating connection due to idle-in-transaction timeout";
         return Some(Fault::fatal(SqlState::IDLE_IN_TRANSACTION_TIMEOUT, text));
     }
-    if !is_running
-        && !is_in_transaction
-        && is_over(settings.client_idle_timeout, waits_since_ms)
-    {
+    if !is_running && !is_in_transaction && is_over(settings.client_idle_timeout, waits_since_ms) {
         return Some(idle_fault());
     }
     None

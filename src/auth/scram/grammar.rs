@@ -25,15 +25,10 @@ impl<'a> Challenge<'a> {
         let salt = BASE64
             .decode(attributes.take(b's')?)
             .map_err(|_| ScramError::Malformed { what: "salt" })?;
-        let iterations = decimal(attributes.take(b'i')?).ok_or(ScramError::Malformed {
-            what: "iteration count",
-        })?;
+        let iterations = decimal(attributes.take(b'i')?)
+            .ok_or(ScramError::Malformed { what: "iteration count" })?;
         attributes.skip_optional()?;
-        Ok(Self {
-            nonce,
-            salt,
-            iterations,
-        })
+        Ok(Self { nonce, salt, iterations })
     }
 }
 
@@ -52,9 +47,7 @@ impl<'a> Attributes<'a> {
         match self.next()? {
             Some((found, value)) if found == letter => Ok(value),
             Some((b'm', _)) => Err(ScramError::Extension),
-            Some(_) | None => Err(ScramError::Malformed {
-                what: "order of attributes",
-            }),
+            Some(_) | None => Err(ScramError::Malformed { what: "order of attributes" }),
         }
     }
 
@@ -122,10 +115,7 @@ fn split_at_comma(text: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// Printable ASCII without comma, not empty: RFC 5802, section 7, `nonce`.
 pub(super) fn is_nonce(text: &[u8]) -> bool {
-    !text.is_empty()
-        && text
-            .iter()
-            .all(|byte| byte.is_ascii_graphic() && *byte != b',')
+    !text.is_empty() && text.iter().all(|byte| byte.is_ascii_graphic() && *byte != b',')
 }
 
 /// Reads a positive number without sign or blanks that fits PostgreSQL's `int`.

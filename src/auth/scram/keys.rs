@@ -43,10 +43,8 @@ impl ScramSecret {
     /// Source: PostgreSQL `src/backend/libpq/auth-scram.c`, `parse_scram_secret`.
     pub fn parse(text: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(text).ok()?;
-        let (iterations, text) = text
-            .strip_prefix(MECHANISM)?
-            .strip_prefix('$')?
-            .split_once(':')?;
+        let (iterations, text) =
+            text.strip_prefix(MECHANISM)?.strip_prefix('$')?.split_once(':')?;
         let (salt, keys) = text.split_once('$')?;
         let (stored_key, server_key) = keys.split_once(':')?;
         Some(Self {
@@ -103,9 +101,7 @@ impl fmt::Display for ScramSecret {
 
 impl fmt::Debug for ScramSecret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ScramSecret")
-            .field("iterations", &self.iterations)
-            .finish_non_exhaustive()
+        f.debug_struct("ScramSecret").field("iterations", &self.iterations).finish_non_exhaustive()
     }
 }
 
@@ -160,10 +156,7 @@ impl Drop for ClientKeys {
 
 /// Reads a key of 32 bytes from base64.
 pub(super) fn decode(text: &[u8]) -> Option<[u8; KEY_LEN]> {
-    Zeroizing::new(BASE64.decode(text).ok()?)
-        .as_slice()
-        .try_into()
-        .ok()
+    Zeroizing::new(BASE64.decode(text).ok()?).as_slice().try_into().ok()
 }
 
 pub(super) fn xor(mut left: [u8; KEY_LEN], right: [u8; KEY_LEN]) -> [u8; KEY_LEN] {
@@ -195,19 +188,11 @@ fn keyed(key: &[u8]) -> Hmac<Sha256> {
 /// The state after the key is computed once and cloned, which halves the work of a round.
 fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> Zeroizing<[u8; KEY_LEN]> {
     let keyed = keyed(password);
-    let first = keyed
-        .clone()
-        .chain_update(salt)
-        .chain_update(1_u32.to_be_bytes());
+    let first = keyed.clone().chain_update(salt).chain_update(1_u32.to_be_bytes());
     let mut block: [u8; KEY_LEN] = first.finalize().into_bytes().into();
     let mut sum = Zeroizing::new(block);
     for _ in 1..iterations {
-        block = keyed
-            .clone()
-            .chain_update(block)
-            .finalize()
-            .into_bytes()
-            .into();
+        block = keyed.clone().chain_update(block).finalize().into_bytes().into();
         *sum = xor(*sum, block);
     }
     block.zeroize();

@@ -24,9 +24,7 @@ fn normalised(raw: &[u8]) -> Option<Cow<'_, str>> {
     if text.chars().any(|c| is_kept(c) && is_prohibited(c)) {
         return None;
     }
-    stringprep::saslprep(text)
-        .ok()
-        .filter(|text| !text.is_empty())
+    stringprep::saslprep(text).ok().filter(|text| !text.is_empty())
 }
 
 /// Whether `c` is neither mapped to a blank nor to nothing: RFC 4013, section 2.1.

@@ -69,11 +69,8 @@ fn client_side_agrees_with_an_independent_implementation() {
     // The vector of RFC 7677 names a user in client-first-message, which we never do; so this
     // side is checked against another implementation that was given the same server.
     let mut theirs = sasl::ScramSha256::new(PASSWORD, sasl::ChannelBinding::unsupported());
-    let their_nonce = std::str::from_utf8(theirs.message())
-        .unwrap()
-        .strip_prefix("n,,n=,r=")
-        .unwrap()
-        .to_owned();
+    let their_nonce =
+        std::str::from_utf8(theirs.message()).unwrap().strip_prefix("n,,n=,r=").unwrap().to_owned();
     let mut ours = ClientExchange::new(by_password(PASSWORD), their_nonce);
     assert_eq!(ours.first(), theirs.message());
     let mut server = server();
@@ -139,14 +136,8 @@ fn wrong_passwords_keys_and_users_are_refused() {
     assert_eq!(outcome(cheap(b"a"), true, by_password(b"b")), wrong);
     assert_eq!(outcome(cheap(b"a"), true, by_password(b"")), wrong);
     assert_eq!(outcome(cheap(b"a"), false, by_password(b"a")), wrong);
-    let keys = ClientKeys {
-        client_key: [7; 32],
-        server_key: cheap(b"a").server_key,
-    };
-    assert_eq!(
-        outcome(cheap(b"a"), true, ClientCredential::Keys(keys)),
-        wrong
-    );
+    let keys = ClientKeys { client_key: [7; 32], server_key: cheap(b"a").server_key };
+    assert_eq!(outcome(cheap(b"a"), true, ClientCredential::Keys(keys)), wrong);
     let mock = ScramSecret::mock(b"nobody", &[1; 32]);
     assert_eq!(outcome(mock.clone(), true, by_password(b"a")), wrong);
     assert_eq!(outcome(mock, false, by_password(b"a")), wrong);
@@ -177,10 +168,7 @@ fn client_first_is_checked() {
     check(b"n,,n=,r=abc", Ok(()));
     check(b"y,,n=user,r=abc", Ok(()));
     check(b"n,,n=us=2Cer,r=abc,x=ignored,y=", Ok(()));
-    check(
-        b"p=tls-server-end-point,,n=,r=abc",
-        Err(ScramError::ChannelBinding),
-    );
+    check(b"p=tls-server-end-point,,n=,r=abc", Err(ScramError::ChannelBinding));
     check(b"n,a=root,n=,r=abc", Err(ScramError::AuthorizationIdentity));
     check(b"n,,m=x,n=,r=abc", Err(ScramError::Extension));
     check(b"n,,n=,r=abc,m=x", Err(ScramError::Extension));
@@ -199,13 +187,7 @@ fn client_first_is_checked() {
     check(b"n,,n=,r=abc,", malformed("attribute"));
     check(b"n,,n=a\0b,r=abc", malformed("attribute"));
     let long = [b"n,,n=,r=", &[b'a'; 1017][..]].concat();
-    check(
-        &long,
-        Err(ScramError::TooLong {
-            len: 1025,
-            max: 1024,
-        }),
-    );
+    check(&long, Err(ScramError::TooLong { len: 1025, max: 1024 }));
 }
 
 #[test]
@@ -213,14 +195,8 @@ fn client_final_is_checked() {
     let check = |from: &str, to: &str, expected: ScramError| {
         let mut server = server();
         server.first(CLIENT_FIRST).unwrap();
-        let message = std::str::from_utf8(CLIENT_FINAL)
-            .unwrap()
-            .replacen(from, to, 1);
-        assert_eq!(
-            server.last(message.as_bytes()).map(drop),
-            Err(expected),
-            "{message}"
-        );
+        let message = std::str::from_utf8(CLIENT_FINAL).unwrap().replacen(from, to, 1);
+        assert_eq!(server.last(message.as_bytes()).map(drop), Err(expected), "{message}");
     };
     let malformed = |what| ScramError::Malformed { what };
     check("c=biws", "c=eSws", ScramError::ChannelBinding);
@@ -235,10 +211,7 @@ fn client_final_is_checked() {
     check("p=dHzb", "p=dHzc", ScramError::WrongProof);
     // An extension is signed like everything else, so this one invalidates the proof.
     check("hNlF$k0", "hNlF$k0,x=1", ScramError::WrongProof);
-    assert_eq!(
-        server().last(CLIENT_FINAL).map(drop),
-        Err(ScramError::OutOfOrder)
-    );
+    assert_eq!(server().last(CLIENT_FINAL).map(drop), Err(ScramError::OutOfOrder));
 }
 
 #[test]
@@ -251,49 +224,23 @@ fn server_first_is_checked() {
     let nonce = format!("{CLIENT_NONCE}xyz");
     check(&format!("r={nonce},s=AAAA,i=1"), Ok(()));
     check(&format!("r={nonce},s=AAAA,i=1,x=later"), Ok(()));
-    check(
-        &format!("r={CLIENT_NONCE},s=AAAA,i=1"),
-        Err(ScramError::Nonce),
-    );
+    check(&format!("r={CLIENT_NONCE},s=AAAA,i=1"), Err(ScramError::Nonce));
     check("r=else,s=AAAA,i=1", Err(ScramError::Nonce));
-    check(
-        &format!("m=x,r={nonce},s=AAAA,i=1"),
-        Err(ScramError::Extension),
-    );
+    check(&format!("m=x,r={nonce},s=AAAA,i=1"), Err(ScramError::Extension));
     check(&format!("r={nonce},s=A,i=1"), malformed("salt"));
-    for count in [
-        "0",
-        "-1",
-        "+1",
-        "",
-        "x",
-        "2147483648",
-        "99999999999999999999",
-    ] {
-        check(
-            &format!("r={nonce},s=AAAA,i={count}"),
-            malformed("iteration count"),
-        );
+    for count in ["0", "-1", "+1", "", "x", "2147483648", "99999999999999999999"] {
+        check(&format!("r={nonce},s=AAAA,i={count}"), malformed("iteration count"));
     }
     let iterations = 1_000_001;
     check(
         &format!("r={nonce},s=AAAA,i={iterations}"),
         Err(ScramError::TooManyIterations { iterations }),
     );
-    check(
-        &format!("r={nonce},i=1,s=AAAA"),
-        malformed("order of attributes"),
-    );
+    check(&format!("r={nonce},i=1,s=AAAA"), malformed("order of attributes"));
     check("", malformed("attribute"));
     check("r=\u{e9},s=AAAA,i=1", malformed("nonce"));
     let long = format!("r={},s=AAAA,i=1", "a".repeat(2000));
-    check(
-        &long,
-        Err(ScramError::TooLong {
-            len: long.len(),
-            max: 2000,
-        }),
-    );
+    check(&long, Err(ScramError::TooLong { len: long.len(), max: 2000 }));
 }
 
 #[test]
@@ -309,10 +256,7 @@ fn server_final_is_checked() {
     check(b"v=", ScramError::Malformed { what: "signature" });
     check(b"v=AAAA", ScramError::Malformed { what: "signature" });
     check(b"", ScramError::Malformed { what: "attribute" });
-    assert_eq!(
-        client(by_password(b"a")).verify(SERVER_FINAL),
-        Err(ScramError::OutOfOrder)
-    );
+    assert_eq!(client(by_password(b"a")).verify(SERVER_FINAL), Err(ScramError::OutOfOrder));
 }
 
 #[test]
@@ -324,15 +268,9 @@ fn nonces_are_printable_and_differ() {
 
 #[test]
 fn failures_have_the_code_of_postgresql() {
-    assert_eq!(
-        ScramError::WrongProof.sqlstate(),
-        SqlState::INVALID_PASSWORD
-    );
+    assert_eq!(ScramError::WrongProof.sqlstate(), SqlState::INVALID_PASSWORD);
     assert_eq!(ScramError::Nonce.sqlstate(), SqlState::PROTOCOL_VIOLATION);
-    assert_eq!(
-        ScramError::AuthorizationIdentity.sqlstate(),
-        SqlState::FEATURE_NOT_SUPPORTED
-    );
+    assert_eq!(ScramError::AuthorizationIdentity.sqlstate(), SqlState::FEATURE_NOT_SUPPORTED);
 }
 
 /// Text made of the pieces of real messages, so that it gets past the first check.

@@ -121,29 +121,17 @@ impl ConnectError {
             | Self::UnexpectedRequest { .. }
             | Self::TooMuch => "it broke the protocol",
         };
-        Fault::fatal(
-            SqlState::CANNOT_CONNECT,
-            format!("cannot connect to server: {reason}"),
-        )
+        Fault::fatal(SqlState::CANNOT_CONNECT, format!("cannot connect to server: {reason}"))
     }
 
     /// Says whether the server is only not ready yet (57P03), as while it starts.
     pub fn is_retryable(&self) -> bool {
-        matches!(
-            self,
-            Self::Refused {
-                sqlstate: SqlState::CANNOT_CONNECT_NOW,
-                ..
-            }
-        )
+        matches!(self, Self::Refused { sqlstate: SqlState::CANNOT_CONNECT_NOW, .. })
     }
 }
 
 /// The error's own text could name the socket's path or the host.
-#[expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "only these five say something to a user"
-)]
+#[expect(clippy::wildcard_enum_match_arm, reason = "only these five say something to a user")]
 fn dial_reason(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused",

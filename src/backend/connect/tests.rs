@@ -16,10 +16,7 @@ const KEY: &[u8] = b"K\0\0\0\x0c\0\0\0\x07\x01\x02\x03\x04";
 const SASL_OFFER: &[u8] = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
 
 fn stored(password: &str) -> Credentials {
-    Credentials {
-        stored: Some(Secret::new(password)),
-        learned: None,
-    }
+    Credentials { stored: Some(Secret::new(password)), learned: None }
 }
 
 fn bytes(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -67,8 +64,7 @@ impl Script {
     }
 
     async fn ask(&mut self, code: u32, data: &[u8]) {
-        self.send(&bytes(|out| authentication(out, code, data)))
-            .await;
+        self.send(&bytes(|out| authentication(out, code, data))).await;
     }
 }
 
@@ -118,9 +114,7 @@ async fn scram_server(mut script: Script, password: &str, signing_password: &str
         script.ask(12, &server_final).await;
         let _ = script.0.write_all(&greeting()).await;
     } else {
-        script
-            .send(&error(b"C28P01\0Mpassword authentication failed\0\0"))
-            .await;
+        script.send(&error(b"C28P01\0Mpassword authentication failed\0\0")).await;
     }
 }
 
@@ -141,10 +135,7 @@ fn error(fields: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn trust_collects_what_the_server_reports() {
     let (greeting, unread) = log_in_to(&Credentials::default(), async |mut script: Script| {
-        assert_eq!(
-            script.startup().await,
-            b"\0\x03\0\0user\0u\0database\0d\0\0"
-        );
+        assert_eq!(script.startup().await, b"\0\x03\0\0user\0u\0database\0d\0\0");
         script.send(b"v\0\0\0\x0c\0\0\0\0\0\0\0\0").await;
         script.send(b"N\0\0\0\x0dSNOTICE\0\0").await;
         script.send(&greeting()).await;
@@ -153,17 +144,8 @@ async fn trust_collects_what_the_server_reports() {
     .await
     .unwrap();
     let pair = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
-    assert_eq!(
-        greeting.parameters,
-        [pair("server_version", "16.0"), pair("TimeZone", "UTC")]
-    );
-    assert_eq!(
-        greeting.cancel_key,
-        CancelKey {
-            pid: 7,
-            secret: vec![1, 2, 3, 4]
-        }
-    );
+    assert_eq!(greeting.parameters, [pair("server_version", "16.0"), pair("TimeZone", "UTC")]);
+    assert_eq!(greeting.cancel_key, CancelKey { pid: 7, secret: vec![1, 2, 3, 4] });
     assert!(unread.is_empty() || b"S\0\0".starts_with(&unread));
 }
 
@@ -180,19 +162,13 @@ async fn any_split_of_the_bytes_gives_the_same_login() {
         })
         .await
         .unwrap();
-        assert_eq!(
-            (greeting.parameters.len(), unread.len()),
-            (2, 0),
-            "chunks of {chunk}"
-        );
+        assert_eq!((greeting.parameters.len(), unread.len()), (2, 0), "chunks of {chunk}");
     }
 }
 
 #[tokio::test]
 async fn bytes_behind_the_first_ready_for_query_are_kept() {
-    let (_, unread) = log_in_to_reply(&[&greeting(), &b"S\0\0\0\x08a"[..]].concat())
-        .await
-        .unwrap();
+    let (_, unread) = log_in_to_reply(&[&greeting(), &b"S\0\0\0\x08a"[..]].concat()).await.unwrap();
     assert_eq!(unread, b"S\0\0\0\x08a");
 }
 
@@ -227,9 +203,7 @@ async fn scram_is_answered_by_password_and_by_learned_keys() {
     .await
     .unwrap();
     let with_keys = |salt| Credentials {
-        stored: Some(Secret::new(
-            ScramSecret::from_password(b"p", b"stored", 1).to_string(),
-        )),
+        stored: Some(Secret::new(ScramSecret::from_password(b"p", b"stored", 1).to_string())),
         learned: Some(Learned::Keys(learned_keys(b"p", salt, 10))),
     };
     log_in_to(&with_keys(b"salt"), async |script| {
@@ -253,21 +227,10 @@ async fn a_server_that_does_not_know_the_secret_is_not_trusted() {
     })
     .await;
     let error = outcome.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ConnectError::Scram {
-                source: ScramError::WrongSignature
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, ConnectError::Scram { source: ScramError::WrongSignature }), "{error}");
     assert_eq!(
         error.fault(),
-        Fault::fatal(
-            SqlState::CANNOT_CONNECT,
-            "cannot connect to server: authentication failed"
-        )
+        Fault::fatal(SqlState::CANNOT_CONNECT, "cannot connect to server: authentication failed")
     );
 }
 
@@ -281,19 +244,14 @@ async fn a_server_may_not_skip_its_own_proof() {
             if after == 12 {
                 let nonce = std::str::from_utf8(&client_first[18..]).unwrap();
                 let nonce = nonce.split_once(",r=").unwrap().1;
-                script
-                    .ask(11, format!("r={nonce}x,s=AAAA,i=1").as_bytes())
-                    .await;
+                script.ask(11, format!("r={nonce}x,s=AAAA,i=1").as_bytes()).await;
                 script.answer().await;
             }
             let _ = script.0.write_all(&greeting()).await;
         })
         .await;
         let error = outcome.unwrap_err();
-        assert!(
-            matches!(error, ConnectError::UnexpectedRequest { request: 0 }),
-            "{error}"
-        );
+        assert!(matches!(error, ConnectError::UnexpectedRequest { request: 0 }), "{error}");
     }
 }
 
@@ -310,10 +268,7 @@ async fn without_a_usable_credential_nothing_is_answered() {
         .await;
         let fault = outcome.unwrap_err().fault();
         assert_eq!(fault.sqlstate, SqlState::INVALID_PASSWORD);
-        assert_eq!(
-            fault.message,
-            "no password to log in to the server as user \"u\""
-        );
+        assert_eq!(fault.message, "no password to log in to the server as user \"u\"");
     };
     for (request, data) in [(3, &b""[..]), (5, b"salt"), (10, SASL_OFFER)] {
         check(Credentials::default(), request, data).await;
@@ -327,17 +282,9 @@ async fn without_a_usable_credential_nothing_is_answered() {
 async fn unsupported_requests_are_named() {
     let reply = |code, data: &[u8]| bytes(|out| authentication(out, code, data));
     let error = log_in_to_reply(&reply(7, b"")).await.unwrap_err();
-    assert!(
-        matches!(error, ConnectError::UnsupportedMethod { request: 7 }),
-        "{error}"
-    );
-    let error = log_in_to_reply(&reply(10, b"OAUTHBEARER\0\0"))
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, ConnectError::UnsupportedMechanism),
-        "{error}"
-    );
+    assert!(matches!(error, ConnectError::UnsupportedMethod { request: 7 }), "{error}");
+    let error = log_in_to_reply(&reply(10, b"OAUTHBEARER\0\0")).await.unwrap_err();
+    assert!(matches!(error, ConnectError::UnsupportedMechanism), "{error}");
     assert_eq!(error.fault().sqlstate, SqlState::CANNOT_CONNECT);
 }
 
@@ -345,18 +292,10 @@ async fn unsupported_requests_are_named() {
 async fn errors_of_the_server_keep_their_code_and_text() {
     let check = async |fields: &[u8], sqlstate: &[u8; 5], text: &str| {
         let error = log_in_to_reply(&error(fields)).await.unwrap_err();
-        assert_eq!(
-            error.fault(),
-            Fault::fatal(SqlState(*sqlstate), text.to_owned())
-        );
+        assert_eq!(error.fault(), Fault::fatal(SqlState(*sqlstate), text.to_owned()));
         assert_eq!(error.is_retryable(), sqlstate == b"57P03");
     };
-    check(
-        b"SFATAL\0VFATAL\0C3D000\0Mno such database\0\0",
-        b"3D000",
-        "no such database",
-    )
-    .await;
+    check(b"SFATAL\0VFATAL\0C3D000\0Mno such database\0\0", b"3D000", "no such database").await;
     check(b"C57P03\0Mstarting up\0\0", b"57P03", "starting up").await;
     check(b"C53300\0M\xff\0\0", b"53300", "\u{fffd}").await;
     check(b"C\r\n\t!!\0Mx\0\0", b"08001", "x").await;
@@ -366,10 +305,7 @@ async fn errors_of_the_server_keep_their_code_and_text() {
 #[tokio::test]
 async fn errors_of_the_server_count_although_it_closed_before_we_sent() {
     let (ours, mut theirs) = duplex(1024);
-    theirs
-        .write_all(&error(b"C53300\0Mtoo many\0\0"))
-        .await
-        .unwrap();
+    theirs.write_all(&error(b"C53300\0Mtoo many\0\0")).await.unwrap();
     drop(theirs);
     let outcome = log_in(&mut Server::new(ours), "u", "d", &Credentials::default()).await;
     assert_eq!(outcome.unwrap_err().fault().message, "too many");
@@ -385,27 +321,12 @@ async fn what_breaks_the_protocol_is_refused() {
     let behind_ok = |reply: &[u8]| [b"R\0\0\0\x08\0\0\0\0", reply].concat();
     check(b"", |e| matches!(e, ConnectError::Lost { .. })).await;
     check(b"R\0\0", |e| matches!(e, ConnectError::Lost { .. })).await;
-    check(b"HTTP/1.1 400 Bad Request", |e| {
-        matches!(e, ConnectError::Header { .. })
-    })
-    .await;
+    check(b"HTTP/1.1 400 Bad Request", |e| matches!(e, ConnectError::Header { .. })).await;
     check(b"R\0\0\0\0", |e| matches!(e, ConnectError::Header { .. })).await;
-    check(b"R\0\x01\0\x01", |e| {
-        matches!(e, ConnectError::Header { .. })
-    })
-    .await;
-    check(b"R\0\0\0\x06\0\0", |e| {
-        matches!(e, ConnectError::Malformed { .. })
-    })
-    .await;
-    check(b"R\0\0\0\x09\0\0\0\x05s", |e| {
-        matches!(e, ConnectError::Malformed { .. })
-    })
-    .await;
-    check(READY, |e| {
-        matches!(e, ConnectError::Unexpected { tag: b'Z' })
-    })
-    .await;
+    check(b"R\0\x01\0\x01", |e| matches!(e, ConnectError::Header { .. })).await;
+    check(b"R\0\0\0\x06\0\0", |e| matches!(e, ConnectError::Malformed { .. })).await;
+    check(b"R\0\0\0\x09\0\0\0\x05s", |e| matches!(e, ConnectError::Malformed { .. })).await;
+    check(READY, |e| matches!(e, ConnectError::Unexpected { tag: b'Z' })).await;
     check(b"R\0\0\0\x08\0\0\0\x0c", |e| {
         matches!(e, ConnectError::UnsupportedMethod { request: 12 })
     })
@@ -415,10 +336,8 @@ async fn what_breaks_the_protocol_is_refused() {
     check(&behind_ok(b"Z\0\0\0\x04"), malformed).await;
     check(&behind_ok(b"S\0\0\0\x06ab"), malformed).await;
     check(&behind_ok(b"K\0\0\0\x0b\0\0\0\x01\0\0\0"), malformed).await;
-    check(&behind_ok(b"T\0\0\0\x04"), |e| {
-        matches!(e, ConnectError::Unexpected { tag: b'T' })
-    })
-    .await;
+    check(&behind_ok(b"T\0\0\0\x04"), |e| matches!(e, ConnectError::Unexpected { tag: b'T' }))
+        .await;
 }
 
 #[tokio::test]
@@ -441,10 +360,7 @@ fn settings(port: u16) -> PoolSettings {
         "[databases.d]\nhost = \"127.0.0.1\"\nport = {port}\n\
          [general]\nserver_connect_timeout = \"100ms\"\n"
     );
-    Config::parse(&text, "proxy.toml", &|_| None)
-        .unwrap()
-        .pool_settings("d", "u")
-        .unwrap()
+    Config::parse(&text, "proxy.toml", &|_| None).unwrap().pool_settings("d", "u").unwrap()
 }
 
 #[tokio::test]
@@ -453,16 +369,10 @@ async fn a_server_that_never_answers_is_given_up() {
     let settings = settings(listener.local_addr().unwrap().port());
     let error = open(&settings, &Credentials::default()).await.unwrap_err();
     let expected = Duration::from_millis(100);
-    assert!(
-        matches!(error, ConnectError::TimedOut { limit } if limit == expected),
-        "{error}"
-    );
+    assert!(matches!(error, ConnectError::TimedOut { limit } if limit == expected), "{error}");
     assert_eq!(
         error.fault(),
-        Fault::fatal(
-            SqlState::CANNOT_CONNECT,
-            "cannot connect to server: timed out"
-        )
+        Fault::fatal(SqlState::CANNOT_CONNECT, "cannot connect to server: timed out")
     );
 }
 
@@ -472,25 +382,17 @@ async fn a_refused_port_is_told_without_address() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    let error = open(&settings(port), &Credentials::default())
-        .await
-        .unwrap_err();
+    let error = open(&settings(port), &Credentials::default()).await.unwrap_err();
     assert!(!error.is_retryable());
     assert_eq!(
         error.fault(),
-        Fault::fatal(
-            SqlState::CANNOT_CONNECT,
-            "cannot connect to server: connection refused"
-        )
+        Fault::fatal(SqlState::CANNOT_CONNECT, "cannot connect to server: connection refused")
     );
 }
 
 #[test]
 fn the_secret_of_a_cancel_key_is_not_printed() {
-    let key = CancelKey {
-        pid: 77,
-        secret: vec![201, 202, 203, 204],
-    };
+    let key = CancelKey { pid: 77, secret: vec![201, 202, 203, 204] };
     assert_eq!(format!("{key:?}"), "CancelKey { pid: 77, .. }");
 }
 
@@ -498,11 +400,7 @@ fn the_secret_of_a_cancel_key_is_not_printed() {
 fn near_message() -> impl Strategy<Value = Vec<u8>> {
     let tag = proptest::sample::select(b"RRRSKZNEvT".to_vec());
     let code = proptest::sample::select(vec![0_u32, 3, 5, 10, 11, 12, 99]);
-    let text = prop_oneof![
-        Just(SASL_OFFER.to_vec()),
-        Just(b"a\0b\0".to_vec()),
-        any::<Vec<u8>>()
-    ];
+    let text = prop_oneof![Just(SASL_OFFER.to_vec()), Just(b"a\0b\0".to_vec()), any::<Vec<u8>>()];
     (tag, code, text).prop_map(|(tag, code, text)| {
         bytes(|out| {
             message(out, tag, |out| {

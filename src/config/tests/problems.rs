@@ -13,10 +13,7 @@ fn check(text: &str, expected: &[&str]) {
         Ok(_) => String::new(),
         Err(error) => error.to_string(),
     };
-    let found: Vec<&str> = found
-        .lines()
-        .map(|line| line.strip_prefix("f:").unwrap())
-        .collect();
+    let found: Vec<&str> = found.lines().map(|line| line.strip_prefix("f:").unwrap()).collect();
     assert_eq!(found, expected, "{text}");
 }
 
@@ -75,29 +72,17 @@ fn text_that_is_not_toml() {
     // What comes before the first error is checked all the same, what comes after it is not.
     check(
         "[general]\nworkers = -1\nworkers = 2\nlog_levle = \"info\"\n",
-        &[
-            "2: general.workers: -1 is out of range, expected 0 to 1024",
-            "3: duplicate key workers",
-        ],
+        &["2: general.workers: -1 is out of range, expected 0 to 1024", "3: duplicate key workers"],
     );
 }
 
 #[test]
 fn unknown_keys_and_sections() {
     let check = |text: &str, expected: &str| check(text, &[expected]);
-    check(
-        "[genral]\n",
-        r#"1: genral: unknown section; did you mean "general"?"#,
-    );
-    check(
-        "[pgbouncer]\n",
-        r#"1: pgbouncer: unknown section; did you mean "general"?"#,
-    );
+    check("[genral]\n", r#"1: genral: unknown section; did you mean "general"?"#);
+    check("[pgbouncer]\n", r#"1: pgbouncer: unknown section; did you mean "general"?"#);
     check("[colours]\n", "1: colours: unknown section");
-    check(
-        "listen_port = 1\n",
-        "1: listen_port: unknown key; it belongs in [general]",
-    );
+    check("listen_port = 1\n", "1: listen_port: unknown key; it belongs in [general]");
     check(
         "[databases.app]\nlisten_port = 1\n",
         "2: databases.app.listen_port: unknown key; it belongs in [general]",
@@ -122,14 +107,8 @@ fn unknown_keys_and_sections() {
         "[databases.app.replicaton]\n",
         r#"1: databases.app.replicaton: unknown section; did you mean "replication"?"#,
     );
-    check(
-        "[databases.\"a.b\"]\n\"x y\" = 1\n",
-        r#"2: databases."a.b"."x y": unknown key"#,
-    );
-    check(
-        "[databases]\n\n[general]\n\"\" = 1\n",
-        r#"4: general."": unknown key"#,
-    );
+    check("[databases.\"a.b\"]\n\"x y\" = 1\n", r#"2: databases."a.b"."x y": unknown key"#);
+    check("[databases]\n\n[general]\n\"\" = 1\n", r#"4: general."": unknown key"#);
 }
 
 #[test]
@@ -138,67 +117,25 @@ fn what_comes_in_later_versions() {
         check(text, &[&format!("{key} not available in this version")]);
     };
     check("[metrics]\nlisten = \"x\"\n", "1: metrics: is");
-    check(
-        "[databases.a.replication]\n",
-        "1: databases.a.replication: is",
-    );
-    check(
-        "[databases.a]\n[databases.a.secondaries.new]\n",
-        "2: databases.a.secondaries: is",
-    );
-    check(
-        "[general]\nclient_tls_sslmode = 1\n",
-        "2: general.client_tls_sslmode: is",
-    );
-    check(
-        "[general]\nserver_tls_whatever = 1\n",
-        "2: general.server_tls_whatever: is",
-    );
-    check(
-        "[databases.a]\nserver_tls_ca_file = 1\n",
-        "2: databases.a.server_tls_ca_file: is",
-    );
+    check("[databases.a.replication]\n", "1: databases.a.replication: is");
+    check("[databases.a]\n[databases.a.secondaries.new]\n", "2: databases.a.secondaries: is");
+    check("[general]\nclient_tls_sslmode = 1\n", "2: general.client_tls_sslmode: is");
+    check("[general]\nserver_tls_whatever = 1\n", "2: general.server_tls_whatever: is");
+    check("[databases.a]\nserver_tls_ca_file = 1\n", "2: databases.a.server_tls_ca_file: is");
     check("[general]\nauth_query = 1\n", "2: general.auth_query: is");
-    check(
-        "[general]\nauth_type = \"cert\"\n",
-        "2: general.auth_type: \"cert\" is",
-    );
-    check(
-        "[general]\nauth_type = \"hba\"\n",
-        "2: general.auth_type: \"hba\" is",
-    );
-    check(
-        "[databases.a]\nhost = \"a,b\"\n",
-        "2: databases.a.host: a list of hosts is",
-    );
-    check(
-        "[databases.a]\nhost = [\"a\"]\n",
-        "2: databases.a.host: a list of hosts is",
-    );
-    check(
-        "[databases.a]\nhost = \"@a\"\n",
-        "2: databases.a.host: an abstract socket is",
-    );
-    check(
-        "[users.\"*\"]\n",
-        "1: users.\"*\": a section for all other users is",
-    );
+    check("[general]\nauth_type = \"cert\"\n", "2: general.auth_type: \"cert\" is");
+    check("[general]\nauth_type = \"hba\"\n", "2: general.auth_type: \"hba\" is");
+    check("[databases.a]\nhost = \"a,b\"\n", "2: databases.a.host: a list of hosts is");
+    check("[databases.a]\nhost = [\"a\"]\n", "2: databases.a.host: a list of hosts is");
+    check("[databases.a]\nhost = \"@a\"\n", "2: databases.a.host: an abstract socket is");
+    check("[users.\"*\"]\n", "1: users.\"*\": a section for all other users is");
 }
 
 #[test]
 fn sections_of_the_wrong_shape() {
-    check(
-        "general = 5\n",
-        &["1: general: expected a section, found an integer"],
-    );
-    check(
-        "users = \"${NONE}\"\n",
-        &["1: users: expected a section, found a string"],
-    );
-    check(
-        "[[databases]]\nhost = \"a\"\n",
-        &["1: databases: expected a section, found a list"],
-    );
+    check("general = 5\n", &["1: general: expected a section, found an integer"]);
+    check("users = \"${NONE}\"\n", &["1: users: expected a section, found a string"]);
+    check("[[databases]]\nhost = \"a\"\n", &["1: databases: expected a section, found a list"]);
     check(
         "[databases]\napp = \"host=localhost\"\n",
         &["2: databases.app: expected a section, found a string"],
@@ -207,14 +144,8 @@ fn sections_of_the_wrong_shape() {
         "[databases.pgbouncer]\n",
         &["1: databases.pgbouncer: this name is reserved for the admin console"],
     );
-    check(
-        "[databases.\"\"]\n",
-        &["1: databases.\"\": must not be empty"],
-    );
-    check(
-        "[users.\"a\\u0000\"]\n",
-        &["1: users.\"a\\0\": must not contain a NUL character"],
-    );
+    check("[databases.\"\"]\n", &["1: databases.\"\": must not be empty"]);
+    check("[users.\"a\\u0000\"]\n", &["1: users.\"a\\0\": must not contain a NUL character"]);
 }
 
 #[test]
@@ -224,31 +155,16 @@ fn wrong_types() {
     };
     check("listen_port = \"6432\"", "a whole number, found a string");
     check("listen_port = 64.32", "a whole number, found a fraction");
-    check(
-        "listen_addr = 5",
-        "a list of strings, or a string with commas, found an integer",
-    );
+    check("listen_addr = 5", "a list of strings, or a string with commas, found an integer");
     check("listen_addr = [\"::1\", 5]", "a string, found an integer");
     check("workers = true", "a whole number, found a boolean");
     check("tcp_keepalive = 1", "true or false, found an integer");
     check("tcp_keepalive = \"true\"", "true or false, found a string");
     check("log_level = {}", "a string, found a section");
-    check(
-        "query_timeout = false",
-        "a duration such as 30 or \"250ms\", found a boolean",
-    );
-    check(
-        "query_timeout = 2026-01-01",
-        "a duration such as 30 or \"250ms\", found a date",
-    );
-    check(
-        "max_packet_size = 1.5",
-        "a size such as 65536 or \"64KiB\", found a fraction",
-    );
-    check(
-        "unix_socket_mode = true",
-        "an octal mode such as \"0770\", found a boolean",
-    );
+    check("query_timeout = false", "a duration such as 30 or \"250ms\", found a boolean");
+    check("query_timeout = 2026-01-01", "a duration such as 30 or \"250ms\", found a date");
+    check("max_packet_size = 1.5", "a size such as 65536 or \"64KiB\", found a fraction");
+    check("unix_socket_mode = true", "an octal mode such as \"0770\", found a boolean");
 }
 
 #[test]
@@ -261,27 +177,11 @@ fn values_out_of_range() {
     check("max_client_conn = 0", "0", "1 to 10000000");
     check("default_pool_size = -3", "-3", "1 to 262143");
     check("min_pool_size = 262144", "262144", "0 to 262143");
-    check(
-        "workers = 9223372036854775807",
-        "9223372036854775807",
-        "0 to 1024",
-    );
-    check(
-        "workers = 9223372036854775808",
-        "9223372036854775808",
-        "a number of at most 64 bits",
-    );
+    check("workers = 9223372036854775807", "9223372036854775807", "0 to 1024");
+    check("workers = 9223372036854775808", "9223372036854775808", "a number of at most 64 bits");
     check("tcp_keepcnt = 128", "128", "0 to 127");
-    check(
-        "tcp_keepidle = \"1500ms\"",
-        "1.5s",
-        "whole seconds, 0 to 32767",
-    );
-    check(
-        "tcp_keepintvl = \"1d\"",
-        "86400s",
-        "whole seconds, 0 to 32767",
-    );
+    check("tcp_keepidle = \"1500ms\"", "1.5s", "whole seconds, 0 to 32767");
+    check("tcp_keepintvl = \"1d\"", "86400s", "whole seconds, 0 to 32767");
     check("query_timeout = -1", "-1", "0 or 1ms to 3650d");
     check("query_timeout = 1e300", "1e300", "0 or 1ms to 3650d");
     check("query_timeout = nan", "NaN", "0 or 1ms to 3650d");
@@ -295,26 +195,14 @@ fn values_out_of_range() {
     check_line("general", "default_pool_size = 0", unlimited);
     check_line("databases.a", "pool_size = 0", unlimited);
     check_line("users.a", "pool_size = 0", unlimited);
-    check_line(
-        "databases.a",
-        "port = 0",
-        "0 is out of range, expected 1 to 65535",
-    );
+    check_line("databases.a", "port = 0", "0 is out of range, expected 1 to 65535");
 }
 
 #[test]
 fn malformed_texts() {
     let not_octal = "is not an octal mode such as \"0770\"";
-    check_line(
-        "general",
-        "unix_socket_mode = \"0789\"",
-        &format!("\"0789\" {not_octal}"),
-    );
-    check_line(
-        "general",
-        "unix_socket_mode = 777",
-        &format!("\"777\" {not_octal}"),
-    );
+    check_line("general", "unix_socket_mode = \"0789\"", &format!("\"0789\" {not_octal}"));
+    check_line("general", "unix_socket_mode = 777", &format!("\"777\" {not_octal}"));
     check_line(
         "general",
         "unix_socket_dir = \"run\"",
@@ -330,15 +218,7 @@ fn malformed_texts() {
         "listen_addr = \"127.0.0.1:6432\"",
         "\"127.0.0.1:6432\" is not an address to listen on, such as \"127.0.0.1\", \"::1\" or \"*\"",
     );
-    for host in [
-        "a b",
-        "h:5432",
-        "[::1]",
-        "-x",
-        "postgres://h",
-        "fe80::1%",
-        &"h".repeat(256),
-    ] {
+    for host in ["a b", "h:5432", "[::1]", "-x", "postgres://h", "fe80::1%", &"h".repeat(256)] {
         check_line(
             "databases.a",
             &format!("host = {host:?}"),
@@ -349,22 +229,14 @@ fn malformed_texts() {
     }
     check_line("databases.a", "host = \"\"", "must not be empty");
     check_line("databases.a", "dbname = \"\"", "must not be empty");
-    check_line(
-        "databases.a",
-        "user = \"a\\u0000b\"",
-        "must not contain a NUL character",
-    );
+    check_line("databases.a", "user = \"a\\u0000b\"", "must not contain a NUL character");
     let levels = "is not one of off, error, warn, info, debug, trace";
     check_line(
         "general",
         "log_level = \"inof\"",
         &format!("\"inof\" {levels}; did you mean \"info\"?"),
     );
-    check_line(
-        "general",
-        "log_level = \"info,a=x\"",
-        &format!("\"x\" {levels}"),
-    );
+    check_line("general", "log_level = \"info,a=x\"", &format!("\"x\" {levels}"));
     check_line(
         "general",
         "max_packet_size = \"1MB\"",
@@ -387,13 +259,7 @@ fn passwords() {
     ] {
         check_line("users.a", &format!("password = \"{secret}\""), bad);
     }
-    for secret in [
-        SCRAM,
-        "md5d41d8cd98f00b204e9800998ecf8427e",
-        "plain",
-        "md5rocks",
-        "pa$$word",
-    ] {
+    for secret in [SCRAM, "md5d41d8cd98f00b204e9800998ecf8427e", "plain", "md5rocks", "pa$$word"] {
         let config = parse(&format!("[users.a]\npassword = \"{secret}\"\n"));
         assert_eq!(config.users["a"].password, Some(Secret::new(secret)));
         assert!(!format!("{config:?}").contains(secret));
@@ -404,11 +270,7 @@ fn passwords() {
 fn environment_variables() {
     let check_password = |text: &str, expected: &str| {
         let config = parse(&format!("[users.a]\npassword = '{text}'\n"));
-        assert_eq!(
-            config.users["a"].password,
-            Some(Secret::new(expected)),
-            "{text}"
-        );
+        assert_eq!(config.users["a"].password, Some(Secret::new(expected)), "{text}");
     };
     check_password("${PASSWORD}", "s3cret");
     check_password("a${PASSWORD}b${_a1}", "as3cretbx");
@@ -422,10 +284,7 @@ fn environment_variables() {
     );
     assert_eq!(config.general.listen_port, 6543);
     assert!(config.general.log_connections);
-    assert_eq!(
-        config.general.pool.query_timeout,
-        Duration::from_millis(250)
-    );
+    assert_eq!(config.general.pool.query_timeout, Duration::from_millis(250));
     assert_eq!(config.general.admin_users, ["x"]);
     assert_eq!(config.general.pool.server_reset_query, "");
 
@@ -433,22 +292,10 @@ fn environment_variables() {
     for text in ["${", "${}", "${A", "${A B}", "${1A}", "x${PORT}${"] {
         check_line("users.a", &format!("password = \"{text}\""), bad);
     }
-    check_line(
-        "users.a",
-        "password = \"${NONE}\"",
-        "environment variable NONE is not set",
-    );
+    check_line("users.a", "password = \"${NONE}\"", "environment variable NONE is not set");
     check_line("users.a", "password = \"${EMPTY}\"", "must not be empty");
-    check_line(
-        "general",
-        "workers = \"${WORD}\"",
-        "\"seven\" is not a whole number",
-    );
-    check_line(
-        "general",
-        "tcp_keepalive = \"${WORD}\"",
-        "\"seven\" is not true or false",
-    );
+    check_line("general", "workers = \"${WORD}\"", "\"seven\" is not a whole number");
+    check_line("general", "tcp_keepalive = \"${WORD}\"", "\"seven\" is not true or false");
 }
 
 #[test]

@@ -30,14 +30,7 @@ fn uncommented(keep: impl Fn(&str) -> bool) -> String {
 fn the_shipped_file_is_the_defaults() {
     let config = parse(SHIPPED);
     let databases = BTreeMap::from([("*".to_owned(), Database::default())]);
-    assert_eq!(
-        config,
-        Config {
-            general: General::default(),
-            databases,
-            users: BTreeMap::new()
-        }
-    );
+    assert_eq!(config, Config { general: General::default(), databases, users: BTreeMap::new() });
 }
 
 #[test]
@@ -45,9 +38,7 @@ fn the_shipped_file_shows_every_key_and_no_other() {
     let text = uncommented(|_| true);
     let table: toml::Table = text.parse().unwrap();
     let keys = |path: &[&str]| -> Vec<String> {
-        let section = path
-            .iter()
-            .fold(&table, |table, name| table[*name].as_table().unwrap());
+        let section = path.iter().fold(&table, |table, name| table[*name].as_table().unwrap());
         section.keys().cloned().collect()
     };
     for (kind, path) in [
@@ -67,31 +58,14 @@ fn the_shipped_file_shows_every_default() {
     let config = parse(&uncommented(|key| !WITHOUT_DEFAULT.contains(&key)));
     assert_eq!(config.general, General::default());
     let databases = BTreeMap::from([("*".to_owned(), Database::default())]);
-    let bare = Config {
-        databases,
-        ..Config::default()
-    };
+    let bare = Config { databases, ..Config::default() };
     // Every override is said, and says what holds without it.
     let user = &config.users["alice"];
     let database = &config.databases["*"];
-    assert_eq!(
-        config.pool_settings("app", "alice"),
-        bare.pool_settings("app", "alice")
-    );
-    assert_eq!(
-        config.pool_settings("app", "bob"),
-        bare.pool_settings("app", "bob")
-    );
-    assert_eq!(
-        format!("{user:?}").matches("None").count(),
-        1,
-        "the password: {user:?}"
-    );
-    assert_eq!(
-        format!("{database:?}").matches("None").count(),
-        3,
-        "{database:?}"
-    );
+    assert_eq!(config.pool_settings("app", "alice"), bare.pool_settings("app", "alice"));
+    assert_eq!(config.pool_settings("app", "bob"), bare.pool_settings("app", "bob"));
+    assert_eq!(format!("{user:?}").matches("None").count(), 1, "the password: {user:?}");
+    assert_eq!(format!("{database:?}").matches("None").count(), 3, "{database:?}");
 }
 
 #[test]

@@ -36,6 +36,7 @@ impl Fixture {
             .general("auth_type = \"trust\"")
             .general("pool_mode = \"transaction\"")
             .general("default_pool_size = 1")
+            .general(&format!("workers = {}", workers()))
             .database(database, &["host = \"127.0.0.1\"", &port, &dbname])
             .user("postgres", &[])
             .user("dave", &[])
@@ -104,6 +105,11 @@ impl Fixture {
         script(&Peer { login: self.login(), address, transcript: Transcript::clone(&transcript) });
         std::mem::take(&mut transcript.lock().unwrap_or_else(PoisonError::into_inner))
     }
+}
+
+/// Workers of a test that does not care: `PGTANDEM_IT_WORKERS`, else one.
+fn workers() -> u32 {
+    std::env::var("PGTANDEM_IT_WORKERS").map_or(1, |text| text.parse().expect("a number"))
 }
 
 /// Shows the first difference of two transcripts, with what led to it.

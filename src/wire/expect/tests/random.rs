@@ -49,12 +49,13 @@ fn phrase() -> impl Strategy<Value = Vec<Step>> {
         ]),
         act(),
     );
-    let ours = (prop::bool::ANY, prop::bool::ANY, act()).prop_map(|(is_parse, is_answered, act)| {
-        let awaited = if is_parse { Awaited::Parse } else { Awaited::Close };
-        let reply = if is_answered { Reply::Synthesize } else { Reply::Swallow };
-        let act = if is_answered { Act::Succeed } else { act };
-        vec![Step::Send(Sent::Message(awaited, act), reply)]
-    });
+    let ours =
+        (prop::bool::ANY, prop::bool::ANY, act()).prop_map(|(is_parse, is_answered, act)| {
+            let awaited = if is_parse { Awaited::Parse } else { Awaited::Close };
+            let reply = if is_answered { Reply::Synthesize } else { Reply::Swallow };
+            let act = if is_answered { Act::Succeed } else { act };
+            vec![Step::Send(Sent::Message(awaited, act), reply)]
+        });
     prop_oneof![
         8 => plain.prop_map(|(awaited, act)| vec![message(awaited, act)]),
         3 => ours,
