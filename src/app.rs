@@ -191,7 +191,9 @@ async fn lead_in(control: &Control, stream: Stream, peer: Peer) {
     let accepted = accept(stream, peer, &config, &control.process_secret, &control.admission).await;
     match accepted {
         Accepted::Gone => {}
-        Accepted::Cancel { pid, secret } => cancel_for_client(control, pid, &secret).await,
+        Accepted::Cancel { pid, secret, stream } => {
+            cancel_for_client(control, pid, &secret, stream).await;
+        }
         Accepted::Login(client) => hand_over(control, &config, client).await,
     }
 }
@@ -215,12 +217,12 @@ async fn hand_over(control: &Control, config: &Config, mut client: Box<Authentic
 }
 
 /// Passes a client's cancel request to the worker that its key names.
-async fn cancel_for_client(control: &Control, pid: i32, secret: &[u8]) {
+async fn cancel_for_client(control: &Control, pid: i32, secret: &[u8], client: Stream) {
     let Some((worker, session)) = worker::from_cancel_pid(pid) else { return };
     let Ok(secret) = <[u8; 4]>::try_from(secret) else { return };
     if let Some(worker) = control.workers.get(worker) {
         // An ended worker has no session to cancel.
-        let _ = worker.send(ToWorker::Cancel { session, secret }).await;
+        let _ = worker.send(ToWorker::Cancel { session, secret, client }).await;
     }
 }
 
@@ -268,12 +270,14 @@ async fn carry_out(control: &Control, message: ToControl) {
             // An ended worker drops the connection and its place.
             let _ = worker.send(answer).await;
         }
-        ToControl::Cancel { settings, key, tell } => {
+        ToControl::Cancel { settings, key, tell, client } => {
             let limit = control.config.load().general.cancel_wait_timeout;
             let done = cancel::cancel(&settings.host, settings.port, &key, limit).await;
             if let Err(error) = done {
                 tracing::warn!(%error, "cannot cancel a query");
             }
+            // The server has been told: now the client may go on.
+            drop(client);
             if let Some(tell) = tell
                 && let Some(worker) = control.workers.get(tell.worker)
             {

@@ -142,6 +142,16 @@ pub fn write_set(sql: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     }
 }
 
+/// Writes a statement that fails exactly if the server refuses the value, and changes nothing.
+pub fn write_trial(sql: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    sql.extend_from_slice(b"SELECT pg_catalog.set_config(");
+    write_literal(sql, name);
+    sql.extend_from_slice(b", ");
+    write_literal(sql, value);
+    // Local to the transaction of this query.
+    sql.extend_from_slice(b", true);");
+}
+
 /// Writes `text` so that it is one string literal whatever `standard_conforming_strings` says.
 fn write_literal(sql: &mut Vec<u8>, text: &[u8]) {
     if text.contains(&b'\\') {

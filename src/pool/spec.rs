@@ -3,15 +3,25 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::ledger::Ledger;
 use crate::auth::{Credentials, Learned};
+use crate::backend::params::{Param, ParamSet};
 use crate::config::PoolSettings;
 
 /// Numbers a pool; the same in all workers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PoolNumber(pub u32);
+
+/// What servers of a pool say to a fresh session.
+#[derive(Debug)]
+pub struct Welcome {
+    /// Reported facts about the server.
+    pub facts: Vec<Param>,
+    /// The tracked parameters before any client changed them.
+    pub base: Arc<ParamSet>,
+}
 
 /// One pool: (database, user).
 #[derive(Debug)]
@@ -28,6 +38,8 @@ pub struct Spec {
     /// Counts changes that make existing backends useless: another server, another login.
     generation: AtomicU64,
     learned: Mutex<Option<Learned>>,
+    /// As of the backend opened last, by whichever worker.
+    welcome: ArcSwapOption<Welcome>,
 }
 
 impl Spec {
@@ -47,6 +59,7 @@ impl Spec {
             settings: ArcSwap::from_pointee(settings),
             generation: AtomicU64::new(0),
             learned: Mutex::new(None),
+            welcome: ArcSwapOption::empty(),
         }
     }
 
@@ -79,6 +92,16 @@ impl Spec {
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
         true
+    }
+
+    /// Returns what servers say to a fresh session; `None` before the first has.
+    pub fn welcome(&self) -> Option<Arc<Welcome>> {
+        self.welcome.load_full()
+    }
+
+    /// Keeps what a server said to a fresh session.
+    pub fn set_welcome(&self, welcome: Welcome) {
+        self.welcome.store(Some(Arc::new(welcome)));
     }
 
     /// Keeps what a client's login taught us.

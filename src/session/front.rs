@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::backend::link::Unnamed;
 use crate::backend::params::ParamSet;
 use crate::backend::statements::Statement;
+use crate::wire::header::MESSAGE_BYTES_MAX;
 use crate::wire::passage::Passage;
 
 /// Most statements that one client may have prepared. LIMIT: pooling point A14.
@@ -125,6 +126,8 @@ impl Prepared {
 pub struct Front {
     /// How its statements are treated.
     pub rules: StatementRules,
+    /// Longest message it may send (`max_packet_size`, and PostgreSQL's own bound).
+    pub length_max: u32,
     /// Where its input stands.
     pub passage: Passage,
     /// The tracked parameters as it expects them.
@@ -138,7 +141,14 @@ pub struct Front {
 impl Front {
     /// Starts with a client that has just logged in.
     pub fn new(rules: StatementRules, params: Arc<ParamSet>) -> Self {
-        Self { rules, passage: Passage::Boundary, params, pins: Pins::default(), prepared: None }
+        Self {
+            rules,
+            length_max: MESSAGE_BYTES_MAX,
+            passage: Passage::Boundary,
+            params,
+            pins: Pins::default(),
+            prepared: None,
+        }
     }
 
     /// Returns its prepared statements, if it ever had any.

@@ -40,6 +40,8 @@ pub enum Accepted {
         pid: i32,
         /// The second half, 1 to 256 bytes.
         secret: Vec<u8>,
+        /// The connection; the client waits for its end, which says that the request was acted on.
+        stream: Stream,
     },
     /// The client has proven who it is.
     Login(Box<Authenticated>),
@@ -50,7 +52,7 @@ pub enum Accepted {
 impl fmt::Debug for Accepted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Cancel { pid, secret: _ } => {
+            Self::Cancel { pid, .. } => {
                 f.debug_struct("Cancel").field("pid", pid).finish_non_exhaustive()
             }
             Self::Login(authenticated) => f.debug_tuple("Login").field(authenticated).finish(),
@@ -101,7 +103,9 @@ pub async fn accept(
     async {
         let mut conversation = Conversation::new(stream);
         match login.run(&mut conversation).await {
-            Ok(Outcome::Cancel { pid, secret }) => Accepted::Cancel { pid, secret },
+            Ok(Outcome::Cancel { pid, secret }) => {
+                Accepted::Cancel { pid, secret, stream: conversation.stream }
+            }
             Ok(Outcome::Login { request, learned, admitted }) => {
                 if config.general.log_connections {
                     info!("client logged in");

@@ -82,3 +82,62 @@ impl<'a> Cursor<'a> {
         Ok(*head)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    #[test]
+    fn fields_are_read_in_order() {
+        let mut cursor = Cursor::new(b"\x07\x01\x02\xff\xff\xff\xfetext\0abrest");
+        assert_eq!(cursor.u8(), Ok(7));
+        assert_eq!(cursor.i16(), Ok(0x0102));
+        assert_eq!(cursor.i32(), Ok(-2));
+        assert_eq!(cursor.cstr(), Ok(&b"text"[..]));
+        assert_eq!(cursor.bytes(2), Ok(&b"ab"[..]));
+        assert_eq!(cursor.rest(), b"rest");
+        assert_eq!(cursor.finish(), Err(Malformed::Trailing));
+        assert_eq!(cursor.bytes(4), Ok(&b"rest"[..]));
+        assert!(cursor.is_empty());
+        assert_eq!(cursor.finish(), Ok(()));
+    }
+
+    #[test]
+    fn a_field_that_is_not_all_there_is_not_read() {
+        let mut cursor = Cursor::new(b"abc");
+        assert_eq!(cursor.i32(), Err(Malformed::Truncated));
+        assert_eq!(cursor.bytes(4), Err(Malformed::Truncated));
+        assert_eq!(cursor.bytes(usize::MAX), Err(Malformed::Truncated));
+        assert_eq!(cursor.cstr(), Err(Malformed::Unterminated));
+        assert_eq!(cursor.rest(), b"abc", "a read that fails takes nothing");
+        assert_eq!(cursor.bytes(3), Ok(&b"abc"[..]));
+        assert_eq!(cursor.u8(), Err(Malformed::Truncated));
+        assert_eq!(cursor.i16(), Err(Malformed::Truncated));
+        assert_eq!(cursor.cstr(), Err(Malformed::Unterminated));
+        assert_eq!(cursor.bytes(0), Ok(&b""[..]));
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_of_reads_panics_or_invents_bytes(
+            body in vec(prop_oneof![Just(0u8), any::<u8>()], 0..32),
+            reads in vec((0..5u8, any::<usize>()), 0..16),
+        ) {
+            let mut cursor = Cursor::new(&body);
+            for (read, count) in reads {
+                let before = cursor.rest().len();
+                let taken = match read {
+                    0 => cursor.u8().map_or(0, |_| 1),
+                    1 => cursor.i16().map_or(0, |_| 2),
+                    2 => cursor.i32().map_or(0, |_| 4),
+                    3 => cursor.cstr().map_or(0, |text| text.len() + 1),
+                    _ => cursor.bytes(count % 40).map_or(0, <[u8]>::len),
+                };
+                prop_assert_eq!(cursor.rest().len() + taken, before);
+                prop_assert!(body.ends_with(cursor.rest()));
+            }
+        }
+    }
+}

@@ -131,3 +131,89 @@ pub fn flush(out: &mut Vec<u8>) {
 pub fn terminate(out: &mut Vec<u8>) {
     out.extend_from_slice(&[frontend::TERMINATE, 0, 0, 0, 4]);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::header::{self, MESSAGE_BYTES_MAX};
+    use crate::wire::{backend as server, frontend as client};
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+        // What is there already must stay as it is.
+        let mut out = b"before".to_vec();
+        write(&mut out);
+        assert_eq!(out.get(..6), Some(&b"before"[..]));
+        out.split_off(6)
+    }
+
+    /// The body of the one message in `bytes`.
+    fn body(bytes: &[u8], tag: u8) -> &[u8] {
+        let header = header::read(bytes, MESSAGE_BYTES_MAX).expect("possible").expect("whole");
+        assert_eq!((header.tag, header.message_bytes()), (tag, bytes.len()));
+        bytes.get(header::HEADER_BYTES..).expect("a body")
+    }
+
+    #[test]
+    fn messages_are_what_the_protocol_says() {
+        for (bytes, expected) in [
+            (written(|out| ready_for_query(out, b'T')), &b"Z\0\0\0\x05T"[..]),
+            (written(authentication_ok), b"R\0\0\0\x08\0\0\0\0"),
+            (written(|out| authentication(out, 5, b"salt")), b"R\0\0\0\x0c\0\0\0\x05salt"),
+            (written(|out| parameter_status(out, b"a", b"b")), b"S\0\0\0\x08a\0b\0"),
+            (written(|out| backend_key_data(out, 258, *b"key!")), b"K\0\0\0\x0c\0\0\x01\x02key!"),
+            (written(|out| query(out, b"select 1")), b"Q\0\0\0\x0dselect 1\0"),
+            (written(|out| parse(out, b"s", b"t\0\0\0")), b"P\0\0\0\x0as\0t\0\0\0"),
+            (written(|out| close_statement(out, b"s")), b"C\0\0\0\x07Ss\0"),
+            (written(|out| password(out, b"p\0")), b"p\0\0\0\x06p\0"),
+            (written(sync), b"S\0\0\0\x04"),
+            (written(terminate), b"X\0\0\0\x04"),
+            (written(|out| untagged(out, |out| out.push(7))), b"\0\0\0\x05\x07"),
+        ] {
+            assert_eq!(bytes, expected);
+        }
+    }
+
+    fn text() -> impl Strategy<Value = Vec<u8>> {
+        vec(1..=u8::MAX, 0..24)
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_can_be_read(
+            name in text(),
+            value in text(),
+            types in vec(any::<u32>(), 0..4),
+        ) {
+            let bytes = written(|out| parameter_status(out, &name, &value));
+            let read = server::parameter_status(body(&bytes, backend::PARAMETER_STATUS));
+            let expected = server::ParameterStatus { name: &name, value: &value };
+            prop_assert_eq!(read, Ok(expected));
+
+            let mut definition = [&value[..], b"\0\0"].concat();
+            definition.push(u8::try_from(types.len()).expect("few"));
+            definition.extend(types.iter().flat_map(|oid| oid.to_be_bytes()));
+            let bytes = written(|out| parse(out, &name, &definition));
+            let read = client::parse(body(&bytes, frontend::PARSE));
+            prop_assert_eq!(read, Ok(client::Parse { name: &name, definition: &definition }));
+
+            let bytes = written(|out| close_statement(out, &name));
+            let read = client::named(body(&bytes, frontend::CLOSE));
+            let target = client::Target::Statement;
+            prop_assert_eq!(read, Ok(client::Named { target, name: &name }));
+
+            let bytes = written(|out| query(out, &value));
+            prop_assert_eq!(client::query(body(&bytes, frontend::QUERY)), Ok(&value[..]));
+
+            let bytes = written(|out| {
+                let extra = [(b'H', &name[..])];
+                report(out, backend::ERROR_RESPONSE, "ERROR", b"42P05", &value, &extra);
+            });
+            let read = server::error_response(body(&bytes, backend::ERROR_RESPONSE));
+            let expected =
+                server::ServerError { severity: b"ERROR", sqlstate: *b"42P05", message: &value };
+            prop_assert_eq!(read, expected);
+        }
+    }
+}

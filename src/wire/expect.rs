@@ -214,6 +214,17 @@ impl<E> Expect<E> {
         self.segment
     }
 
+    /// Says whether a segment is over that the server may still fail.
+    pub fn has_open_segments(&self) -> bool {
+        self.answered < self.segment
+    }
+
+    /// Says whether everything that was sent ends in a ReadyForQuery, without the client.
+    pub fn will_be_ready(&self) -> bool {
+        let is_last = |entry: &Entry<E>| entry.awaited.ends_segment();
+        self.stage != Stage::CopyIn && self.entries.back().is_some_and(is_last)
+    }
+
     /// Says whether `segment` is over, but the server may still fail it.
     pub fn may_fail_yet(&self, segment: u64) -> bool {
         self.answered <= segment && segment < self.segment

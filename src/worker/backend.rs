@@ -8,6 +8,7 @@ use super::slab::Key;
 use crate::backend::connect::CancelKey;
 use crate::backend::link::Link;
 use crate::fault::Fault;
+use crate::net::Stream;
 use crate::pool::ledger::Permit;
 use crate::pool::spec::PoolNumber;
 
@@ -84,6 +85,6 @@ pub struct Backend {
     pub times: Times,
     /// Cancel requests that were sent for it and are not carried out yet.
     pub cancels: u32,
-    /// A cancel request waits until the server works for the client again, not for us.
-    pub is_cancel_due: bool,
+    /// A cancel request that waits until the server works for the client, not for us.
+    pub cancel_due: Option<Stream>,
 }

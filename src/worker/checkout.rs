@@ -17,7 +17,7 @@ use crate::config::PoolMode;
 use crate::fault::Fault;
 use crate::pool::ledger::{Full, Permit};
 use crate::pool::slots::{Checkout, Order};
-use crate::pool::spec::{PoolNumber, Spec};
+use crate::pool::spec::{PoolNumber, Spec, Welcome};
 
 /// The first pause after a backend could not be opened; doubles up to `server_login_retry`.
 const BACK_OFF_MS: u64 = 50;
@@ -39,9 +39,11 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
         let number = session.pool;
         session.phase = Phase::Waiting;
+        let has_prepared = session.front.prepared().is_some();
         self.enqueue(key, number);
         match self.sessions.get_mut(key).map(|session| &session.phase) {
             Some(Phase::Leased(_)) => Flow::Again,
+            Some(Phase::Waiting) if has_prepared => self.peek_request(key),
             _ => Flow::Blocked,
         }
     }
@@ -95,7 +97,7 @@ impl Worker {
         session.is_fresh = true;
         backend.role = Role::Leased(key);
         backend.link.has_unnamed = false;
-        backend.is_cancel_due = false;
+        backend.cancel_due = None;
         backend.times.transaction_ms = self.now_ms;
         backend.times.ready_ms = self.now_ms;
     }
@@ -252,7 +254,7 @@ impl Worker {
             return;
         }
         pool.failure = None;
-        pool.set_welcome(facts, Arc::clone(&base));
+        spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
         pool.slots.add_busy();
         let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
         let lifetime_ms = pool.settings.server_lifetime.map_or(u64::MAX / 2, millis);
@@ -274,7 +276,7 @@ impl Worker {
             serial,
             times,
             cancels: 0,
-            is_cancel_due: false,
+            cancel_due: None,
         });
         self.greet_waiting(spec.number);
         self.check_in(key);

@@ -12,6 +12,7 @@ use super::session::{Phase, Session};
 use super::slab::Key;
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
+use crate::net::Stream;
 use crate::session::refuse;
 use crate::session::relay::{self, ServerFailure};
 use crate::wire::encode;
@@ -34,8 +35,8 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Phase::Leased(lease) = session.phase {
             let Some(backend) = self.backends.get_mut(lease) else { return };
-            let is_owed = !backend.link.expect.is_empty();
-            if how == Leave::Terminate && is_owed && session.front.passage.is_boundary() {
+            let will_be_ready = backend.link.expect.will_be_ready();
+            if how == Leave::Terminate && will_be_ready && session.front.passage.is_boundary() {
                 session.phase = Phase::Leaving(lease);
                 return;
             }
@@ -273,7 +274,7 @@ impl Worker {
     }
 
     /// A client asks to cancel what the session at `key` runs, if it knows the session's secret.
-    pub(super) fn cancel(&mut self, key: Key<Session>, secret: [u8; 4]) {
+    pub(super) fn cancel(&mut self, key: Key<Session>, secret: [u8; 4], client: Stream) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if !bool::from(session.secret.ct_eq(&secret)) {
             return;
@@ -291,9 +292,9 @@ impl Worker {
                 let Some(backend) = self.backends.get_mut(lease) else { return };
                 if backend.link.expect.head_is_swallowed() {
                     // What runs now is ours, not the client's. Pooling point D38.
-                    backend.is_cancel_due = true;
+                    backend.cancel_due = Some(client);
                 } else if !backend.link.expect.is_empty() {
-                    self.send_cancel(lease);
+                    self.send_cancel(lease, client);
                 }
             }
             Phase::Greeting(_)
@@ -306,17 +307,17 @@ impl Worker {
 
     /// Has the server cancel what a leased backend runs. The backend goes to nobody else before
     /// that is done. Pooling point D34.
-    pub(super) fn send_cancel(&mut self, key: Key<Backend>) {
+    pub(super) fn send_cancel(&mut self, key: Key<Backend>, client: Stream) {
         let worker = self.number;
         let Some(backend) = self.backends.get_mut(key) else { return };
-        backend.is_cancel_due = false;
         let tell = Teller { worker, backend: key.index(), serial: backend.serial };
         let cancel_key = Arc::clone(&backend.cancel_key);
         let number = backend.pool;
         let Some(settings) = self.pool(number).map(|pool| Arc::clone(&pool.settings)) else {
             return;
         };
-        let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell) };
+        let message =
+            ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), client: Some(client) };
         if self.control.try_send(message).is_ok()
             && let Some(backend) = self.backends.get_mut(key)
         {
@@ -333,7 +334,7 @@ impl Worker {
         let Some(pool) = self.pool(backend.pool) else { return };
         let settings = Arc::clone(&pool.settings);
         let cancel_key = Arc::clone(&backend.cancel_key);
-        let message = ToControl::Cancel { settings, key: cancel_key, tell: None };
+        let message = ToControl::Cancel { settings, key: cancel_key, tell: None, client: None };
         if self.control.try_send(message).is_err() {
             tracing::warn!("too busy to cancel an abandoned query");
         }

@@ -11,15 +11,15 @@ use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
-use super::pool::Welcome;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
 use super::{Worker, session_token};
-use crate::backend::params::{ParamSet, is_fact};
+use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
-use crate::pool::spec::{PoolNumber, Spec};
+use crate::pool::spec::{PoolNumber, Spec, Welcome};
 use crate::session::front::Front;
 use crate::session::login::Authenticated;
+use crate::session::options;
 use crate::wire::encode;
 
 impl Worker {
@@ -41,12 +41,19 @@ impl Worker {
         let now_ms = self.now_ms;
         let Some(pool) = self.pool_of(spec) else { return };
         pool.sessions += 1;
-        let rules = pool.statement_rules();
-        let greeting = Greeting { hello: greeting, parameters, wanted: None, backend: None };
+        let mut front = Front::new(pool.statement_rules(), Arc::default());
+        front.length_max = front.length_max.min(pool.settings.max_packet_size);
+        let greeting = Greeting {
+            hello: greeting,
+            parameters,
+            wanted: None,
+            foreign: Vec::new(),
+            backend: None,
+        };
         let session = Session {
             has_backlog: !unread.is_empty(),
             pipe: Pipe::new(socket, unread),
-            front: Front::new(rules, Arc::default()),
+            front,
             pool: spec.number,
             phase: Phase::Greeting(Box::new(greeting)),
             secret: rand::random(),
@@ -63,34 +70,25 @@ impl Worker {
         }
     }
 
-    /// Greets a client if all it must be told is known; refuses it if it wants the impossible.
-    ///
-    /// Says whether that was so.
+    /// Greets a client if all it must be told is known; says whether that was so.
     fn greet_if_known(&mut self, key: Key<Session>) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return true };
         let Phase::Greeting(greeting) = &mut session.phase else { return true };
-        let Some(pool) =
-            usize::try_from(session.pool.0).ok().and_then(|at| self.pools.get(at)?.as_ref())
-        else {
-            return true;
-        };
-        let Some(welcome) = &pool.welcome else { return false };
-        let wanted =
-            match wanted(welcome, &greeting.parameters, &self.general.ignore_startup_parameters) {
-                Ok(wanted) => self.shared.interner.intern_shared(wanted),
-                Err(fault) => {
-                    self.fail_session(key, &fault);
-                    return true;
-                }
-            };
-        let canonical = pool.canonical(&wanted);
+        let at = usize::try_from(session.pool.0).unwrap_or(usize::MAX);
+        let Some(pool) = self.pools.get_mut(at).and_then(Option::as_mut) else { return true };
+        let Some(welcome) = pool.spec.welcome() else { return false };
+        let ignored = &self.general.ignore_startup_parameters;
+        let (wanted, foreign) = wanted(&welcome, &greeting.parameters, ignored);
+        let wanted = self.shared.interner.intern_shared(wanted);
+        let canonical = pool.canonical(&welcome.base, &wanted);
         greeting.wanted = Some(wanted);
+        greeting.foreign = foreign;
         match canonical {
-            Some(params) => {
+            Some(params) if greeting.foreign.is_empty() => {
                 self.greet(key, params);
                 true
             }
-            None => false,
+            Some(_) | None => false,
         }
     }
 
@@ -131,6 +129,9 @@ impl Worker {
         let Some(wanted) = greeting.wanted.clone() else { return };
         let mut sql = Vec::new();
         backend.link.params.write_changes_to(&wanted, &mut sql);
+        for (name, value) in &greeting.foreign {
+            params::write_trial(&mut sql, name, value);
+        }
         if sql.is_empty() {
             self.greet(key, wanted);
             return self.check_in(lease);
@@ -149,11 +150,11 @@ impl Worker {
         let canonical =
             self.backends.get_mut(lease).map(|backend| Arc::clone(&backend.link.params));
         if let (Some(key), Some(canonical)) = (session, canonical) {
-            if let Some(fault) = error {
-                self.detach_greeting(key);
+            let refused = error.or_else(|| self.unsupported(key));
+            let wanted = self.detach_greeting(key);
+            if let Some(fault) = refused {
                 self.fail_session(key, &fault);
             } else {
-                let wanted = self.detach_greeting(key);
                 let number = self.sessions.get_mut(key).map(|session| session.pool);
                 if let (Some(wanted), Some(number)) = (wanted, number)
                     && let Some(pool) = self.pool_mut(number)
@@ -164,6 +165,17 @@ impl Worker {
             }
         }
         self.check_in(lease);
+    }
+
+    /// What to tell a client that wants a parameter which the server knows, but does not report: it
+    /// could not be restored on the next backend.
+    fn unsupported(&mut self, key: Key<Session>) -> Option<Fault> {
+        let session = self.sessions.get_mut(key)?;
+        let Phase::Greeting(greeting) = &session.phase else { return None };
+        let (name, _) = greeting.foreign.first()?;
+        let name = String::from_utf8_lossy(name);
+        let text = format!("unsupported startup parameter: {name}");
+        Some(Fault::fatal(SqlState::FEATURE_NOT_SUPPORTED, text))
     }
 
     fn detach_greeting(&mut self, key: Key<Session>) -> Option<Arc<ParamSet>> {
@@ -192,7 +204,7 @@ impl Worker {
         };
         let pool = usize::try_from(session.pool.0).ok().and_then(|at| self.pools.get(at)?.as_ref());
         let mut hello = greeting.hello;
-        if let Some(welcome) = pool.and_then(|pool| pool.welcome.as_ref()) {
+        if let Some(welcome) = pool.and_then(|pool| pool.spec.welcome()) {
             for (name, value) in &welcome.facts {
                 encode::parameter_status(&mut hello, name, value);
             }
@@ -212,31 +224,32 @@ impl Worker {
     }
 }
 
-/// The parameters that a client wants: those of a fresh session, and its own startup parameters.
+/// A startup parameter: name and value.
+type Wish = (Vec<u8>, Vec<u8>);
+
+/// The parameters that a client wants: those of a fresh session with its own startup parameters in
+/// them, and those of its own that the server does not report.
 fn wanted(
     welcome: &Welcome,
-    parameters: &[(Vec<u8>, Vec<u8>)],
+    parameters: &[Wish],
     ignored: &[String],
-) -> Result<Arc<ParamSet>, Fault> {
+) -> (Arc<ParamSet>, Vec<Wish>) {
     let mut wanted = Arc::clone(&welcome.base);
-    for (name, value) in parameters {
-        if wanted.value(name).is_some() {
-            if let Some(changed) = wanted.with(name, value) {
+    let mut foreign = Vec::new();
+    // As PostgreSQL does it: `options` first, then the parameters by name (`process_startup_options`).
+    let options = parameters.iter().filter(|(name, _)| name == b"options");
+    let named = parameters.iter().filter(|(name, _)| name != b"options").cloned();
+    let given = options.flat_map(|(_, value)| options::settings(value)).chain(named);
+    for (name, value) in given {
+        if wanted.value(&name).is_some() {
+            if let Some(changed) = wanted.with(&name, &value) {
                 wanted = Arc::new(changed);
             }
-        } else if !ignored.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(name)) {
-            let name = String::from_utf8_lossy(name);
-            return Err(if is_fact(name.as_bytes()) {
-                Fault::fatal(SqlState(*b"55P02"), format!("parameter \"{name}\" cannot be changed"))
-            } else {
-                Fault::fatal(
-                    SqlState::FEATURE_NOT_SUPPORTED,
-                    format!("unsupported startup parameter: {name}"),
-                )
-            });
+        } else if !ignored.iter().any(|known| known.as_bytes().eq_ignore_ascii_case(&name)) {
+            foreign.push((name, value));
         }
     }
-    Ok(wanted)
+    (wanted, foreign)
 }
 
 /// The first half of a client's cancel key: which worker, and which place there. It is no secret,

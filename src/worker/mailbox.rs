@@ -11,6 +11,7 @@ use super::backend::Backend;
 use crate::backend::connect::{CancelKey, Opened};
 use crate::config::{General, PoolSettings};
 use crate::fault::Fault;
+use crate::net::Stream;
 use crate::pool::ledger::{Bound, Permit};
 use crate::pool::spec::{PoolNumber, Spec};
 use crate::session::login::Authenticated;
@@ -76,6 +77,8 @@ pub enum ToWorker {
         session: u32,
         /// The secret of the key.
         secret: [u8; 4],
+        /// The connection that the request came on: closed when the request has been acted on.
+        client: Stream,
     },
     /// A cancel request that you sent has been carried out, or failed.
     CancelDone {
@@ -113,6 +116,8 @@ pub enum ToControl {
         key: Arc<CancelKey>,
         /// Whom to tell when it is done; `None` if the backend is gone.
         tell: Option<Teller>,
+        /// The connection that a client's request came on, to be closed then.
+        client: Option<Stream>,
     },
 }
 

@@ -46,6 +46,7 @@ use slab::{Key, Slab};
 use crate::config::General;
 use crate::net::Socket;
 use crate::pool::spec::{PoolNumber, Spec};
+use crate::wire::header::MESSAGE_BYTES_MAX;
 
 /// The token of the mailbox; sockets have their place doubled, and 1 more for backends.
 const MAILBOX: Token = Token(usize::MAX - 1);
@@ -259,7 +260,9 @@ impl Worker {
                 ToWorker::Evict { bound } => {
                     self.evict_idle(&bound);
                 }
-                ToWorker::Cancel { session, secret } => self.cancel(Key::new(session), secret),
+                ToWorker::Cancel { session, secret, client } => {
+                    self.cancel(Key::new(session), secret, client);
+                }
                 ToWorker::CancelDone { backend, serial } => {
                     self.cancel_done(Key::new(backend), serial);
                 }
@@ -300,7 +303,22 @@ impl Worker {
         for pool in self.pools.iter_mut().flatten() {
             pool.settings = pool.spec.settings();
         }
+        for key in self.sessions.keys() {
+            self.update_limits(key);
+        }
         self.retire_old_backends();
+    }
+
+    /// Puts limits of a new configuration in force for a session that has begun.
+    fn update_limits(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let at = usize::try_from(session.pool.0).unwrap_or(usize::MAX);
+        let Some(pool) = self.pools.get(at).and_then(Option::as_ref) else { return };
+        let rules = pool.statement_rules();
+        if rules.renames() && session.front.rules.renames() {
+            session.front.rules = rules;
+        }
+        session.front.length_max = MESSAGE_BYTES_MAX.min(pool.settings.max_packet_size);
     }
 }
 

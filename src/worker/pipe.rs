@@ -104,10 +104,7 @@ impl Pipe {
 
     /// Reads once, and returns that together with what was left of earlier reads. `None` if nothing
     /// has come.
-    pub fn next_input<'a>(
-        &mut self,
-        buffer: &'a mut [u8],
-    ) -> Result<Option<Cow<'a, [u8]>>, Gone> {
+    pub fn next_input<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Cow<'a, [u8]>>, Gone> {
         let Input::Bytes(count) = self.read(buffer)? else { return Ok(None) };
         let bytes = buffer.get(..count).unwrap_or_default();
         if self.stash.is_empty() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::backend::Backend;
 use super::session::Session;
 use super::slab::Key;
-use crate::backend::params::{Param, ParamSet};
+use crate::backend::params::ParamSet;
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
 use crate::pool::slots::{Order, Slots};
@@ -15,15 +15,6 @@ use crate::session::front::StatementRules;
 
 /// Most combinations of startup parameters whose canonical form is remembered. LIMIT.
 const GREETINGS_MAX: usize = 1000;
-
-/// What servers of the pool say to a fresh session.
-#[derive(Debug)]
-pub struct Welcome {
-    /// Reported facts about the server.
-    pub facts: Vec<Param>,
-    /// The tracked parameters before any client changed them.
-    pub base: Arc<ParamSet>,
-}
 
 /// The last backend could not be opened.
 #[derive(Debug)]
@@ -58,8 +49,6 @@ pub struct Pool {
     pub slots: Slots<Key<Session>, Key<Backend>>,
     /// Idle backends that are being checked for a waiter.
     pub checking: usize,
-    /// What its servers say at login; `None` before the first has.
-    pub welcome: Option<Welcome>,
     /// Why the last backend could not be opened.
     pub failure: Option<Failure>,
     /// A worker that asked for a backend of ours.
@@ -68,6 +57,8 @@ pub struct Pool {
     pub begged_ms: u64,
     /// How many sessions of this worker use it.
     pub sessions: usize,
+    /// What servers said to a fresh session when `greetings` were learnt.
+    base: Arc<ParamSet>,
     /// Startup parameters → what the server makes of them.
     greetings: HashMap<Arc<ParamSet>, Arc<ParamSet>>,
 }
@@ -80,11 +71,11 @@ impl Pool {
             spec,
             slots: Slots::default(),
             checking: 0,
-            welcome: None,
             failure: None,
             beggar: None,
             begged_ms: 0,
             sessions: 0,
+            base: Arc::default(),
             greetings: HashMap::new(),
         }
     }
@@ -105,19 +96,19 @@ impl Pool {
         if self.settings.server_round_robin { Order::OldestFirst } else { Order::NewestFirst }
     }
 
-    /// Keeps what a server said to a fresh session.
-    pub fn set_welcome(&mut self, facts: Vec<Param>, base: Arc<ParamSet>) {
-        if self.welcome.as_ref().is_none_or(|welcome| *welcome.base != *base) {
+    /// Returns what the server makes of these startup parameters, if that is known. Whatever was
+    /// known of a server that says something else to fresh sessions is forgotten.
+    pub fn canonical(
+        &mut self,
+        base: &Arc<ParamSet>,
+        wanted: &Arc<ParamSet>,
+    ) -> Option<Arc<ParamSet>> {
+        if *self.base != **base {
             self.greetings.clear();
+            self.base = Arc::clone(base);
         }
-        self.welcome = Some(Welcome { facts, base });
-    }
-
-    /// Returns what the server makes of these startup parameters, if that is known.
-    pub fn canonical(&self, wanted: &Arc<ParamSet>) -> Option<Arc<ParamSet>> {
-        let base = &self.welcome.as_ref()?.base;
         if **base == **wanted {
-            return Some(Arc::clone(base));
+            return Some(Arc::clone(wanted));
         }
         self.greetings.get(wanted).cloned()
     }

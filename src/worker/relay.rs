@@ -13,7 +13,7 @@ use crate::backend::link::Effect;
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::session::refuse::{Progress, refuse};
-use crate::session::relay::{self, Stop, from_client, from_server};
+use crate::session::relay::{self, Stop, answer_alone, from_client, from_server, may_begin};
 use crate::wire::encode;
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::tag::frontend as tag;
@@ -43,6 +43,40 @@ impl Worker {
             }
         }
         self.runnable.push_back(key);
+    }
+
+    /// Looks at the request of a client that has to wait: what needs no backend is answered.
+    pub(super) fn peek_request(&mut self, key: Key<Session>) -> Flow {
+        let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
+        if !session.has_backlog {
+            match session.pipe.next_input(&mut self.scratch) {
+                Ok(Some(input)) => session.pipe.stash = input.into_owned(),
+                Ok(None) => {}
+                Err(Gone) => {
+                    self.client_leaves(key, Leave::Lost);
+                    return Flow::Blocked;
+                }
+            }
+        }
+        let stash = std::mem::take(&mut session.pipe.stash);
+        let mut replies = Vec::new();
+        let done = answer_alone(&stash, &mut session.front, &mut replies);
+        session.pipe.keep_rest(&stash, done);
+        session.has_backlog = !session.pipe.stash.is_empty();
+        if done == 0 {
+            return Flow::Blocked;
+        }
+        let number = session.pool;
+        session.phase = Phase::Idle;
+        let is_sent = session.pipe.send(&replies).is_ok();
+        if let Some(pool) = self.pool_mut(number) {
+            pool.slots.leave(key);
+        }
+        if is_sent {
+            return Flow::Again;
+        }
+        self.client_leaves(key, Leave::Lost);
+        Flow::Blocked
     }
 
     /// A client without a lease has closed its side: what it sent before is looked at first, so
@@ -89,6 +123,10 @@ impl Worker {
                 }
             }
         };
+        if session.is_fresh && !may_begin(&input, &session.front) {
+            session.pipe.keep_rest(&input, 0);
+            return self.unused(key, lease);
+        }
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let was_empty = backend.link.expect.is_empty();
@@ -212,8 +250,11 @@ impl Worker {
             }
         };
         self.out = out;
-        if backend.is_cancel_due && was_swallowing && !backend.link.expect.head_is_swallowed() {
-            self.send_cancel(key);
+        if was_swallowing
+            && !backend.link.expect.head_is_swallowed()
+            && let Some(client) = backend.cancel_due.take()
+        {
+            self.send_cancel(key, client);
         }
         if sent.is_err() {
             self.client_leaves(lessee, Leave::Lost);
@@ -235,8 +276,8 @@ impl Worker {
             backend.times.ready_ms = self.now_ms;
             let is_over = backend.link.is_at_rest() && backend.pipe.stash.is_empty();
             if matches!(session.phase, Phase::Leaving(_)) {
-                if backend.link.expect.is_empty() {
-                    self.client_leaves(lessee, Leave::Lost);
+                if !backend.link.expect.will_be_ready() {
+                    self.remove_session(lessee);
                     return Flow::Blocked;
                 }
             } else if is_over && session.front.passage.is_boundary() {
@@ -247,6 +288,14 @@ impl Worker {
             } else if backend.link.expect.status() != TransactionStatus::Idle {
                 self.refuse_transaction_block(lessee);
             }
+        }
+        if let Some(session) = self.sessions.get_mut(lessee)
+            && matches!(session.phase, Phase::Leaving(_))
+            && self.backends.get(key).is_some_and(|b| b.link.expect.is_copying_in())
+        {
+            // What it left behind is a COPY that waits for data: there will be none.
+            self.remove_session(lessee);
+            return Flow::Blocked;
         }
         if let Some(session) = self.sessions.get_mut(lessee)
             && session.has_backlog

@@ -43,6 +43,8 @@ pub struct Greeting {
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// The parameters it wants, before the server has seen them.
     pub wanted: Option<Arc<ParamSet>>,
+    /// Parameters it wants that the server does not report.
+    pub foreign: Vec<(Vec<u8>, Vec<u8>)>,
     /// The backend that they are tried on.
     pub backend: Option<Key<Backend>>,
 }

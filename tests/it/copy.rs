@@ -184,7 +184,12 @@ fn e39_copy_in_pieces_of_any_size() {
 fn e39_client_gone_in_a_copy_leaves_nothing() {
     let fixture = Fixture::transaction();
     fixture.observer().rows("create table t (x int)");
-    for end in [vec![], vec![copy_data("2\n")[..4].to_vec()], vec![terminate()]] {
+    for (how, end) in [
+        ("silently", vec![]),
+        ("between two halves of a message", vec![copy_data("2\n")[..4].to_vec()]),
+        ("with Terminate", vec![terminate()]),
+    ] {
+        eprintln!("gone {how}");
         let mut a = fixture.connect();
         a.send(&[query("copy t from stdin"), copy_data("1\n")]);
         assert_eq!(a.take(1), "G");

@@ -205,8 +205,7 @@ fn f47_broken_authentication_is_refused() {
             terminate(),
         ] {
             let mut client = begin();
-            client.send(&[answer]);
-            client.close_writing();
+            client.send_last(&answer);
             let said = client.until_end();
             assert!(!said.iter().any(|text| text.starts_with(['Z', 'K'])), "{auth_type}: {said:?}");
         }

@@ -116,16 +116,21 @@ fn c26_every_way_to_set_a_parameter_is_noticed() {
 }
 
 #[test]
-fn c26_reset_goes_back_to_the_startup_value() {
-    Fixture::transaction().both(|peer| {
-        let login = peer.login.clone().parameter("application_name", "start");
-        let (mut a, mut b) = (peer.connect_as("a", &login), peer.connect("b"));
+fn c26_reset_never_brings_values_of_other_clients() {
+    let fixture = Fixture::transaction();
+    let connect = |name: &str| {
+        let login = fixture.login().parameter("application_name", name);
+        login.connect(&fixture.proxy.tcp()).expect("trusted")
+    };
+    // Whoever comes first: the backend was opened for it.
+    let (mut a, mut b) = (connect("a"), connect("b"));
+    for reset in ["reset application_name", "reset all", "discard all"] {
         a.query("set application_name = 'changed'");
-        assert_eq!(b.value("show application_name"), "");
-        a.query("reset application_name");
-        assert_eq!(b.value("show application_name"), "");
-        assert_eq!(a.value("show application_name"), "start");
-    });
+        b.query(reset);
+        let value = b.value("show application_name");
+        assert!(["", "b"].contains(&value.as_str()), "{value} after {reset}");
+        assert_eq!(a.value("show application_name"), "changed");
+    }
 }
 
 #[test]

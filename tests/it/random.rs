@@ -123,6 +123,17 @@ fn play(peer: &Peer, seed: u64) {
     }
 }
 
+/// Where a Parse fails for several reasons, the proxy may see another one first.
+fn without_reason(answer: String) -> String {
+    let reasons = ["C42P05", "C42601", "C42P01", "C25P02"];
+    match answer.find("E SERROR") {
+        Some(start) if reasons.iter().any(|reason| answer.contains(reason)) => {
+            format!("{}E", &answer[..start])
+        }
+        _ => answer,
+    }
+}
+
 fn play_all(first: u64, settings: &str) {
     let seeds = match std::env::var("PGTANDEM_IT_SEED").map(|seed| seed.parse()) {
         Ok(Ok(seed)) => seed..=seed,
@@ -132,7 +143,7 @@ fn play_all(first: u64, settings: &str) {
         config.general(&format!("default_pool_size = {CLIENTS}")).general(settings)
     });
     for seed in seeds {
-        fixture.both(|peer| play(peer, seed));
+        fixture.both_reading(|peer| play(peer, seed), without_reason);
     }
 }
 

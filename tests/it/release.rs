@@ -229,6 +229,21 @@ fn b22_reset_may_take_its_time() {
 }
 
 #[test]
+fn b22_reset_in_transaction_mode_only_where_always_is_set() {
+    for always in [false, true] {
+        let fixture = Fixture::start(|config| {
+            config
+                .general("server_reset_query = \"select set_config('it.reset', 'yes', false)\"")
+                .general(&format!("server_reset_query_always = {always}"))
+        });
+        let (mut a, mut b) = (fixture.connect(), fixture.connect());
+        assert_eq!(a.query("begin; select 1; commit").last(), "Z I");
+        let reset = b.value("select coalesce(current_setting('it.reset', true), '')");
+        assert_eq!(reset, if always { "yes" } else { "" });
+    }
+}
+
+#[test]
 fn b23_change_from_session_to_transaction_mode_resets() {
     let mut fixture = Fixture::session();
     let mut a = fixture.connect();

@@ -380,7 +380,7 @@ async fn a_cancel_request_is_handed_over_without_an_answer() {
     let mut out = Vec::new();
     crate::wire::startup::write_cancel(&mut out, -7, &[1, 2, 3, 4]);
     let (accepted, answer) = answer(&config, &out).await;
-    let Accepted::Cancel { pid, secret } = accepted else { panic!("{accepted:?}") };
+    let Accepted::Cancel { pid, secret, .. } = accepted else { panic!("{accepted:?}") };
     assert_eq!((pid, &secret[..], &answer[..]), (-7, &[1, 2, 3, 4][..], &b""[..]));
 }
 

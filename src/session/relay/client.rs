@@ -9,7 +9,7 @@ use crate::fault::{Fault, SqlState};
 use crate::session::front::{Front, StatementRules};
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::frontend::{self, Target};
-use crate::wire::header::{self, HEADER_BYTES, Header, MESSAGE_BYTES_MAX};
+use crate::wire::header::{self, HEADER_BYTES, Header};
 use crate::wire::splice::Splice;
 use crate::wire::tag::{backend, frontend as tag};
 use crate::wire::{cursor::Cursor, encode};
@@ -48,6 +48,51 @@ pub struct ClientTurn<'a> {
     pub stop: Stop,
 }
 
+/// Longest message that a client must have sent whole before a backend is leased for it: so a client
+/// that stalls inside a message holds none. LIMIT: a longer one is streamed.
+const WHOLE_BYTES_MAX: usize = 16 << 10;
+
+/// Says whether what a client without a backend has sent is enough to begin with.
+pub fn may_begin(input: &[u8], front: &Front) -> bool {
+    match header::read(input, front.length_max) {
+        Ok(Some(header)) => {
+            let message = header.message_bytes();
+            message <= input.len() || message > WHOLE_BYTES_MAX || !front.passage.is_boundary()
+        }
+        Ok(None) => !front.passage.is_boundary(),
+        Err(_) => true,
+    }
+}
+
+/// Answers what a client without a backend has sent, if that needs none: Close of statements, and
+/// Sync. Returns how many bytes are done; all or nothing up to a Sync. Pooling point A5.
+pub fn answer_alone(input: &[u8], front: &mut Front, replies: &mut Vec<u8>) -> usize {
+    let mut names: Vec<&[u8]> = Vec::new();
+    let mut at = 0;
+    while let Some(rest) = input.get(at..) {
+        let Ok(Some(header)) = header::read(rest, front.length_max) else { return 0 };
+        let Some(body) = rest.get(HEADER_BYTES..header.message_bytes()) else { return 0 };
+        at += header.message_bytes();
+        match (header.tag, frontend::named(body)) {
+            (tag::SYNC, _) => break,
+            (tag::CLOSE, Ok(closed))
+                if closed.target == Target::Statement
+                    && !closed.name.is_empty()
+                    && front.rules.renames() =>
+            {
+                names.push(closed.name);
+            }
+            _ => return 0,
+        }
+    }
+    for name in names {
+        front.prepared_mut().remove(name);
+        super::server::write_synthesized(Awaited::Close, replies);
+    }
+    encode::ready_for_query(replies, b'I');
+    at
+}
+
 /// Relays `input` of the client.
 ///
 /// `out` is a buffer to build changed output in; what it holds already goes first. Replies that we
@@ -71,7 +116,7 @@ pub fn from_client<'a>(
             stop = Stop::Full;
             break;
         }
-        let Some(header) = header::read(rest, MESSAGE_BYTES_MAX).map_err(bad_length)? else {
+        let Some(header) = header::read(rest, front.length_max).map_err(bad_length)? else {
             break;
         };
         let mut message = Message { header, rest, front, link, shared, splice: &mut splice };
@@ -118,14 +163,6 @@ fn invalid_length() -> Fault {
     Fault::fatal(SqlState::PROTOCOL_VIOLATION, "invalid message length")
 }
 
-/// What PostgreSQL says of anything but the end of a failed transaction.
-fn aborted() -> Fault {
-    Fault::error(
-        SqlState::IN_FAILED_TRANSACTION,
-        "current transaction is aborted, commands ignored until end of transaction block",
-    )
-}
-
 enum Step {
     /// So many bytes of the input are done.
     Done(usize),
@@ -154,7 +191,7 @@ impl<'a> Message<'a, '_> {
             return known(tag).map(|()| self.skip());
         }
         if self.link.expect.is_between_segments() {
-            self.evict();
+            self.tidy();
         }
         match tag {
             tag::QUERY => Ok(self.query()),
@@ -230,15 +267,36 @@ impl<'a> Message<'a, '_> {
         self.forward()
     }
 
-    /// Closes statements above the limit, in front of a segment of the extended protocol: its Sync
-    /// brings the replies. Not within a segment, so that no portal loses its statement, and no COPY
-    /// reads a Close. Pooling point A9.
-    fn evict(&mut self) {
+    /// Cleans up in front of a segment: not within one, so that no portal loses its statement, and
+    /// no COPY reads a Close. Pooling point A9.
+    fn tidy(&mut self) {
         let StatementRules::Rename { limit } = self.front.rules else { return };
-        if matches!(self.header.tag, tag::PARSE | tag::BIND | tag::DESCRIBE) {
-            for statement in self.link.held.evict_above(limit) {
-                self.inject_close(&statement);
+        if !self.link.litter.is_empty() {
+            for name in std::mem::take(&mut self.link.litter) {
+                encode::close_statement(self.splice.insert(), &name);
+                self.link.expect.push(Awaited::Close, Reply::Swallow, Effect::None);
             }
+            encode::sync(self.splice.insert());
+            self.link.expect.push(Awaited::Sync, Reply::Swallow, Effect::None);
+        }
+        if matches!(self.header.tag, tag::PARSE | tag::BIND | tag::DESCRIBE) {
+            // The Sync of this segment brings the replies.
+            self.evict_above(limit);
+        }
+    }
+
+    fn evict_above(&mut self, limit: usize) {
+        for statement in self.link.held.evict_above(limit) {
+            self.inject_close(&statement);
+        }
+    }
+
+    /// Makes room for one statement, if this is the start of a segment.
+    fn make_room_for_one(&mut self) {
+        if let StatementRules::Rename { limit } = self.front.rules
+            && self.link.expect.is_between_segments()
+        {
+            self.evict_above(limit.saturating_sub(1));
         }
     }
 
@@ -323,16 +381,7 @@ impl<'a> Message<'a, '_> {
     fn parse_named(&mut self, parse: frontend::Parse<'a>) -> Step {
         let prepared = self.front.prepared_mut();
         if prepared.find(parse.name).is_some() {
-            let name = String::from_utf8_lossy(parse.name).into_owned();
-            let fault = if self.link.expect.status() == TransactionStatus::Failed {
-                aborted()
-            } else {
-                Fault::error(
-                    SqlState::DUPLICATE_PREPARED_STATEMENT,
-                    format!("prepared statement \"{name}\" already exists"),
-                )
-            };
-            return self.refuse(&fault);
+            return self.parse_duplicate(parse.name);
         }
         if prepared.is_full_for(parse.name, parse.definition) {
             return self.refuse(&Fault::error(
@@ -348,20 +397,37 @@ impl<'a> Message<'a, '_> {
         let name = Box::from(parse.name);
         let id = statement.id();
         let is_failed = self.link.expect.status() == TransactionStatus::Failed;
-        if held == Held::Ready && !is_failed {
+        if held == Held::Ready && !is_failed && !self.link.expect.has_open_segments() {
             let effect = Effect::Prepared { name, id, was_sent: false };
             self.push_named(Awaited::Parse, Reply::Synthesize, effect);
             return self.skip();
         }
         if held != Held::Missing {
-            // In a failed transaction only the server can say what it accepts.
+            // In a transaction that has failed, or may fail yet, only the server can say.
             self.inject_close(&statement);
         }
+        self.make_room_for_one();
         write_parse(&statement, self.splice.insert());
         let effect = Effect::Prepared { name, id, was_sent: true };
         self.push_named(Awaited::Parse, Reply::Forward, effect);
         self.link.held.insert(statement);
         self.skip()
+    }
+
+    /// The client has a statement of this name already. What is wrong with the new one besides that
+    /// only the server can say, and it looks at that first: it gets the name too.
+    fn parse_duplicate(&mut self, name: &[u8]) -> Step {
+        if name.starts_with(NAME_PREFIX) {
+            let name = String::from_utf8_lossy(name);
+            return self.refuse(&Fault::error(
+                SqlState::DUPLICATE_PREPARED_STATEMENT,
+                format!("prepared statement \"{name}\" already exists"),
+            ));
+        }
+        encode::parse(self.splice.insert(), name, b"\0\0\0");
+        self.link.expect.push(Awaited::Parse, Reply::Swallow, Effect::None);
+        self.link.litter.push(name.into());
+        self.extended(Awaited::Parse, Effect::None)
     }
 
     fn bind(&mut self) -> Result<Step, Fault> {
@@ -490,6 +556,7 @@ impl<'a> Message<'a, '_> {
             }
             Held::Missing => {}
         }
+        self.make_room_for_one();
         write_parse(&statement, self.splice.insert());
         let effect = Effect::Injected(statement.id());
         self.push_named(Awaited::Parse, Reply::Swallow, effect);

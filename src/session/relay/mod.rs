@@ -11,7 +11,7 @@
 mod client;
 mod server;
 
-pub use client::{ClientTurn, Stop, from_client};
+pub use client::{ClientTurn, Stop, answer_alone, from_client, may_begin};
 pub use server::{ServerTurn, from_server};
 
 use crate::backend::link::{Effect, Link, Unnamed};

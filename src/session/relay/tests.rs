@@ -12,14 +12,15 @@ mod random;
 
 use self::message::Message::{
     self, Bind, ClosePortal, CloseStatement, CopyData, CopyDone, CopyFail, DescribePortal,
-    DescribeStatement, Execute, Flush, FunctionCall, Parse, ParseLong, ParseTypes, Query, Sync,
+    DescribeStatement, Execute, Flush, FunctionCall, Parse, ParseLong, ParseTypes, Query, Raw,
+    Sync,
 };
 use self::pooled::{Burst, Dice, Pool, direct};
 use crate::session::front::StatementRules;
 
 /// All ways of cutting that every script is run with.
 fn all_dice() -> impl Iterator<Item = Dice> {
-    let random = (1..12).map(|seed| Dice::Random(seed * 0x9e37_79b9_7f4a_7c15));
+    let random = (1..12).map(Dice::seeded);
     [Dice::All, Dice::Bytes].into_iter().chain(random)
 }
 

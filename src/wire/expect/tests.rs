@@ -67,7 +67,7 @@ impl Scripted {
             [b'Z', status, mark @ ..] => {
                 let status = TransactionStatus::from_byte(status.to_ascii_uppercase());
                 let verdict = self.expect.ready(status.expect("a status"));
-                return check_verdict(word, mark, verdict.expect("awaited"));
+                return check_verdict(word, mark, &verdict.expect("awaited"));
             }
             [tag, mark @ ..] => (*tag, mark),
             [] => unreachable!("words are not empty"),
@@ -80,9 +80,9 @@ impl Scripted {
             let verdict = self.expect.error(mark == b"*", |entry, has_failed| {
                 undone.push((entry.effect, has_failed));
             });
-            check_verdict(word, mark, verdict);
+            check_verdict(word, mark, &verdict);
         } else {
-            check_verdict(word, mark, self.expect.reply(tag).expect("awaited").0);
+            check_verdict(word, mark, &self.expect.reply(tag).expect("awaited").0);
         }
     }
 
@@ -97,14 +97,14 @@ impl Scripted {
     }
 }
 
-fn check_verdict(word: &str, mark: &[u8], verdict: Verdict) {
+fn check_verdict(word: &str, mark: &[u8], verdict: &Verdict) {
     let expected = match mark {
         b"" => Verdict::Forward,
         b"-" => Verdict::Drop,
         b"*" => Verdict::Replace((*b"replacement").into()),
         other => panic!("no such mark: {other:?}"),
     };
-    assert_eq!(verdict, expected, "{word}");
+    assert_eq!(*verdict, expected, "{word}");
 }
 
 /// Runs a script at whose end everything is at rest, and that undid what `undone` says.

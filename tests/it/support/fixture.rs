@@ -93,8 +93,15 @@ impl Fixture {
     /// What the script asserts is thereby proved to be PostgreSQL's own answer. Each run begins
     /// with an empty schema.
     pub fn both(&self, script: impl Fn(&Peer)) {
+        self.both_reading(script, |answer| answer);
+    }
+
+    /// The same as [`Fixture::both`], with every answer put through `read` before it is compared.
+    pub fn both_reading(&self, script: impl Fn(&Peer), read: fn(String) -> String) {
         let direct = self.run("PostgreSQL itself", self.cluster.tcp(), &script);
         let proxied = self.run("the proxy", self.proxy.tcp(), &script);
+        let [direct, proxied] =
+            [direct, proxied].map(|answers| answers.into_iter().map(read).collect::<Vec<_>>());
         assert_same(&direct, &proxied);
     }
 

@@ -64,6 +64,10 @@ impl Reply {
                     .split(|byte| *byte == 0)
                     .filter(|field| field.first().is_some_and(|code| !b"FLRV".contains(code)));
                 let text: Vec<_> = fields.map(String::from_utf8_lossy).collect();
+                if self.sqlstate() == "08P01" {
+                    // Where Bind does not fit, the server names its own statement.
+                    return format!("E {}", self.sqlstate());
+                }
                 format!("{} {}", char::from(self.tag()), text.join(" | "))
             }
             b'T' => {

@@ -15,7 +15,7 @@ use super::{
     reply::{Answers, Reply},
 };
 
-/// Every message the clients of one script got, in order, with the name of the client.
+/// Every message the clients of one script sent and got, in order, with the name of the client.
 pub type Transcript = Arc<Mutex<Vec<String>>>;
 
 /// One connection that speaks the protocol.
@@ -52,7 +52,7 @@ impl Client {
         }
     }
 
-    /// Writes what arrives from now on into `transcript`, under `name`.
+    /// Writes what is sent and what arrives from now on into `transcript`, under `name`.
     pub fn record(&mut self, name: &str, transcript: Transcript) {
         name.clone_into(&mut self.name);
         self.transcript = Some(transcript);
@@ -60,6 +60,7 @@ impl Client {
 
     /// Sends these messages in one write.
     pub fn send(&mut self, messages: &[Bytes]) {
+        self.note_sent(messages);
         self.try_send(&messages.concat()).expect("the other side reads");
     }
 
@@ -73,6 +74,7 @@ impl Client {
 
     /// Sends these messages cut into pieces of `size` bytes, each in its own packet.
     pub fn send_in_pieces(&mut self, messages: &[Bytes], size: usize) {
+        self.note_sent(messages);
         for piece in messages.concat().chunks(size) {
             self.try_send(piece).expect("the other side reads");
             let_pass(Duration::from_micros(200));
@@ -208,13 +210,13 @@ impl Client {
         Some(self.received.remove(0))
     }
 
-    /// Says that nothing more will be sent, and keeps reading.
-    pub fn close_writing(&mut self) {
-        let result = match &self.stream {
+    /// Sends bytes to a side that may hang up on them, and says that nothing more will come.
+    pub fn send_last(&mut self, bytes: &[u8]) {
+        let _ = self.try_send(bytes);
+        let _ = match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
         };
-        result.expect("the socket is open");
     }
 
     /// Reads once; the number of bytes, or nothing if the time is over.
@@ -253,14 +255,26 @@ impl Client {
         Some(Reply::Message { tag, body })
     }
 
+    fn note_sent(&self, messages: &[Bytes]) {
+        for sent in messages {
+            self.write_down(|| {
+                let start = &sent[..sent.len().min(80)];
+                format!("{} sends {}", self.name, start.escape_ascii())
+            });
+        }
+    }
+
+    fn write_down(&self, line: impl Fn() -> String) {
+        if let Some(transcript) = &self.transcript {
+            transcript.lock().unwrap_or_else(PoisonError::into_inner).push(line());
+        }
+    }
+
     fn note(&mut self, reply: &Reply) {
         if reply.tag() == b'S' {
             let (name, value) = reply.parameter();
             self.parameters.insert(name, value);
         }
-        if let Some(transcript) = &self.transcript {
-            let line = format!("{}: {}", self.name, reply.detail());
-            transcript.lock().unwrap_or_else(PoisonError::into_inner).push(line);
-        }
+        self.write_down(|| format!("{}: {}", self.name, reply.detail()));
     }
 }

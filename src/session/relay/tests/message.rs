@@ -35,7 +35,7 @@ pub(super) enum Message {
 }
 
 impl Message {
-    pub(super) fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, out: &mut Vec<u8>) {
         match self {
             Self::Parse(name, sql) => parse(out, name, sql.as_bytes(), 0),
             Self::ParseTypes(name, sql, types) => parse(out, name, sql.as_bytes(), *types),
@@ -90,6 +90,15 @@ fn named(out: &mut Vec<u8>, tag: u8, target: u8, name: &str) {
     });
 }
 
+/// The bytes of messages.
+pub(super) fn encoded(messages: &[Message]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for message in messages {
+        message.encode(&mut bytes);
+    }
+    bytes
+}
+
 impl fmt::Debug for Message {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -141,6 +150,6 @@ fn text(tag: u8, body: &[u8]) -> String {
     } else {
         format!("{tag_text} {}", String::from_utf8_lossy(body).replace('\0', " "))
     };
-    text.truncate(text.trim_end().len().min(80));
+    text.truncate(text.trim_end().len().min(90));
     text
 }

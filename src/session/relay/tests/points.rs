@@ -154,8 +154,23 @@ mod extended {
                 (0, prepare("s", "select 1")),
                 (0, vec![Query("begin; fail")]),
                 (0, vec![Parse("s", "select 1"), Sync]),
-                (0, vec![Parse("s", "rollback"), Sync]),
                 (0, vec![Parse("t", "rollback"), Bind("", "t", ""), Execute("", 0), Sync]),
+                (0, run("s")),
+            ],
+        );
+    }
+
+    #[test]
+    fn a04_what_is_malformed_is_the_servers_to_refuse() {
+        check(
+            2,
+            &[
+                (0, prepare("s", "select 1")),
+                (0, vec![Raw(b'B', b"\0s"), Sync]),
+                (0, vec![Raw(b'D', b"Xs\0"), Execute("", 0), Sync]),
+                (0, vec![Raw(b'C', b"Xs\0"), CloseStatement("s"), Sync]),
+                (0, vec![Raw(b'P', b"t\0select 1\0\0\x01"), Bind("", "t", ""), Sync]),
+                (0, vec![Raw(b'P', b"\0select 1\0\0\x01"), Sync]),
                 (0, run("s")),
             ],
         );
@@ -623,15 +638,15 @@ mod statements {
     fn a14_the_number_of_statements_is_bounded() {
         use crate::session::front::STATEMENTS_MAX;
         let mut pool = pool(2, 1, 1);
-        pool.plan_many(0, STATEMENTS_MAX + 1, |number| {
+        for number in 0..=STATEMENTS_MAX {
             let name: &'static str = Box::leak(format!("s{number}").into_boxed_str());
-            vec![Parse(name, "select 1"), Sync]
-        });
+            pool.plan(0, number * 2, &[Parse(name, "select 1"), Sync]);
+        }
         pool.run();
         let received = pool.received(0);
-        let (last, before) = received.split_at(received.len() - 2);
-        assert!(last.iter().all(|text| text == "1" || text == "Z I"));
-        assert_eq!(before, ["E 54000 too many prepared statements in this session", "Z I"]);
+        let (accepted, last) = received.split_at(received.len() - 2);
+        assert!(accepted.iter().all(|text| text == "1" || text == "Z I"));
+        assert_eq!(last, ["E 54000 too many prepared statements in this session", "Z I"]);
     }
 
     #[test]

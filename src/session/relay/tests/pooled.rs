@@ -4,14 +4,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::message::{Message, read_all};
+use super::message::{Message, encoded, read_all};
 use super::postgres::Postgres;
 use crate::backend::link::{Effect, Link};
 use crate::backend::params::ParamSet;
+use crate::backend::statements::NAME_PREFIX;
 use crate::session::front::{Front, StatementRules};
 use crate::session::relay::{self, Shared, Stop, from_client, from_server};
 use crate::wire::encode;
 use crate::wire::expect::{Awaited, Reply};
+use crate::wire::header;
+use crate::wire::tag::backend;
 
 /// How the bytes are cut and who is next.
 #[derive(Debug, Clone, Copy)]
@@ -25,6 +28,11 @@ pub(super) enum Dice {
 }
 
 impl Dice {
+    pub(super) fn seeded(seed: u64) -> Self {
+        // Xorshift stays at zero for ever, and close seeds begin alike.
+        Self::Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
     fn below(&mut self, bound: usize) -> usize {
         match self {
             Self::All | Self::Bytes => 0,
@@ -42,9 +50,11 @@ impl Dice {
         match self {
             Self::All => whole,
             Self::Bytes => whole.min(1),
-            // Often everything, so that pipelines arrive as such.
-            Self::Random(_) if self.below(2) == 0 => whole,
-            Self::Random(_) => 1 + self.below(whole),
+            Self::Random(_) => {
+                // Often everything, so that pipelines arrive as such.
+                let is_whole = self.below(2) == 0;
+                if is_whole { whole } else { 1 + self.below(whole) }
+            }
         }
     }
 }
@@ -70,11 +80,34 @@ struct Client {
     unsent: Vec<u8>,
     /// Sent, not handled yet.
     inbox: Vec<u8>,
-    received: Vec<u8>,
+    received: Received,
     lease: Option<usize>,
     is_fresh: bool,
     /// Nothing can be done with `inbox` until something else happens.
     is_stalled: bool,
+}
+
+/// What a client got.
+#[derive(Debug, Default)]
+struct Received {
+    bytes: Vec<u8>,
+    /// Whole messages at its start, without those that come asynchronously.
+    messages: usize,
+    /// Where the message behind them starts.
+    counted: usize,
+}
+
+impl Received {
+    fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        while let Ok(Some(next)) = header::read(&self.bytes[self.counted..], u32::MAX >> 1) {
+            if self.bytes.len() < self.counted + next.message_bytes() {
+                break;
+            }
+            self.counted += next.message_bytes();
+            self.messages += usize::from(next.tag != backend::PARAMETER_STATUS);
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -121,7 +154,7 @@ impl Pool {
             bursts: VecDeque::new(),
             unsent: Vec::new(),
             inbox: Vec::new(),
-            received: Vec::new(),
+            received: Received::default(),
             lease: None,
             is_fresh: false,
             is_stalled: false,
@@ -138,23 +171,7 @@ impl Pool {
 
     /// Has a client send `burst` once it has got `after` messages in all.
     pub(super) fn plan(&mut self, client: usize, after: usize, burst: &[Message]) {
-        let mut bytes = Vec::new();
-        for message in burst {
-            message.encode(&mut bytes);
-        }
-        self.clients[client].bursts.push_back((after, bytes));
-    }
-
-    /// Has a client send `count` bursts, each once those before have been answered.
-    pub(super) fn plan_many(
-        &mut self,
-        client: usize,
-        count: usize,
-        burst: impl Fn(usize) -> Burst,
-    ) {
-        for number in 0..count {
-            self.plan(client, number * 2, &burst(number));
-        }
+        self.clients[client].bursts.push_back((after, encoded(burst)));
     }
 
     /// Goes on until nothing can happen any more.
@@ -174,7 +191,7 @@ impl Pool {
 
     /// What a client got, message by message.
     pub(super) fn received(&self, client: usize) -> Vec<String> {
-        read_all(&self.clients[client].received)
+        read_all(&self.clients[client].received.bytes)
     }
 
     /// The value of a parameter as the client last saw it.
@@ -217,9 +234,8 @@ impl Pool {
             }
         }
         for (key, client) in self.clients.iter().enumerate() {
-            let is_due = client.bursts.front().is_some_and(|(after, _)| {
-                *after <= whole_messages(&client.received)
-            });
+            let is_due =
+                client.bursts.front().is_some_and(|(after, _)| *after <= client.received.messages);
             if !client.unsent.is_empty() || is_due {
                 actions.push(Action::Send(key));
             }
@@ -265,7 +281,7 @@ impl Pool {
             assert!(client.inbox.len() - consumed < 1 << 20, "left unread");
         }
         client.inbox.drain(..consumed);
-        client.received.extend(replies);
+        client.received.extend(&replies);
         self.release_if_over(key);
     }
 
@@ -288,7 +304,7 @@ impl Pool {
             &mut out,
         );
         let turn = turn.unwrap_or_else(|failure| panic!("{failure}: {:?}", backend.link.expect));
-        client.received.extend_from_slice(turn.to_client);
+        client.received.extend(turn.to_client);
         let consumed = turn.consumed;
         backend.unread.drain(..consumed);
         client.is_stalled = false;
@@ -330,21 +346,23 @@ impl Pool {
             "released in the middle: {:?}",
             backend.server
         );
-        let ours = backend.server.statement_names();
+        let mut ours = backend.server.statement_names();
+        ours.retain(|name| is_ours(name));
         if client.front.rules.renames() && !is_tainted {
             assert_eq!(ours.len(), backend.link.held.len(), "books are wrong: {ours:?}");
         }
         client.lease = None;
-        client.is_stalled = false;
         backend.leased_by = None;
         if is_tainted {
             *backend = Backend::new(&self.params);
         }
-        // Somebody may wait for it.
-        for client in &mut self.clients {
-            client.is_stalled = false;
-        }
     }
+}
+
+/// Says whether a name is that of a statement that clients share: our prefix and a number.
+fn is_ours(name: &str) -> bool {
+    let number = name.as_bytes().strip_prefix(NAME_PREFIX).unwrap_or_default();
+    number.last().is_some_and(u8::is_ascii_digit)
 }
 
 /// As the worker does it.
@@ -357,21 +375,6 @@ fn restore_parameters(client: &Client, backend: &mut Backend, out: &mut Vec<u8>)
     }
 }
 
-/// How many whole messages are there, without those that come asynchronously.
-fn whole_messages(bytes: &[u8]) -> usize {
-    let mut whole = 0;
-    let mut end = 0;
-    while let Some(rest) = bytes.get(end..) {
-        let Ok(Some(header)) = crate::wire::header::read(rest, u32::MAX >> 1) else { break };
-        if rest.len() < header.message_bytes() {
-            break;
-        }
-        end += header.message_bytes();
-        whole += usize::from(header.tag != crate::wire::tag::backend::PARAMETER_STATUS);
-    }
-    whole
-}
-
 /// What clients get that have a server each; per client and burst.
 pub(super) fn direct(scripts: &[Vec<Burst>]) -> Vec<Vec<Vec<String>>> {
     let one = |script: &Vec<Burst>| {
@@ -379,9 +382,7 @@ pub(super) fn direct(scripts: &[Vec<Burst>]) -> Vec<Vec<Vec<String>>> {
         script
             .iter()
             .map(|burst| {
-                let mut bytes = Vec::new();
-                burst.iter().for_each(|message| message.encode(&mut bytes));
-                server.receive(&bytes);
+                server.receive(&encoded(burst));
                 while server.has_input() {
                     server.step();
                 }

@@ -9,7 +9,8 @@
 //! reads) and `copy out`; `set N = V` changes a parameter; `deallocate all`, `discard all`,
 //! `prepare N`, `listen N`; `alter` changes the type of all results.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::btree_map::{BTreeMap, Entry};
+use std::collections::{HashMap, VecDeque};
 
 use crate::wire::cursor::Cursor;
 use crate::wire::encode;
@@ -47,11 +48,11 @@ struct Copying {
     rest: VecDeque<String>,
 }
 
-struct Refusal(&'static [u8; 5], String);
+struct Refusal([u8; 5], String);
 
 type Outcome<T = ()> = Result<T, Refusal>;
 
-fn refuse<T>(sqlstate: &'static [u8; 5], message: impl Into<String>) -> Outcome<T> {
+fn refuse<T>(sqlstate: [u8; 5], message: impl Into<String>) -> Outcome<T> {
     Err(Refusal(sqlstate, message.into()))
 }
 
@@ -137,10 +138,8 @@ impl Postgres {
         // The rest of a COPY that failed is read and forgotten.
         let mut rest = self.input.as_slice();
         while let Some(next) = header::read(rest, u32::MAX >> 1).expect("a possible length") {
-            let is_ignored = matches!(
-                next.tag,
-                tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH
-            );
+            let is_ignored =
+                matches!(next.tag, tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL | tag::FLUSH);
             match rest.get(next.message_bytes()..) {
                 Some(behind) if is_ignored => rest = behind,
                 Some(_) | None => return false,
@@ -195,11 +194,11 @@ impl Postgres {
                 self.flush();
                 Ok(())
             }
-            tag::FLUSH => refuse(b"08P01", "invalid message format"),
+            tag::FLUSH => refuse(*b"08P01", "invalid message format"),
             tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => Ok(()),
             _ => {
                 self.is_gone = true;
-                refuse(b"08P01", "invalid frontend message type")
+                refuse(*b"08P01", "invalid frontend message type")
             }
         };
         if let Err(refusal) = outcome {
@@ -215,14 +214,7 @@ impl Postgres {
     fn fail(&mut self, refusal: &Refusal, protocol: Protocol) {
         let Refusal(sqlstate, message) = refusal;
         let out = &mut self.buffered;
-        encode::report(
-            out,
-            backend::ERROR_RESPONSE,
-            "ERROR",
-            sqlstate,
-            message.as_bytes(),
-            &[],
-        );
+        encode::report(out, backend::ERROR_RESPONSE, "ERROR", sqlstate, message.as_bytes(), &[]);
         if self.status == TransactionStatus::Active {
             self.status = TransactionStatus::Failed;
         }
@@ -260,7 +252,9 @@ impl Postgres {
 
     fn refuse_if_failed(&self, sql: &str) -> Outcome {
         if self.status == TransactionStatus::Failed && !matches!(sql, "commit" | "rollback") {
-            return refuse(b"25P02", "current transaction is aborted");
+            let text = "current transaction is aborted, commands ignored until end of \
+                        transaction block";
+            return refuse(*b"25P02", text);
         }
         Ok(())
     }
@@ -273,7 +267,7 @@ impl Postgres {
 
     fn parse(&mut self, body: &[u8]) -> Outcome {
         let mut cursor = Cursor::new(body);
-        let malformed = |_| Refusal(b"08P01", "invalid message format".to_owned());
+        let malformed = |_| Refusal(*b"08P01", "invalid message format".to_owned());
         let name = text(cursor.cstr().map_err(malformed)?);
         let sql = text(cursor.cstr().map_err(malformed)?);
         let types = cursor.i16().map_err(malformed)?.cast_unsigned();
@@ -285,19 +279,31 @@ impl Postgres {
             self.unnamed = None;
         }
         if sql == "syntax" {
-            return refuse(b"42601", "syntax error");
+            return refuse(*b"42601", "syntax error");
         }
         self.refuse_if_failed(&sql)?;
         let statement = Statement { sql, types, version: self.version };
         if name.is_empty() {
             self.unnamed = Some(statement);
-        } else if self.statements.contains_key(&name) {
-            return refuse(b"42P05", format!("prepared statement \"{name}\" already exists"));
         } else {
-            self.statements.insert(name, statement);
+            self.keep(name, statement)?;
         }
         self.empty(backend::PARSE_COMPLETE);
         Ok(())
+    }
+
+    /// `StorePreparedStatement`.
+    fn keep(&mut self, name: String, statement: Statement) -> Outcome {
+        match self.statements.entry(name) {
+            Entry::Vacant(place) => {
+                place.insert(statement);
+                Ok(())
+            }
+            Entry::Occupied(taken) => {
+                let name = taken.key();
+                refuse(*b"42P05", format!("prepared statement \"{name}\" already exists"))
+            }
+        }
     }
 
     fn statement(&self, name: &str) -> Outcome<Statement> {
@@ -305,22 +311,22 @@ impl Postgres {
         match found {
             Some(statement) => Ok(statement.clone()),
             None if name.is_empty() => {
-                refuse(b"26000", "unnamed prepared statement does not exist")
+                refuse(*b"26000", "unnamed prepared statement does not exist")
             }
-            None => refuse(b"26000", format!("prepared statement \"{name}\" does not exist")),
+            None => refuse(*b"26000", format!("prepared statement \"{name}\" does not exist")),
         }
     }
 
     fn bind(&mut self, body: &[u8]) -> Outcome {
         let parts: Vec<&[u8]> = body.split(|byte| *byte == 0).collect();
         let [portal, name, parameter, ..] = parts.as_slice() else {
-            return refuse(b"08P01", "invalid string in message");
+            return refuse(*b"08P01", "invalid string in message");
         };
         let (portal, parameter) = (text(portal), text(parameter));
         let statement = self.statement(&text(name))?;
         self.refuse_if_failed(&statement.sql)?;
         if !portal.is_empty() && self.portals.contains_key(&portal) {
-            return refuse(b"42P03", format!("cursor \"{portal}\" already exists"));
+            return refuse(*b"42P03", format!("cursor \"{portal}\" already exists"));
         }
         self.refuse_if_altered(&statement)?;
         let sql = statement.sql;
@@ -335,7 +341,7 @@ impl Postgres {
         if statement.version == self.version {
             return Ok(());
         }
-        refuse(b"0A000", "cached plan must not change result type")
+        refuse(*b"0A000", "cached plan must not change result type")
     }
 
     fn describe(&mut self, body: &[u8]) -> Outcome {
@@ -353,7 +359,7 @@ impl Postgres {
                 self.refuse_if_failed(&sql)?;
                 sql
             }
-            Some(_) | None => return refuse(b"08P01", "invalid DESCRIBE message subtype"),
+            Some(_) | None => return refuse(*b"08P01", "invalid DESCRIBE message subtype"),
         };
         self.row_description(&sql);
         Ok(())
@@ -371,7 +377,7 @@ impl Postgres {
     fn portal(&mut self, name: &str) -> Outcome<&mut Portal> {
         match self.portals.get_mut(name) {
             Some(portal) => Ok(portal),
-            None => refuse(b"34000", format!("portal \"{name}\" does not exist")),
+            None => refuse(*b"34000", format!("portal \"{name}\" does not exist")),
         }
     }
 
@@ -384,7 +390,7 @@ impl Postgres {
         let portal = self.portal(&name)?;
         if rows(&sql) == 0 {
             if std::mem::replace(&mut portal.is_done, true) {
-                return refuse(b"55000", format!("portal \"{name}\" cannot be run"));
+                return refuse(*b"55000", format!("portal \"{name}\" cannot be run"));
             }
             return self.run(&sql, Protocol::Extended, VecDeque::new());
         }
@@ -411,7 +417,7 @@ impl Postgres {
             Some(b'S') if name.is_empty() => self.unnamed = None,
             Some(b'S') => drop(self.statements.remove(&name)),
             Some(b'P') => drop(self.portals.remove(&name)),
-            Some(_) | None => return refuse(b"08P01", "invalid CLOSE message subtype"),
+            Some(_) | None => return refuse(*b"08P01", "invalid CLOSE message subtype"),
         }
         self.empty(backend::CLOSE_COMPLETE);
         Ok(())
@@ -436,7 +442,7 @@ impl Postgres {
 
     fn run_simple(&mut self, sql: &str, rest: &VecDeque<String>) -> Outcome {
         if sql == "syntax" {
-            return refuse(b"42601", "syntax error");
+            return refuse(*b"42601", "syntax error");
         }
         self.refuse_if_failed(sql)?;
         // It runs in the unnamed portal.
@@ -472,12 +478,12 @@ impl Postgres {
                 self.portals.clear();
                 if was_failed || *end == "rollback" { "ROLLBACK" } else { "COMMIT" }
             }
-            ["fail"] => return refuse(b"22012", "division by zero"),
+            ["fail"] => return refuse(*b"22012", "division by zero"),
             ["copy", "in", kind @ ..] => {
                 self.empty(backend::COPY_IN_RESPONSE);
                 self.flush();
                 if *kind == ["trigger"] {
-                    return refuse(b"P0001", "no, says the trigger");
+                    return refuse(*b"P0001", "no, says the trigger");
                 }
                 self.copying = Some(Copying { protocol, rest });
                 return Ok(());
@@ -502,11 +508,8 @@ impl Postgres {
                 "DISCARD ALL"
             }
             ["prepare", name] => {
-                if self.statements.contains_key(*name) {
-                    return refuse(b"42P05", format!("prepared statement \"{name}\" already exists"));
-                }
                 let prepared = Statement { sql: sql.to_owned(), types: 0, version: self.version };
-                self.statements.insert((*name).to_owned(), prepared);
+                self.keep((*name).to_owned(), prepared)?;
                 "PREPARE"
             }
             ["listen", _] => "LISTEN",
@@ -514,7 +517,7 @@ impl Postgres {
                 self.version += 1;
                 "ALTER TABLE"
             }
-            _ => return refuse(b"42601", format!("no such statement: {sql}")),
+            _ => return refuse(*b"42601", format!("no such statement: {sql}")),
         };
         self.answer(backend::COMMAND_COMPLETE, done);
         Ok(())
@@ -522,7 +525,7 @@ impl Postgres {
 
     fn read_copying(&mut self, tag: u8, body: &[u8], copying: Copying) {
         let refusal = match tag {
-            tag::COPY_DATA if body == b"bad" => Refusal(b"22P04", "bad data".to_owned()),
+            tag::COPY_DATA if body == b"bad" => Refusal(*b"22P04", "bad data".to_owned()),
             tag::COPY_DATA | tag::FLUSH | tag::SYNC => {
                 self.copying = Some(copying);
                 return;
@@ -534,10 +537,10 @@ impl Postgres {
                 }
                 return;
             }
-            tag::COPY_FAIL => Refusal(b"57014", "COPY from stdin failed".to_owned()),
+            tag::COPY_FAIL => Refusal(*b"57014", "COPY from stdin failed".to_owned()),
             _ => {
                 self.is_gone = true;
-                Refusal(b"08P01", "unexpected message type during COPY from stdin".to_owned())
+                Refusal(*b"08P01", "unexpected message type during COPY from stdin".to_owned())
             }
         };
         self.fail(&refusal, copying.protocol);
