@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Prefix of every statement name of ours on a server.
 pub const NAME_PREFIX: &[u8] = b"pgtandem_";
@@ -26,6 +26,8 @@ pub struct Statement {
     key: Box<[u8]>,
     /// Bytes of `key` that are the definition.
     definition_bytes: usize,
+    /// Whether a server has accepted it.
+    is_proven: AtomicBool,
 }
 
 impl Statement {
@@ -42,6 +44,11 @@ impl Statement {
     /// Returns the dialect it was written in.
     pub fn dialect(&self) -> &[u8] {
         self.key.get(self.definition_bytes..).unwrap_or_default()
+    }
+
+    /// Says whether a server has accepted it.
+    pub fn is_proven(&self) -> bool {
+        self.is_proven.load(Ordering::Relaxed)
     }
 
     /// Appends its name on servers, without a terminator.
@@ -117,12 +124,23 @@ impl Default for Catalog {
 }
 
 impl Catalog {
-    /// Returns the statement with this definition in this dialect; makes it if there is none.
-    pub fn intern(&mut self, definition: &[u8], dialect: &[u8]) -> Arc<Statement> {
+    /// Returns the statement with this definition in this dialect, if a server has accepted it.
+    pub fn find(&mut self, definition: &[u8], dialect: &[u8]) -> Option<Arc<Statement>> {
+        self.write_key(definition, dialect);
+        let known = self.statements.get(self.key.as_slice())?;
+        known.0.is_proven().then(|| Arc::clone(&known.0))
+    }
+
+    fn write_key(&mut self, definition: &[u8], dialect: &[u8]) {
         // A definition says itself where it ends, so definition and dialect together are one key.
         self.key.clear();
         self.key.extend_from_slice(definition);
         self.key.extend_from_slice(dialect);
+    }
+
+    /// Returns the statement with this definition in this dialect; makes it if there is none.
+    pub fn intern(&mut self, definition: &[u8], dialect: &[u8]) -> Arc<Statement> {
+        self.write_key(definition, dialect);
         if let Some(known) = self.statements.get(self.key.as_slice()) {
             return Arc::clone(&known.0);
         }
@@ -132,7 +150,9 @@ impl Catalog {
         }
         let id = StatementId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let key = self.key.as_slice().into();
-        let statement = Arc::new(Statement { id, key, definition_bytes: definition.len() });
+        let definition_bytes = definition.len();
+        let is_proven = AtomicBool::new(false);
+        let statement = Arc::new(Statement { id, key, definition_bytes, is_proven });
         self.statements.insert(ByDefinition(Arc::clone(&statement)));
         statement
     }
@@ -182,6 +202,13 @@ impl HeldStatements {
         self.uses += 1;
         let slot = Slot { last_use: self.uses, is_stale: false, statement };
         self.slots.insert(slot.statement.id, slot);
+    }
+
+    /// Notes that the server has accepted `id`.
+    pub fn prove(&self, id: StatementId) {
+        if let Some(slot) = self.slots.get(&id) {
+            slot.statement.is_proven.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Notes that `id` is not prepared any more.

@@ -39,11 +39,11 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
         let number = session.pool;
         session.phase = Phase::Waiting;
-        let has_prepared = session.front.prepared().is_some();
+        let renames = session.front.rules.renames();
         self.enqueue(key, number);
         match self.sessions.get_mut(key).map(|session| &session.phase) {
             Some(Phase::Leased(_)) => Flow::Again,
-            Some(Phase::Waiting) if has_prepared => self.peek_request(key),
+            Some(Phase::Waiting) if renames => self.peek_request(key),
             _ => Flow::Blocked,
         }
     }

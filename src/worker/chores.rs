@@ -23,6 +23,8 @@ const MESSAGE_BYTES_MAX: u32 = 1 << 20;
 enum Heard {
     /// Nothing that matters, or not all of it yet.
     Nothing,
+    /// A part of the answer to a query.
+    Answer,
     /// An error.
     Error(Fault),
     /// ReadyForQuery.
@@ -68,7 +70,7 @@ impl Worker {
             }
             consumed += count;
             match (heard, &mut backend.role) {
-                (Heard::Nothing, _) => {}
+                (Heard::Nothing, _) | (Heard::Answer, Role::Chore(_)) => {}
                 (Heard::Error(error), Role::Chore(chore)) => chore.error = Some(error),
                 (Heard::Ready(status), Role::Chore(_)) => {
                     backend.pipe.stash.extend_from_slice(stash.get(consumed..).unwrap_or_default());
@@ -81,7 +83,7 @@ impl Worker {
                     self.backend_gone(key);
                     return Flow::Blocked;
                 }
-                (Heard::Ready(_) | Heard::Nonsense, _) => {
+                (Heard::Answer | Heard::Ready(_) | Heard::Nonsense, _) => {
                     tracing::warn!("unexpected message on an idle server connection");
                     self.backend_gone(key);
                     return Flow::Blocked;
@@ -139,7 +141,7 @@ fn hear(bytes: &[u8], link: &mut Link, interner: &mut Interner) -> (Heard, usize
             if matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
                 link.held.clear_except(&HashSet::new());
             }
-            Heard::Nothing
+            Heard::Answer
         }
         tag::ERROR_RESPONSE => {
             let error = view::error_response(body);
@@ -153,11 +155,8 @@ fn hear(bytes: &[u8], link: &mut Link, interner: &mut Interner) -> (Heard, usize
             [byte] => TransactionStatus::from_byte(*byte).map_or(Heard::Nonsense, Heard::Ready),
             _ => Heard::Nonsense,
         },
-        tag::NOTICE_RESPONSE
-        | tag::NOTIFICATION_RESPONSE
-        | tag::ROW_DESCRIPTION
-        | tag::DATA_ROW
-        | tag::EMPTY_QUERY_RESPONSE => Heard::Nothing,
+        tag::NOTICE_RESPONSE | tag::NOTIFICATION_RESPONSE => Heard::Nothing,
+        tag::ROW_DESCRIPTION | tag::DATA_ROW | tag::EMPTY_QUERY_RESPONSE => Heard::Answer,
         _ => Heard::Nonsense,
     };
     (heard, header.message_bytes())

@@ -60,7 +60,8 @@ impl Worker {
         }
         let stash = std::mem::take(&mut session.pipe.stash);
         let mut replies = Vec::new();
-        let done = answer_alone(&stash, &mut session.front, &mut replies);
+        let catalog = &mut self.shared.catalog;
+        let done = answer_alone(&stash, &mut session.front, catalog, &mut replies);
         session.pipe.keep_rest(&stash, done);
         session.has_backlog = !session.pipe.stash.is_empty();
         if done == 0 {

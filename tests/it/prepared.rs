@@ -45,6 +45,41 @@ fn a03_skipped_parse_makes_no_statement() {
 }
 
 #[test]
+fn a03_skipped_parse_of_a_known_text_makes_no_statement() {
+    Fixture::transaction().both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        assert_eq!(a.run(&[parse("known", "select 1"), sync()]), "1 | Z I");
+        for client in [&mut a, &mut b] {
+            let skipped = [parse("new", "select 1"), close_statement("known"), sync()];
+            let answers = client.run(&[&[execute("nowhere")][..], &skipped].concat());
+            assert_eq!(answers, "E 34000 | Z I");
+            assert_eq!(client.run(&[bind("", "new"), sync()]), "E 26000 | Z I");
+            // The same, sent when the error is already known.
+            client.send(&[execute("nowhere"), flush()]);
+            assert_eq!(client.take(1), "E 34000");
+            assert_eq!(client.run(&skipped), "Z I");
+            assert_eq!(client.run(&[bind("", "new"), sync()]), "E 26000 | Z I");
+            let answers = client.run(&[parse("new", "select 1"), close_statement("new"), sync()]);
+            assert_eq!(answers, "1 | 3 | Z I");
+        }
+        let answers = a.run(&[bind("", "known"), execute(""), sync()]);
+        assert_eq!(answers, "2 | D 1 | C SELECT 1 | Z I");
+    });
+}
+
+#[test]
+fn a03_parse_of_a_known_text_in_a_failed_transaction_fails() {
+    Fixture::transaction().both(|peer| {
+        let mut a = peer.connect("a");
+        assert_eq!(a.run(&[parse("known", "select 1"), sync()]), "1 | Z I");
+        assert_eq!(a.query("begin; select 1/0"), "C BEGIN | E 22012 | Z E");
+        assert_eq!(a.run(&[parse("new", "select 1"), sync()]), "E 25P02 | Z E");
+        assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
+        assert_eq!(a.run(&[bind("", "new"), sync()]), "E 26000 | Z I");
+    });
+}
+
+#[test]
 fn a03_parse_in_a_rolled_back_transaction_stays() {
     Fixture::transaction().both(|peer| {
         let mut a = peer.connect("a");

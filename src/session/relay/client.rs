@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use crate::backend::link::{Effect, Link, Unnamed};
-use crate::backend::statements::{Held, NAME_PREFIX, Statement};
+use crate::backend::statements::{Catalog, Held, NAME_PREFIX, Statement};
 use crate::fault::{Fault, SqlState};
 use crate::session::front::{Front, StatementRules};
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
@@ -52,6 +52,9 @@ pub struct ClientTurn<'a> {
 /// that stalls inside a message holds none. LIMIT: a longer one is streamed.
 const WHOLE_BYTES_MAX: usize = 16 << 10;
 
+/// Most messages that are answered without a backend at a time. LIMIT.
+const ALONE_MAX: usize = 64;
+
 /// Says whether what a client without a backend has sent is enough to begin with.
 pub fn may_begin(input: &[u8], front: &Front) -> bool {
     match header::read(input, front.length_max) {
@@ -64,33 +67,86 @@ pub fn may_begin(input: &[u8], front: &Front) -> bool {
     }
 }
 
-/// Answers what a client without a backend has sent, if that needs none: Close of statements, and
-/// Sync. Returns how many bytes are done; all or nothing up to a Sync. Pooling point A5.
-pub fn answer_alone(input: &[u8], front: &mut Front, replies: &mut Vec<u8>) -> usize {
-    let mut names: Vec<&[u8]> = Vec::new();
-    let mut at = 0;
-    while let Some(rest) = input.get(at..) {
-        let Ok(Some(header)) = header::read(rest, front.length_max) else { return 0 };
-        let Some(body) = rest.get(HEADER_BYTES..header.message_bytes()) else { return 0 };
-        at += header.message_bytes();
-        match (header.tag, frontend::named(body)) {
-            (tag::SYNC, _) => break,
-            (tag::CLOSE, Ok(closed))
-                if closed.target == Target::Statement
-                    && !closed.name.is_empty()
-                    && front.rules.renames() =>
-            {
-                names.push(closed.name);
+/// Answers what a client without a backend has sent, if that needs none: Close of statements, Parse
+/// of statements that a server has accepted before, and Sync. Returns how many bytes are done: all
+/// up to the first Sync, or nothing. Pooling point A5.
+///
+/// So a client that prepares what others have prepared never waits for them: it may be them who
+/// wait for it, if a program drives all of them in one thread.
+pub fn answer_alone(
+    input: &[u8],
+    front: &mut Front,
+    catalog: &mut Catalog,
+    replies: &mut Vec<u8>,
+) -> usize {
+    let Some((changes, done)) = alone(input, front, catalog) else { return 0 };
+    let prepared = front.prepared_mut();
+    for change in changes {
+        let awaited = match change {
+            Change::Close(name) => {
+                prepared.remove(name);
+                Awaited::Close
             }
-            _ => return 0,
-        }
-    }
-    for name in names {
-        front.prepared_mut().remove(name);
-        super::server::write_synthesized(Awaited::Close, replies);
+            Change::Parse(name, statement) => {
+                prepared.insert(name.into(), statement);
+                Awaited::Parse
+            }
+        };
+        super::server::write_synthesized(awaited, replies);
     }
     encode::ready_for_query(replies, b'I');
-    at
+    done
+}
+
+/// What a message that needs no backend does to the client's statements.
+enum Change<'a> {
+    Close(&'a [u8]),
+    Parse(&'a [u8], Arc<Statement>),
+}
+
+/// Reads messages that need no backend up to a Sync; returns what they do, and their length.
+fn alone<'a>(
+    input: &'a [u8],
+    front: &Front,
+    catalog: &mut Catalog,
+) -> Option<(Vec<Change<'a>>, usize)> {
+    let mut changes = Vec::new();
+    let mut names: Vec<&[u8]> = Vec::new();
+    let mut at = 0;
+    loop {
+        let rest = input.get(at..)?;
+        let header = header::read(rest, front.length_max).ok()??;
+        if !matches!(header.tag, tag::SYNC | tag::CLOSE | tag::PARSE) {
+            return None;
+        }
+        let body = rest.get(HEADER_BYTES..header.message_bytes())?;
+        at += header.message_bytes();
+        let change = match header.tag {
+            tag::SYNC if body.is_empty() => return Some((changes, at)),
+            tag::CLOSE => match frontend::named(body).ok()? {
+                closed if closed.target == Target::Statement => Change::Close(closed.name),
+                _ => return None,
+            },
+            tag::PARSE => {
+                let parse = frontend::parse(body).ok()?;
+                let known = catalog.find(parse.definition, front.params.dialect())?;
+                Change::Parse(parse.name, known)
+            }
+            _ => return None,
+        };
+        let (Change::Close(name) | Change::Parse(name, _)) = &change;
+        // Each name once: what several messages do to one name is the server's business.
+        if name.is_empty() || names.contains(name) || names.len() >= ALONE_MAX {
+            return None;
+        }
+        names.push(name);
+        if let (Change::Parse(name, statement), Some(prepared)) = (&change, front.prepared())
+            && (prepared.find(name).is_some() || prepared.is_full_for(name, statement.definition()))
+        {
+            return None;
+        }
+        changes.push(change);
+    }
 }
 
 /// Relays `input` of the client.
@@ -448,7 +504,10 @@ impl<'a> Message<'a, '_> {
         }
         match self.find(bind.statement) {
             Lookup::Unknown => Ok(Step::Wait),
-            Lookup::Raw => Ok(self.extended(Awaited::Bind, Effect::None)),
+            Lookup::Raw => {
+                self.sweep(bind.statement);
+                Ok(self.extended(Awaited::Bind, Effect::None))
+            }
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => Ok(self.bind_renamed(bind, &statement)),
         }
@@ -491,7 +550,10 @@ impl<'a> Message<'a, '_> {
         }
         match self.find(described.name) {
             Lookup::Unknown => Ok(Step::Wait),
-            Lookup::Raw => Ok(self.extended(Awaited::Describe, Effect::None)),
+            Lookup::Raw => {
+                self.sweep(described.name);
+                Ok(self.extended(Awaited::Describe, Effect::None))
+            }
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => {
                 let statement = self.ensure(&statement);
@@ -599,6 +661,14 @@ impl<'a> Message<'a, '_> {
         });
         let effect = Effect::Evicted(Arc::clone(statement));
         self.push_named(Awaited::Close, Reply::Swallow, effect);
+    }
+
+    /// Closes what a duplicate of an earlier segment may have left under this name.
+    fn sweep(&mut self, name: &[u8]) {
+        if self.link.litter.iter().any(|left| **left == *name) {
+            encode::close_statement(self.splice.insert(), name);
+            self.link.expect.push(Awaited::Close, Reply::Swallow, Effect::None);
+        }
     }
 
     /// Makes the server fail here, and the client see `fault` for it: so the transaction fails, the

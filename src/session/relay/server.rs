@@ -108,6 +108,7 @@ impl<'a> Turn<'a, '_> {
             }
             tag::NOTICE_RESPONSE => self.unless_swallowed(),
             tag::NOTIFICATION_RESPONSE => self.notification(),
+            tag::PARSE_COMPLETE => self.parsed()?,
             _ => self.link.expect.reply(header.tag)?.0,
         };
         let (wanted, available) = (header.message_bytes(), rest.len());
@@ -211,6 +212,14 @@ impl<'a> Turn<'a, '_> {
         });
         if is_confused {
             expect.taint();
+        }
+        Ok(verdict)
+    }
+
+    fn parsed(&mut self) -> Result<Verdict, ServerFailure> {
+        let (verdict, entry) = self.link.expect.reply(tag::PARSE_COMPLETE)?;
+        if let Some(Effect::Prepared { id, .. } | Effect::Injected(id)) = entry.map(|e| e.effect) {
+            self.link.held.prove(id);
         }
         Ok(verdict)
     }

@@ -210,6 +210,16 @@ impl Client {
         Some(self.received.remove(0))
     }
 
+    /// Reads a first packet, which has no tag: its code and the rest; `None` at the end.
+    pub fn first_packet(&mut self) -> Option<(u32, Vec<u8>)> {
+        let mut packet = Vec::new();
+        while packet.len() < 8 || packet.len() < length_of(&packet) {
+            packet.push(self.byte()?);
+        }
+        let code = packet[4..8].try_into().expect("four bytes");
+        Some((u32::from_be_bytes(code), packet.split_off(8)))
+    }
+
     /// Sends bytes to a side that may hang up on them, and says that nothing more will come.
     pub fn send_last(&mut self, bytes: &[u8]) {
         let _ = self.try_send(bytes);
@@ -277,4 +287,10 @@ impl Client {
         }
         self.write_down(|| format!("{}: {}", self.name, reply.detail()));
     }
+}
+
+/// What the length word at the start of an untagged packet says.
+fn length_of(packet: &[u8]) -> usize {
+    let (length, _) = packet.split_first_chunk().expect("the caller has read it");
+    usize::try_from(u32::from_be_bytes(*length)).expect("64-bit")
 }

@@ -417,6 +417,37 @@ mod statements {
     }
 
     #[test]
+    fn a09_the_limit_is_kept_when_parameters_differ_too() {
+        let mut pool = pool(2, 2, 1);
+        go(&mut pool, 0, &[Query("set application_name = me")]);
+        go(&mut pool, 1, &[Query("set application_name = you")]);
+        for (name, sql) in [("a", "select 1"), ("b", "select 2"), ("c", "select 3")] {
+            go(&mut pool, 0, &prepare(name, sql));
+            go(&mut pool, 1, &prepare(name, sql));
+        }
+        for name in ["a", "b", "c", "a"] {
+            go(&mut pool, 0, &run(name));
+            go(&mut pool, 1, &run(name));
+            assert!(pool.statements() <= 3, "two, and the one that was just used");
+        }
+    }
+
+    #[test]
+    fn a08_a_duplicate_leaves_nothing_to_others() {
+        check(
+            2,
+            &[
+                (1, vec![Query("set application_name = me")]),
+                (0, prepare("s", "select 1")),
+                (0, vec![Parse("s", "select 2"), Sync]),
+                (1, run("s")),
+                (1, prepare("s", "select 3")),
+                (0, run("s")),
+            ],
+        );
+    }
+
+    #[test]
     fn a10_deallocate_all_forgets_the_clients_statements() {
         for all in ["deallocate all", "discard all", "select 7; deallocate all; select 8"] {
             check(

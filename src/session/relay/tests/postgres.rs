@@ -281,7 +281,9 @@ impl Postgres {
         if sql == "syntax" {
             return refuse(*b"42601", "syntax error");
         }
-        self.refuse_if_failed(&sql)?;
+        if !sql.is_empty() {
+            self.refuse_if_failed(&sql)?;
+        }
         let statement = Statement { sql, types, version: self.version };
         if name.is_empty() {
             self.unnamed = Some(statement);
@@ -444,7 +446,9 @@ impl Postgres {
         if sql == "syntax" {
             return refuse(*b"42601", "syntax error");
         }
-        self.refuse_if_failed(sql)?;
+        if !sql.is_empty() {
+            self.refuse_if_failed(sql)?;
+        }
         // It runs in the unnamed portal.
         self.portals.remove("");
         for row in 0..rows(sql) {

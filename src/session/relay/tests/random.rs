@@ -6,7 +6,7 @@ use proptest::sample::select;
 
 use super::*;
 
-const NAMES: &[&str] = &["", "a", "b", "pgtandem_1"];
+const NAMES: &[&str] = &["", "a", "b", "long name"];
 const PORTALS: &[&str] = &["", "p"];
 const VALUES: &[&str] = &["", "x", "a longer value, so that a cut may fall into it"];
 const PLAIN: &[&str] = &[
