@@ -53,8 +53,8 @@ pub enum Effect {
     Unnamed {
         /// What it was before.
         before: Unnamed,
-        /// The segment in which the message was sent.
-        segment: u64,
+        /// Whether the backend had it before: it has it still if it skips the message.
+        was_there: bool,
     },
 }
 
@@ -73,9 +73,6 @@ pub struct Link {
     pub named_changed_in: u64,
     /// The segment in which the unnamed statement was last changed, on either side.
     pub unnamed_changed_in: u64,
-    /// Names of clients that were used on the server to make it refuse a duplicate; to be closed
-    /// before the next segment.
-    pub litter: Vec<Box<[u8]>>,
     /// Where its output stands.
     pub passage: Passage,
     /// Whether it said itself why it ends (an ErrorResponse of severity FATAL or PANIC).
@@ -92,7 +89,6 @@ impl Link {
             has_unnamed: false,
             named_changed_in: 0,
             unnamed_changed_in: 0,
-            litter: Vec::new(),
             passage: Passage::Boundary,
             has_said_why: false,
         }

@@ -220,15 +220,12 @@ mod tests {
         }
 
         fn give_back(&mut self, backend: u32) {
-            match self.slots.check_in(backend) {
-                Some(next) => {
-                    assert_eq!(Some(next), self.waiting.pop_front(), "out of order");
-                    assert!(self.leases.insert(backend, next).is_none(), "in two hands");
-                }
-                None => {
-                    assert!(self.waiting.is_empty(), "a waiter was forgotten");
-                    assert!(self.idle.insert(backend));
-                }
+            if let Some(next) = self.slots.check_in(backend) {
+                assert_eq!(Some(next), self.waiting.pop_front(), "out of order");
+                assert!(self.leases.insert(backend, next).is_none(), "in two hands");
+            } else {
+                assert!(self.waiting.is_empty(), "a waiter was forgotten");
+                assert!(self.idle.insert(backend));
             }
         }
 

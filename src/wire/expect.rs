@@ -219,6 +219,11 @@ impl<E> Expect<E> {
         self.answered < self.segment
     }
 
+    /// Says whether the next message begins a segment.
+    pub fn is_at_segment_start(&self) -> bool {
+        self.is_between_segments() || self.will_be_ready()
+    }
+
     /// Says whether everything that was sent ends in a ReadyForQuery, without the client.
     pub fn will_be_ready(&self) -> bool {
         let is_last = |entry: &Entry<E>| entry.awaited.ends_segment();
@@ -243,6 +248,11 @@ impl<E> Expect<E> {
     /// Says whether the reply awaited first is to a message of ours.
     pub fn head_is_swallowed(&self) -> bool {
         self.entries.front().is_some_and(|entry| entry.reply == Reply::Swallow)
+    }
+
+    /// Returns the awaited entries, oldest first, to be changed.
+    pub fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry<E>> {
+        self.entries.iter_mut()
     }
 
     /// Returns the awaited entries, oldest first.
@@ -369,6 +379,10 @@ impl<E> Expect<E> {
         let skipped = sync_at.unwrap_or(self.entries.len());
         self.stage = if sync_at.is_some() { Stage::Open } else { Stage::Skipping };
         let mut gone: Vec<Entry<E>> = self.entries.drain(..skipped).collect();
+        for entry in &gone {
+            // A Query that is skipped gets no ReadyForQuery of its own.
+            self.answered += u64::from(entry.awaited.ends_segment());
+        }
         while let Some(entry) = gone.pop() {
             let has_failed = gone.is_empty();
             undo(entry, has_failed);
@@ -440,5 +454,4 @@ impl<E> Expect<E> {
 }
 
 #[cfg(test)]
-#[path = "expect/tests.rs"]
 mod tests;

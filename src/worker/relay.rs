@@ -194,7 +194,10 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
         let Some(backend) = self.backends.get_mut(lease) else { return Flow::Blocked };
         if session.is_fresh && relay::is_at_rest(&session.front, &backend.link) {
+            // More may have come while it waited.
+            let flow = if session.pipe.is_readable() { Flow::Again } else { Flow::Blocked };
             self.release(key, lease);
+            return flow;
         }
         Flow::Blocked
     }

@@ -190,6 +190,25 @@ fn a12_simple_query_drops_the_unnamed_statement() {
 }
 
 #[test]
+fn a12_skipped_unnamed_statement_does_not_exist() {
+    Fixture::transaction().both(|peer| {
+        for piece in [1, 2, 3, 7, 13, 29, 1000] {
+            let mut a = peer.connect(&format!("pieces of {piece}"));
+            let skipped = |sql| [bind("", "nowhere"), parse("", sql), sync()].concat();
+            a.send_in_pieces(&[skipped("select 1"), skipped("select 2")], piece);
+            assert_eq!(a.ready(2), "E 26000 | Z I | E 26000 | Z I");
+            assert_eq!(a.run(&[bind("", ""), execute(""), sync()]), "E 26000 | Z I");
+            assert_eq!(a.run(&[parse("", "select 3"), sync()]), "1 | Z I");
+            a.send_in_pieces(&[skipped("select 4"), skipped("select 5")], piece);
+            assert_eq!(a.ready(2), "E 26000 | Z I | E 26000 | Z I");
+            // A Parse that is skipped does not even drop its predecessor.
+            let answers = a.run(&[bind("", ""), execute(""), sync()]);
+            assert_eq!(answers, "2 | D 3 | C SELECT 1 | Z I");
+        }
+    });
+}
+
+#[test]
 fn a15_flush_answers_without_sync() {
     Fixture::transaction().both(|peer| {
         let mut a = peer.connect("a");

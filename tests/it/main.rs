@@ -34,4 +34,3 @@ mod statement_mode;
 mod support;
 mod timeouts;
 mod workers;
-mod zz;

@@ -234,7 +234,10 @@ fn backends_are_checked_after_a_long_rest() {
 #[test]
 fn server_round_robin_uses_all_backends() {
     let fixture = Fixture::start(|config| {
-        config.general("default_pool_size = 3").general("server_round_robin = true")
+        config
+            .general("workers = 1")
+            .general("default_pool_size = 3")
+            .general("server_round_robin = true")
     });
     let mut clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
     for client in &mut clients {

@@ -165,7 +165,8 @@ fn a07_what_the_proxy_adds_is_never_seen() {
 
 #[test]
 fn a08_same_text_and_types_share_a_server_statement() {
-    let fixture = Fixture::transaction();
+    // Every worker has names of its own.
+    let fixture = Fixture::start(|config| config.general("workers = 1"));
     let mut clients: Vec<_> = (0..3).map(|_| fixture.connect()).collect();
     for (number, client) in clients.iter_mut().enumerate() {
         let name = format!("name{number}");

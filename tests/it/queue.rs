@@ -199,7 +199,8 @@ fn g52_backends_are_opened_side_by_side() {
 
 #[test]
 fn waiters_are_served_in_the_order_of_their_arrival() {
-    let fixture = Fixture::transaction();
+    // Several workers take turns among each other.
+    let fixture = Fixture::start(|config| config.general("workers = 1"));
     fixture.observer().rows("create sequence arrival");
     for _ in 0..3 {
         let mut holder = fixture.connect();

@@ -86,36 +86,43 @@ fn step(dice: &mut Dice) -> Vec<Bytes> {
     }
 }
 
-fn batch(dice: &mut Dice) -> Vec<Bytes> {
-    if dice.roll(3) == 0 {
-        return vec![query(dice.pick(&QUERIES))];
-    }
-    let mut messages = Vec::new();
-    for _ in 0..=dice.roll(3) {
-        for _ in 0..dice.roll(7) {
-            messages.extend(step(dice));
-        }
-        messages.push(sync());
-    }
-    if dice.roll(4) == 0 {
-        messages.push(query(dice.pick(&QUERIES)));
-    }
-    messages
+/// What one client sends before it reads the answers.
+#[derive(Clone)]
+struct Batch {
+    client: usize,
+    /// Bytes per packet; 0 = all at once.
+    piece: usize,
+    messages: Vec<Bytes>,
 }
 
-fn play(peer: &Peer, seed: u64) {
-    let mut dice = Dice(seed);
+fn batch(dice: &mut Dice) -> Batch {
+    let client = dice.roll(CLIENTS);
+    let piece = if dice.roll(5) == 0 { 1 + dice.roll(20) } else { 0 };
+    let mut messages = Vec::new();
+    if dice.roll(3) > 0 {
+        for _ in 0..=dice.roll(3) {
+            for _ in 0..dice.roll(7) {
+                messages.extend(step(dice));
+            }
+            messages.push(sync());
+        }
+    }
+    if messages.is_empty() || dice.roll(4) == 0 {
+        messages.push(query(dice.pick(&QUERIES)));
+    }
+    Batch { client, piece, messages }
+}
+
+fn play(peer: &Peer, script: &[Batch]) {
     let mut clients: Vec<_> =
-        (0..CLIENTS).map(|number| peer.connect(&format!("seed {seed}, client {number}"))).collect();
-    for _ in 0..BATCHES {
-        let client = &mut clients[dice.roll(CLIENTS)];
-        let messages = batch(&mut dice);
-        if dice.roll(5) == 0 {
-            let size = 1 + dice.roll(20);
-            client.send_in_pieces(&messages, size);
-            client.ready(messages.iter().filter(|message| b"QS".contains(&message[0])).count());
+        (0..CLIENTS).map(|number| peer.connect(&format!("client {number}"))).collect();
+    for Batch { client, piece, messages } in script {
+        let client = &mut clients[*client];
+        if *piece == 0 {
+            client.run(messages);
         } else {
-            client.run(&messages);
+            client.send_in_pieces(messages, *piece);
+            client.ready(messages.iter().filter(|message| b"QS".contains(&message[0])).count());
         }
     }
     for mut client in clients {
@@ -123,12 +130,39 @@ fn play(peer: &Peer, seed: u64) {
     }
 }
 
-/// Where a Parse fails for several reasons, the proxy may see another one first.
+/// Leaves out batches, then messages, as long as the two sides still differ.
+fn shrink(fixture: &Fixture, mut script: Vec<Batch>) -> Vec<Batch> {
+    let differs =
+        |script: &[Batch]| fixture.compare(|peer| play(peer, script), without_reason).is_err();
+    for number in (0..script.len()).rev() {
+        let mut shorter = script.clone();
+        shorter.remove(number);
+        if differs(&shorter) {
+            script = shorter;
+        }
+    }
+    for number in 0..script.len() {
+        for message in (0..script[number].messages.len()).rev() {
+            let mut shorter = script.clone();
+            let messages = &mut shorter[number].messages;
+            let removed = messages.remove(message);
+            // A Sync less, and what follows an error would never be answered.
+            let is_needed = removed[0] == b'S' && messages.get(message) != Some(&sync());
+            let ends = messages.last().is_none_or(|last| b"QS".contains(&last[0]));
+            if ends && !is_needed && differs(&shorter) {
+                script = shorter;
+            }
+        }
+    }
+    script
+}
+
+/// Where a message is wrong in several ways, the proxy may see another one first.
 fn without_reason(answer: String) -> String {
-    let reasons = ["C42P05", "C42601", "C42P01", "C25P02"];
-    match answer.find("E SERROR") {
-        Some(start) if reasons.iter().any(|reason| answer.contains(reason)) => {
-            format!("{}E", &answer[..start])
+    let reasons = ["C42P05", "C42601", "C42P01", "C25P02", "E 08P01"];
+    match answer.find(": E ") {
+        Some(end) if reasons.iter().any(|reason| answer.contains(reason)) => {
+            format!("{}: E", &answer[..end])
         }
         _ => answer,
     }
@@ -143,7 +177,14 @@ fn play_all(first: u64, settings: &str) {
         config.general(&format!("default_pool_size = {CLIENTS}")).general(settings)
     });
     for seed in seeds {
-        fixture.both_reading(|peer| play(peer, seed), without_reason);
+        let mut dice = Dice(seed);
+        let script: Vec<_> = (0..BATCHES).map(|_| batch(&mut dice)).collect();
+        if fixture.compare(|peer| play(peer, &script), without_reason).is_err() {
+            eprintln!("--- seed {seed} differs ---");
+            let shortest = shrink(&fixture, script);
+            let difference = fixture.compare(|peer| play(peer, &shortest), without_reason);
+            panic!("seed {seed}: {}", difference.err().unwrap_or_default());
+        }
     }
 }
 

@@ -199,6 +199,25 @@ fn e42_header_may_arrive_late() {
 }
 
 #[test]
+fn e42_message_may_arrive_in_pieces_while_its_client_waits() {
+    for pool_size in [1, 3] {
+        let size = format!("default_pool_size = {pool_size}");
+        let fixture = Fixture::start(|config| config.general(&size));
+        let (mut holder, mut waiter) = (fixture.connect(), fixture.connect());
+        for piece in [1, 2, 4, 5, 6, 7, 13, 19] {
+            assert_eq!(holder.query("begin"), "C BEGIN | Z T");
+            // Waits for the backend to come free, or for another one to be opened.
+            waiter.send_in_pieces(&[query("select 'in pieces'")], piece);
+            if pool_size == 1 {
+                let_pass(Duration::from_millis(20));
+            }
+            assert_eq!(holder.query("commit"), "C COMMIT | Z I");
+            assert_eq!(waiter.ready(1), "T | D in pieces | C SELECT 1 | Z I", "pieces of {piece}");
+        }
+    }
+}
+
+#[test]
 fn e42_garbage_before_login_is_refused() {
     let fixture = Fixture::transaction();
     let mut http = String::new();

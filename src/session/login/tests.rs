@@ -75,8 +75,9 @@ async fn answer(config: &Config, bytes: &[u8]) -> (Accepted, Vec<u8>) {
     let accepted =
         accept(Stream::Unix(ours), Peer::Unix, config, &PROCESS_SECRET, &admission).await;
     let answer = match &accepted {
-        Accepted::Cancel { .. } | Accepted::Gone => client.await.unwrap(),
-        Accepted::Login(_) => Vec::new(),
+        Accepted::Gone => client.await.unwrap(),
+        // The connection is still open.
+        Accepted::Cancel { .. } | Accepted::Login(_) => Vec::new(),
     };
     (accepted, answer)
 }

@@ -22,6 +22,9 @@ const NAME_BYTES_MAX: usize = 10_000;
 /// of a longer one keeps its backend instead.
 const UNNAMED_KEPT_BYTES_MAX: usize = 256 << 10;
 
+/// Prepared twice to have the server refuse a duplicate. No client reaches it: it has our prefix.
+const DUPLICATE_NAME: &[u8] = b"pgtandem_duplicate";
+
 /// Longest Parse of a named statement. LIMIT.
 const NAMED_BYTES_MAX: usize = 16 << 20;
 
@@ -246,7 +249,7 @@ impl<'a> Message<'a, '_> {
         if self.link.expect.is_skipping() && !matches!(tag, tag::SYNC | tag::TERMINATE) {
             return known(tag).map(|()| self.skip());
         }
-        if self.link.expect.is_between_segments() {
+        if self.link.expect.is_at_segment_start() {
             self.tidy();
         }
         match tag {
@@ -309,10 +312,12 @@ impl<'a> Message<'a, '_> {
         if self.front.rules != StatementRules::Pass {
             // `exec_simple_query` drops the unnamed statement.
             let before = self.front.take_unnamed();
-            self.link.has_unnamed = false;
-            if before != Unnamed::None {
-                effect = self.unnamed_changed(before);
+            // What an earlier segment takes back may come back into this one.
+            let may_come_back = self.link.expect.may_fail_yet(self.link.unnamed_changed_in);
+            if before != Unnamed::None || may_come_back {
+                effect = self.unnamed_changed(before, false);
             }
+            self.link.has_unnamed = false;
         }
         self.link.expect.push(Awaited::Query, Reply::Forward, effect);
         self.forward()
@@ -327,15 +332,9 @@ impl<'a> Message<'a, '_> {
     /// no COPY reads a Close. Pooling point A9.
     fn tidy(&mut self) {
         let StatementRules::Rename { limit } = self.front.rules else { return };
-        if !self.link.litter.is_empty() {
-            for name in std::mem::take(&mut self.link.litter) {
-                encode::close_statement(self.splice.insert(), &name);
-                self.link.expect.push(Awaited::Close, Reply::Swallow, Effect::None);
-            }
-            encode::sync(self.splice.insert());
-            self.link.expect.push(Awaited::Sync, Reply::Swallow, Effect::None);
-        }
-        if matches!(self.header.tag, tag::PARSE | tag::BIND | tag::DESCRIBE) {
+        if matches!(self.header.tag, tag::PARSE | tag::BIND | tag::DESCRIBE)
+            && !self.must_wait_for_named()
+        {
             // The Sync of this segment brings the replies.
             self.evict_above(limit);
         }
@@ -350,7 +349,7 @@ impl<'a> Message<'a, '_> {
     /// Makes room for one statement, if this is the start of a segment.
     fn make_room_for_one(&mut self) {
         if let StatementRules::Rename { limit } = self.front.rules
-            && self.link.expect.is_between_segments()
+            && self.link.expect.is_at_segment_start()
         {
             self.evict_above(limit.saturating_sub(1));
         }
@@ -358,10 +357,10 @@ impl<'a> Message<'a, '_> {
 
     /// Notes that the unnamed statement changes with the segment under way; returns how to take
     /// that back.
-    fn unnamed_changed(&mut self, before: Unnamed) -> Effect {
-        let segment = self.link.expect.segment();
-        self.link.unnamed_changed_in = segment;
-        Effect::Unnamed { before, segment }
+    fn unnamed_changed(&mut self, before: Unnamed, is_there: bool) -> Effect {
+        self.link.unnamed_changed_in = self.link.expect.segment();
+        let was_there = std::mem::replace(&mut self.link.has_unnamed, is_there);
+        Effect::Unnamed { before, was_there }
     }
 
     /// Adds a message of ours, or one that changes what names mean.
@@ -429,15 +428,14 @@ impl<'a> Message<'a, '_> {
         } else {
             before = std::mem::replace(unnamed, Unnamed::TooLong);
         }
-        self.link.has_unnamed = true;
-        let effect = self.unnamed_changed(before);
+        let effect = self.unnamed_changed(before, true);
         self.extended(Awaited::Parse, effect)
     }
 
     fn parse_named(&mut self, parse: frontend::Parse<'a>) -> Step {
         let prepared = self.front.prepared_mut();
         if prepared.find(parse.name).is_some() {
-            return self.parse_duplicate(parse.name);
+            return self.parse_duplicate(parse);
         }
         if prepared.is_full_for(parse.name, parse.definition) {
             return self.refuse(&Fault::error(
@@ -470,20 +468,29 @@ impl<'a> Message<'a, '_> {
         self.skip()
     }
 
-    /// The client has a statement of this name already. What is wrong with the new one besides that
-    /// only the server can say, and it looks at that first: it gets the name too.
-    fn parse_duplicate(&mut self, name: &[u8]) -> Step {
-        if name.starts_with(NAME_PREFIX) {
-            let name = String::from_utf8_lossy(name);
-            return self.refuse(&Fault::error(
-                SqlState::DUPLICATE_PREPARED_STATEMENT,
-                format!("prepared statement \"{name}\" already exists"),
-            ));
+    /// The client has a statement of this name already. What else is wrong with the new one only
+    /// the server can say, and it looks at that first: so it gets it twice, under a name that is
+    /// for nothing else.
+    fn parse_duplicate(&mut self, parse: frontend::Parse<'a>) -> Step {
+        if self.link.expect.has_open_segments() {
+            // One of them may be `DEALLOCATE ALL`.
+            return Step::Wait;
         }
-        encode::parse(self.splice.insert(), name, b"\0\0\0");
+        let out = self.splice.insert();
+        encode::close_statement(out, DUPLICATE_NAME);
+        encode::parse(out, DUPLICATE_NAME, parse.definition);
+        encode::parse(out, DUPLICATE_NAME, parse.definition);
+        let name = String::from_utf8_lossy(parse.name);
+        let fault = Fault::error(
+            SqlState::DUPLICATE_PREPARED_STATEMENT,
+            format!("prepared statement \"{name}\" already exists"),
+        );
+        let mut error = Vec::new();
+        fault.encode(&mut error);
+        self.link.expect.push(Awaited::Close, Reply::Swallow, Effect::None);
         self.link.expect.push(Awaited::Parse, Reply::Swallow, Effect::None);
-        self.link.litter.push(name.into());
-        self.extended(Awaited::Parse, Effect::None)
+        self.link.expect.push(Awaited::Parse, Reply::Replace(error.into()), Effect::None);
+        self.skip()
     }
 
     fn bind(&mut self) -> Result<Step, Fault> {
@@ -504,10 +511,7 @@ impl<'a> Message<'a, '_> {
         }
         match self.find(bind.statement) {
             Lookup::Unknown => Ok(Step::Wait),
-            Lookup::Raw => {
-                self.sweep(bind.statement);
-                Ok(self.extended(Awaited::Bind, Effect::None))
-            }
+            Lookup::Raw => Ok(self.extended(Awaited::Bind, Effect::None)),
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => Ok(self.bind_renamed(bind, &statement)),
         }
@@ -550,10 +554,7 @@ impl<'a> Message<'a, '_> {
         }
         match self.find(described.name) {
             Lookup::Unknown => Ok(Step::Wait),
-            Lookup::Raw => {
-                self.sweep(described.name);
-                Ok(self.extended(Awaited::Describe, Effect::None))
-            }
+            Lookup::Raw => Ok(self.extended(Awaited::Describe, Effect::None)),
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => {
                 let statement = self.ensure(&statement);
@@ -580,8 +581,7 @@ impl<'a> Message<'a, '_> {
         };
         if closed.name.is_empty() {
             let before = self.front.take_unnamed();
-            self.link.has_unnamed = false;
-            let effect = self.unnamed_changed(before);
+            let effect = self.unnamed_changed(before, false);
             return Ok(self.extended(Awaited::Close, effect));
         }
         if !self.front.rules.renames() {
@@ -661,14 +661,6 @@ impl<'a> Message<'a, '_> {
         });
         let effect = Effect::Evicted(Arc::clone(statement));
         self.push_named(Awaited::Close, Reply::Swallow, effect);
-    }
-
-    /// Closes what a duplicate of an earlier segment may have left under this name.
-    fn sweep(&mut self, name: &[u8]) {
-        if self.link.litter.iter().any(|left| **left == *name) {
-            encode::close_statement(self.splice.insert(), name);
-            self.link.expect.push(Awaited::Close, Reply::Swallow, Effect::None);
-        }
     }
 
     /// Makes the server fail here, and the client see `fault` for it: so the transaction fails, the

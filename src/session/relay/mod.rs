@@ -56,8 +56,6 @@ pub enum ServerFailure {
 }
 
 /// Takes back what a skipped or failed message did to the books.
-///
-/// What a later segment has changed since stays: `Books` says in which they were changed last.
 fn undo(entry: Entry<Effect>, has_failed: bool, front: &mut Front, link: &mut Books<'_>) {
     match entry.effect {
         Effect::None | Effect::Bound(_) => {}
@@ -71,26 +69,56 @@ fn undo(entry: Entry<Effect>, has_failed: bool, front: &mut Front, link: &mut Bo
             }
         }
         Effect::Injected(id) => link.held.remove(id),
-        Effect::InjectedUnnamed => *link.has_unnamed = false,
+        Effect::InjectedUnnamed => link.unnamed_was_there = Some(false),
         Effect::Evicted(statement) => link.held.insert(statement),
         Effect::Closed { name, statement } => front.prepared_mut().insert(name, statement),
-        Effect::Unnamed { before, segment } => {
+        Effect::Unnamed { before, was_there } => {
             // A Parse that fails has dropped the unnamed statement first; one that is skipped has
             // not. `exec_parse_message` of postgres.c.
             let is_dropped = has_failed && entry.awaited == Awaited::Parse;
-            if link.unnamed_changed_in == segment {
-                front.prepared_mut().unnamed = if is_dropped { Unnamed::None } else { before };
-            }
-            *link.has_unnamed = false;
+            link.unnamed = Some(if is_dropped { Unnamed::None } else { before });
+            link.unnamed_was_there = Some(was_there && !is_dropped);
         }
     }
 }
 
-/// The parts of a [`Link`] that an undo changes, borrowed beside its FIFO.
+/// What an undo changes, borrowed beside the FIFO, and what is left to be restored behind it.
 struct Books<'a> {
     held: &'a mut crate::backend::statements::HeldStatements,
-    has_unnamed: &'a mut bool,
-    unnamed_changed_in: u64,
+    /// The unnamed statement as it was before the messages that were undone.
+    unnamed: Option<Unnamed>,
+    /// Whether the backend had it.
+    unnamed_was_there: Option<bool>,
+}
+
+/// Makes the unnamed statement what it was before the messages that were undone. If a message in
+/// flight has changed it since, that one now stands behind what was restored.
+fn restore_unnamed(
+    unnamed: Option<Unnamed>,
+    was_there: Option<bool>,
+    front: &mut Front,
+    link: &mut Link,
+) {
+    let later = link.expect.entries_mut().find_map(|entry| match &mut entry.effect {
+        Effect::Unnamed { before, was_there } => Some((before, was_there)),
+        Effect::None
+        | Effect::Bound(_)
+        | Effect::Prepared { .. }
+        | Effect::Injected(_)
+        | Effect::InjectedUnnamed
+        | Effect::Evicted(_)
+        | Effect::Closed { .. } => None,
+    });
+    let (place, has_it) = match later {
+        Some(later) => later,
+        None => (&mut front.prepared_mut().unnamed, &mut link.has_unnamed),
+    };
+    if let Some(unnamed) = unnamed {
+        *place = unnamed;
+    }
+    if let Some(was_there) = was_there {
+        *has_it = was_there;
+    }
 }
 
 /// Says whether the backend can be given back: nothing is under way on either side.

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::client::synthesized_tag;
-use super::{Books, ServerFailure, Shared, undo};
+use super::{Books, ServerFailure, Shared, restore_unnamed, undo};
 use crate::backend::link::{Effect, Link};
 use crate::backend::params;
 use crate::backend::statements::StatementId;
@@ -109,6 +109,11 @@ impl<'a> Turn<'a, '_> {
             tag::NOTICE_RESPONSE => self.unless_swallowed(),
             tag::NOTIFICATION_RESPONSE => self.notification(),
             tag::PARSE_COMPLETE => self.parsed()?,
+            _ if self.link.expect.is_at_rest() => {
+                // Nobody asked for it. The client has all its answers; nobody else gets this backend.
+                self.link.expect.taint();
+                Verdict::Drop
+            }
             _ => self.link.expect.reply(header.tag)?.0,
         };
         let (wanted, available) = (header.message_bytes(), rest.len());
@@ -173,8 +178,7 @@ impl<'a> Turn<'a, '_> {
     fn error(&mut self, body: &[u8]) -> Result<Verdict, ServerFailure> {
         let error = view::error_response(body);
         self.link.has_said_why |= matches!(error.severity, b"FATAL" | b"PANIC");
-        let Link { expect, held, has_unnamed, unnamed_changed_in, .. } = &mut *self.link;
-        let unnamed_changed_in = *unnamed_changed_in;
+        let Link { expect, held, .. } = &mut *self.link;
         let head = expect.entries().next().map(|entry| entry.awaited);
         if expect.head_is_swallowed() && head == Some(Awaited::Query) {
             return Err(ServerFailure::ParameterRefused {
@@ -183,11 +187,11 @@ impl<'a> Turn<'a, '_> {
             });
         }
         let front = &mut *self.front;
-        let mut books = Books { held, has_unnamed, unnamed_changed_in };
+        let mut books = Books { held, unnamed: None, unnamed_was_there: None };
         let was_provoked = error.sqlstate == SqlState::INVALID_SQL_STATEMENT_NAME.0;
         let is_duplicate = error.sqlstate == SqlState::DUPLICATE_PREPARED_STATEMENT.0;
         let mut is_confused = false;
-        let verdict = expect.error(was_provoked, |entry, has_failed| {
+        let verdict = expect.error(was_provoked || is_duplicate, |entry, has_failed| {
             match &entry.effect {
                 // "cached plan must not change result type": prepare it anew. Pooling point A13.
                 Effect::Bound(id)
@@ -212,6 +216,10 @@ impl<'a> Turn<'a, '_> {
         });
         if is_confused {
             expect.taint();
+        }
+        let Books { unnamed, unnamed_was_there, .. } = books;
+        if unnamed_was_there.is_some() {
+            restore_unnamed(unnamed, unnamed_was_there, self.front, self.link);
         }
         Ok(verdict)
     }

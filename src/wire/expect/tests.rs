@@ -1,8 +1,6 @@
 use super::*;
 
-#[path = "tests/model.rs"]
 mod model;
-#[path = "tests/random.rs"]
 mod random;
 
 /// An [`Expect`] that is driven by a script.

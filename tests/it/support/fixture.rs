@@ -93,16 +93,25 @@ impl Fixture {
     /// What the script asserts is thereby proved to be PostgreSQL's own answer. Each run begins
     /// with an empty schema.
     pub fn both(&self, script: impl Fn(&Peer)) {
-        self.both_reading(script, |answer| answer);
+        if let Err(difference) = self.compare(script, |answer| answer) {
+            panic!("{difference}");
+        }
     }
 
     /// The same as [`Fixture::both`], with every answer put through `read` before it is compared.
-    pub fn both_reading(&self, script: impl Fn(&Peer), read: fn(String) -> String) {
+    ///
+    /// # Errors
+    /// The first difference, in words.
+    pub fn compare(
+        &self,
+        script: impl Fn(&Peer),
+        read: fn(String) -> String,
+    ) -> Result<(), String> {
         let direct = self.run("PostgreSQL itself", self.cluster.tcp(), &script);
         let proxied = self.run("the proxy", self.proxy.tcp(), &script);
         let [direct, proxied] =
             [direct, proxied].map(|answers| answers.into_iter().map(read).collect::<Vec<_>>());
-        assert_same(&direct, &proxied);
+        first_difference(&direct, &proxied).map_or(Ok(()), Err)
     }
 
     fn run(&self, what: &str, address: Address, script: &impl Fn(&Peer)) -> Vec<String> {
@@ -119,20 +128,18 @@ fn workers() -> u32 {
     std::env::var("PGTANDEM_IT_WORKERS").map_or(1, |text| text.parse().expect("a number"))
 }
 
-/// Shows the first difference of two transcripts, with what led to it.
-fn assert_same(direct: &[String], proxied: &[String]) {
+/// The first difference of two transcripts, with what led to it.
+fn first_difference(direct: &[String], proxied: &[String]) -> Option<String> {
     let shared = direct.iter().zip(proxied).take_while(|(left, right)| left == right).count();
     if direct.len() == shared && proxied.len() == shared {
-        return;
+        return None;
     }
     let show = |lines: &[String]| {
         let end = lines.len().min(shared + 3);
-        lines[shared.saturating_sub(12)..end].join("\n  ")
+        lines[shared.saturating_sub(25)..end].join("\n  ")
     };
     let (direct, proxied) = (show(direct), show(proxied));
-    panic!(
-        "answer {shared} differs\nPostgreSQL itself:\n  {direct}\nthrough the proxy:\n  {proxied}"
-    );
+    Some(format!("PostgreSQL itself:\n  {direct}\nthrough the proxy:\n  {proxied}"))
 }
 
 /// The side a script talks to: PostgreSQL, or the proxy.

@@ -167,7 +167,11 @@ impl Client {
     /// If none arrives within [`PATIENCE`].
     pub fn reply(&mut self) -> Reply {
         self.reply_within(PATIENCE).unwrap_or_else(|| {
-            panic!("client {:?}: no message within {PATIENCE:?}", self.name);
+            let story = self.transcript.as_ref().map_or_else(String::new, |transcript| {
+                let lines = transcript.lock().unwrap_or_else(PoisonError::into_inner);
+                lines[lines.len().saturating_sub(25)..].join("\n  ")
+            });
+            panic!("client {:?}: no message within {PATIENCE:?}\n  {story}", self.name);
         })
     }
 
