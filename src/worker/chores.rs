@@ -90,7 +90,12 @@ impl Worker {
                 }
             }
         }
-        backend.pipe.stash.extend_from_slice(stash.get(consumed..).unwrap_or_default());
+        backend.pipe.keep_rest(&stash, consumed);
+        if matches!(backend.role, Role::Idle) && !may_be_asynchronous(&backend.pipe.stash) {
+            tracing::warn!("unexpected message on an idle server connection");
+            self.backend_gone(key);
+            return Flow::Blocked;
+        }
         if backend.pipe.is_readable() { Flow::Again } else { Flow::Blocked }
     }
 
@@ -114,6 +119,19 @@ impl Worker {
         }
         self.check_in(key);
     }
+}
+
+/// Says whether a message that is not all there yet is one that a server may send unasked.
+fn may_be_asynchronous(stash: &[u8]) -> bool {
+    matches!(
+        stash.first(),
+        None | Some(
+            &(tag::NOTICE_RESPONSE
+                | tag::NOTIFICATION_RESPONSE
+                | tag::PARAMETER_STATUS
+                | tag::ERROR_RESPONSE)
+        )
+    )
 }
 
 /// Reads one message; returns how many bytes it has, 0 if it is not all there.

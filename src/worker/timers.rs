@@ -112,7 +112,7 @@ impl Worker {
         let now_ms = self.now_ms;
         let Some(pool) = self.pool(number) else { return };
         let limit_ms = pool.settings.server_idle_timeout.map_or(u64::MAX, millis);
-        let spare = pool.slots.total().saturating_sub(self.minimum(&pool.settings));
+        let spare = pool.spec.ledger.pool().count().saturating_sub(pool.settings.min_size);
         let mut idle_too_long = 0;
         let mut expired: Vec<Key<Backend>> = Vec::new();
         for key in pool.slots.idle() {
@@ -134,13 +134,6 @@ impl Worker {
         }
     }
 
-    /// This worker's part of `min_pool_size`.
-    fn minimum(&self, settings: &PoolSettings) -> usize {
-        let whole = usize::try_from(settings.min_size).unwrap_or(0);
-        let workers = self.workers.len().max(1);
-        whole / workers + usize::from(self.number < whole % workers)
-    }
-
     /// Opens backends up to `min_pool_size`, for pools that have clients.
     fn fill_to_minimum(&mut self, number: PoolNumber) {
         let now_ms = self.now_ms;
@@ -149,7 +142,8 @@ impl Worker {
             let is_failing =
                 pool.failure.as_ref().is_some_and(|failure| now_ms < failure.retry_at_ms);
             let is_used = pool.sessions > 0 || pool.settings.forced_user;
-            if !is_used || is_failing || pool.slots.total() >= self.minimum(&pool.settings) {
+            let is_filled = pool.spec.ledger.pool().count() >= pool.settings.min_size;
+            if !is_used || is_failing || is_filled {
                 return;
             }
             let spec = std::sync::Arc::clone(&pool.spec);

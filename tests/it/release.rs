@@ -115,6 +115,22 @@ fn b20_query_of_a_client_that_is_gone_is_cancelled() {
 }
 
 #[test]
+fn b20_pipeline_of_a_client_that_is_gone_is_cancelled_to_its_end() {
+    let fixture = Fixture::start(|config| config.general("default_pool_size = 4"));
+    for round in 0..40 {
+        let mut a = fixture.connect();
+        // A cancel request that comes between two of these has no effect on the next one.
+        let mut messages = vec![query("select 1"); round % 8];
+        messages.push(query("select pg_sleep(600)"));
+        a.send(&messages);
+        drop(a);
+    }
+    poll("no query is left", || !fixture.is_running("pg_sleep"));
+    assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+    poll("no query is left", || !fixture.is_running("pg_sleep"));
+}
+
+#[test]
 fn b21_loss_of_the_server_in_a_transaction_is_told_in_its_own_words() {
     Fixture::transaction().both(|peer| {
         let mut killer = peer.connect("killer");

@@ -111,8 +111,7 @@ impl Caller {
     pub fn query(&mut self) -> Option<String> {
         loop {
             match self.connection.reply() {
-                Reply::Eof => return None,
-                Reply::Message { tag: b'X', .. } => return None,
+                Reply::Eof | Reply::Message { tag: b'X', .. } => return None,
                 Reply::Message { tag: b'Q', body } => {
                     return Some(String::from_utf8_lossy(&body).trim_end_matches('\0').to_owned());
                 }
