@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 
-use super::Worker;
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::checkout::Growth;
 use super::mailbox::{Teller, ToControl};
-use super::session::{Phase, Session};
+use super::session::{Departure, Phase, Session};
 use super::slab::Key;
+use super::{Worker, millis};
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::net::Stream;
@@ -33,11 +33,13 @@ impl Worker {
     /// A client is gone.
     pub(super) fn client_leaves(&mut self, key: Key<Session>, how: Leave) {
         let Some(session) = self.sessions.get_mut(key) else { return };
+        if matches!(session.phase, Phase::Leaving(..)) {
+            return;
+        }
         if let Phase::Leased(lease) = session.phase {
             let Some(backend) = self.backends.get_mut(lease) else { return };
-            let will_be_ready = backend.link.expect.will_be_ready();
-            if how == Leave::Terminate && will_be_ready && session.front.passage.is_boundary() {
-                session.phase = Phase::Leaving(lease);
+            if backend.link.expect.will_be_ready() && session.front.passage.is_boundary() {
+                self.leave_behind(key, lease, how);
                 return;
             }
         }
@@ -52,6 +54,40 @@ impl Worker {
         self.remove_session(key);
     }
 
+    /// A client has gone that the server still owes answers: they are waited for, and dropped.
+    fn leave_behind(&mut self, key: Key<Session>, lease: Key<Backend>, how: Leave) {
+        let limit_ms = self.general.cancel_wait_timeout.map_or(u64::MAX / 2, millis);
+        let until_ms = self.now_ms.saturating_add(limit_ms);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        self.is_busy = true;
+        match how {
+            Leave::Terminate => session.phase = Phase::Leaving(lease, Departure::Finish),
+            Leave::Lost => {
+                session.phase = Phase::Leaving(lease, Departure::Cancel { until_ms });
+                self.send_cancel(lease, None);
+                // What the client had not taken of earlier answers must not hold up the others.
+                self.runnable_backends.push_back(lease);
+            }
+        }
+    }
+
+    /// Looks after the requests of a client that has gone. One cancel request ends one of them, or
+    /// none if it comes between two, so another is sent when it has been carried out.
+    pub(super) fn tick_leaving(
+        &mut self,
+        key: Key<Session>,
+        lease: Key<Backend>,
+        departure: Departure,
+    ) {
+        self.is_busy = true;
+        let Departure::Cancel { until_ms } = departure else { return };
+        if self.now_ms >= until_ms {
+            self.remove_session(key);
+        } else if self.backends.get(lease).is_some_and(|backend| backend.cancels == 0) {
+            self.send_cancel(lease, None);
+        }
+    }
+
     /// Takes a session out, and gives back or closes what it has.
     pub(super) fn remove_session(&mut self, key: Key<Session>) {
         let Some(session) = self.sessions.remove(key) else { return };
@@ -60,7 +96,7 @@ impl Worker {
             pool.sessions = pool.sessions.saturating_sub(1);
         }
         match &session.phase {
-            Phase::Leased(lease) | Phase::Leaving(lease) => self.end_lease(&session, *lease),
+            Phase::Leased(lease) | Phase::Leaving(lease, _) => self.end_lease(&session, *lease),
             Phase::Waiting => {
                 if let Some(pool) = self.pool_mut(session.pool) {
                     pool.slots.leave(key);
@@ -119,7 +155,7 @@ impl Worker {
         let phase = std::mem::replace(&mut session.phase, Phase::Closing { until_ms });
         self.is_busy = true;
         match phase {
-            Phase::Leased(lease) | Phase::Leaving(lease) => {
+            Phase::Leased(lease) | Phase::Leaving(lease, _) => {
                 self.cancel_and_forget(lease);
                 self.close_backend(lease);
             }
@@ -151,7 +187,7 @@ impl Worker {
                 Phase::Greeting(_)
                 | Phase::Waiting
                 | Phase::Refusing(_)
-                | Phase::Leaving(_)
+                | Phase::Leaving(..)
                 | Phase::Closing { .. } => false,
             };
             if is_idle {
@@ -173,7 +209,7 @@ impl Worker {
         self.close_backend(key);
         let Some(session) = session else { return };
         let Some(client) = self.sessions.get_mut(session) else { return };
-        if matches!(client.phase, Phase::Leaving(_)) {
+        if matches!(client.phase, Phase::Leaving(..)) {
             self.remove_session(session);
         } else if has_said_why {
             // The client has been told in the server's own words. Pooling point B21.
@@ -294,20 +330,20 @@ impl Worker {
                     // What runs now is ours, not the client's. Pooling point D38.
                     backend.cancel_due = Some(client);
                 } else if !backend.link.expect.is_empty() {
-                    self.send_cancel(lease, client);
+                    self.send_cancel(lease, Some(client));
                 }
             }
             Phase::Greeting(_)
             | Phase::Idle
             | Phase::Refusing(_)
-            | Phase::Leaving(_)
+            | Phase::Leaving(..)
             | Phase::Closing { .. } => {}
         }
     }
 
     /// Has the server cancel what a leased backend runs. The backend goes to nobody else before
     /// that is done. Pooling point D34.
-    pub(super) fn send_cancel(&mut self, key: Key<Backend>, client: Stream) {
+    pub(super) fn send_cancel(&mut self, key: Key<Backend>, client: Option<Stream>) {
         let worker = self.number;
         let Some(backend) = self.backends.get_mut(key) else { return };
         let tell = Teller { worker, backend: key.index(), serial: backend.serial };
@@ -316,8 +352,7 @@ impl Worker {
         let Some(settings) = self.pool(number).map(|pool| Arc::clone(&pool.settings)) else {
             return;
         };
-        let message =
-            ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), client: Some(client) };
+        let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), client };
         if self.control.try_send(message).is_ok()
             && let Some(backend) = self.backends.get_mut(key)
         {

@@ -35,7 +35,7 @@ impl Worker {
                 Phase::Idle
                 | Phase::Waiting
                 | Phase::Greeting(_)
-                | Phase::Leaving(_)
+                | Phase::Leaving(..)
                 | Phase::Closing { .. } => return,
             };
             if flow == Flow::Blocked {
@@ -220,7 +220,7 @@ impl Worker {
     fn relay_server(&mut self, key: Key<Backend>, lessee: Key<Session>) -> Flow {
         let Some(session) = self.sessions.get_mut(lessee) else { return Flow::Blocked };
         let Some(backend) = self.backends.get_mut(key) else { return Flow::Blocked };
-        if session.pipe.has_unsent() {
+        if session.pipe.has_unsent() && !matches!(session.phase, Phase::Leaving(..)) {
             // Backpressure: the client's next writable event comes back here.
             return Flow::Blocked;
         }
@@ -241,7 +241,7 @@ impl Worker {
         let was_ready = match turn {
             Ok(turn) => {
                 backend.pipe.keep_rest(&input, turn.consumed);
-                let is_wanted = !matches!(session.phase, Phase::Leaving(_));
+                let is_wanted = !matches!(session.phase, Phase::Leaving(..));
                 if is_wanted {
                     sent = session.pipe.send(turn.to_client);
                 }
@@ -258,7 +258,7 @@ impl Worker {
             && !backend.link.expect.head_is_swallowed()
             && let Some(client) = backend.cancel_due.take()
         {
-            self.send_cancel(key, client);
+            self.send_cancel(key, Some(client));
         }
         if sent.is_err() {
             self.client_leaves(lessee, Leave::Lost);
@@ -279,7 +279,7 @@ impl Worker {
         if was_ready {
             backend.times.ready_ms = self.now_ms;
             let is_over = backend.link.is_at_rest() && backend.pipe.stash.is_empty();
-            if matches!(session.phase, Phase::Leaving(_)) {
+            if matches!(session.phase, Phase::Leaving(..)) {
                 if !backend.link.expect.will_be_ready() {
                     self.remove_session(lessee);
                     return Flow::Blocked;
@@ -294,7 +294,7 @@ impl Worker {
             }
         }
         if let Some(session) = self.sessions.get_mut(lessee)
-            && matches!(session.phase, Phase::Leaving(_))
+            && matches!(session.phase, Phase::Leaving(..))
             && self.backends.get(key).is_some_and(|b| b.link.expect.is_copying_in())
         {
             // What it left behind is a COPY that waits for data: there will be none.
@@ -335,7 +335,7 @@ impl Worker {
                 | Phase::Waiting
                 | Phase::Greeting(_)
                 | Phase::Refusing(_)
-                | Phase::Leaving(_) => {}
+                | Phase::Leaving(..) => {}
             },
         }
     }

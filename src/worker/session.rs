@@ -25,11 +25,23 @@ pub enum Phase {
     Refusing(refuse::Progress),
     /// Has a backend.
     Leased(Key<Backend>),
-    /// Has said goodbye behind requests that the server still works on; answers are dropped.
-    Leaving(Key<Backend>),
+    /// Has gone, but the server still works on what it sent; answers are dropped.
+    Leaving(Key<Backend>, Departure),
     /// Nothing is left to do but to send what it has not taken yet.
     Closing {
         /// When to give up, in the worker's milliseconds.
+        until_ms: u64,
+    },
+}
+
+/// What becomes of the requests of a client that has gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Departure {
+    /// It said goodbye behind them: they are carried out, as PostgreSQL would.
+    Finish,
+    /// Its connection was lost: they are cancelled, one after the other.
+    Cancel {
+        /// When to give up and close the backend, in the worker's milliseconds.
         until_ms: u64,
     },
 }

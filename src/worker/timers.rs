@@ -199,11 +199,8 @@ impl Worker {
                     self.is_busy = true;
                 }
             }
-            Phase::Greeting(_)
-            | Phase::Waiting
-            | Phase::Refusing(_)
-            | Phase::Leased(_)
-            | Phase::Leaving(_) => {}
+            Phase::Leaving(lease, departure) => self.tick_leaving(key, lease, departure),
+            Phase::Greeting(_) | Phase::Waiting | Phase::Refusing(_) | Phase::Leased(_) => {}
         }
     }
 }
