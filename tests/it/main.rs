@@ -32,5 +32,6 @@ mod shutdown;
 mod sizes;
 mod statement_mode;
 mod support;
+mod tidy;
 mod timeouts;
 mod workers;

@@ -206,7 +206,8 @@ fn idle_backends_are_closed() {
 
 #[test]
 fn idle_clients_hold_no_backend() {
-    let fixture = Fixture::start(|config| config.general("default_pool_size = 5"));
+    let fixture =
+        Fixture::start(|config| config.general("workers = 1").general("default_pool_size = 5"));
     let mut clients: Vec<_> = (0..40).map(|_| fixture.connect()).collect();
     for _ in 0..2 {
         for client in &mut clients {
