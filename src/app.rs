@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::backend::{cancel, connect};
 use crate::config::{self, Config, ConfigError};
@@ -144,8 +144,7 @@ async fn run_until_signal(
                 tracing::error!("a worker has ended: giving up");
                 return ExitCode::FAILURE;
             },
-            (stream, peer) = listeners.accept() => {
-                let Ok(permit) = Arc::clone(&logins).acquire_owned().await else { break };
+            (permit, (stream, peer)) = next_client(&logins, &mut listeners) => {
                 let control = Arc::clone(control);
                 tokio::spawn(async move {
                     lead_in(&control, stream, peer).await;
@@ -156,6 +155,18 @@ async fn run_until_signal(
     }
     drop(listeners);
     drain(control, &mut signals, &threads).await
+}
+
+/// Waits for a place among the logins, then for the next client.
+///
+/// Cancel safe: a place is given back, and a connection is taken only by the call that returns it.
+async fn next_client(
+    logins: &Arc<Semaphore>,
+    listeners: &mut Listeners,
+) -> (Option<OwnedSemaphorePermit>, (Stream, Peer)) {
+    // The semaphore is never closed, so there always is a permit.
+    let permit = Arc::clone(logins).acquire_owned().await.ok();
+    (permit, listeners.accept().await)
 }
 
 /// Lets clients finish; a second signal, or `shutdown_timeout`, ends that.
@@ -273,6 +284,7 @@ async fn carry_out(control: &Control, message: ToControl) {
         ToControl::Cancel { settings, key, tell, client } => {
             let limit = control.config.load().general.cancel_wait_timeout;
             let done = cancel::cancel(&settings.host, settings.port, &key, limit).await;
+            let is_certain = done.is_ok();
             if let Err(error) = done {
                 tracing::warn!(%error, "cannot cancel a query");
             }
@@ -281,7 +293,8 @@ async fn carry_out(control: &Control, message: ToControl) {
             if let Some(tell) = tell
                 && let Some(worker) = control.workers.get(tell.worker)
             {
-                let done = ToWorker::CancelDone { backend: tell.backend, serial: tell.serial };
+                let (backend, serial) = (tell.backend, tell.serial);
+                let done = ToWorker::CancelDone { backend, serial, is_certain };
                 let _ = worker.send(done).await;
             }
         }

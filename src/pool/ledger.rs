@@ -29,6 +29,11 @@ impl Bound {
         self.count.load(Ordering::Relaxed)
     }
 
+    /// Says whether no more can be taken.
+    pub fn is_full(&self) -> bool {
+        self.count() >= self.limit.load(Ordering::Relaxed)
+    }
+
     /// Returns how many are taken above the limit.
     pub fn excess(&self) -> u32 {
         self.count().saturating_sub(self.limit.load(Ordering::Relaxed))

@@ -54,6 +54,9 @@ impl Worker {
         pool.beggar = Some(Beggar { worker, since_ms });
         let Some(idle) = pool.slots.idle().next() else { return };
         pool.slots.take_idle(idle);
+        if self.is_stale(idle) {
+            return self.start_check(idle, number);
+        }
         if let Some(backend) = self.backends.get_mut(idle) {
             backend.role = Role::Cancelling;
         }
@@ -107,6 +110,10 @@ impl Worker {
         if self.evict_idle(bound) {
             return true;
         }
+        if self.now_ms < self.next_eviction_ms {
+            return false;
+        }
+        self.next_eviction_ms = self.now_ms.saturating_add(STARVING_MS);
         for (at, worker) in self.workers.iter().enumerate() {
             if at != self.number {
                 // Tried again at the next tick.

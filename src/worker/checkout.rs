@@ -18,6 +18,7 @@ use crate::fault::Fault;
 use crate::pool::ledger::{Full, Permit};
 use crate::pool::slots::{Checkout, Order};
 use crate::pool::spec::{PoolNumber, Spec, Welcome};
+use crate::session::front::StatementRules;
 
 /// The first pause after a backend could not be opened; doubles up to `server_login_retry`.
 const BACK_OFF_MS: u64 = 50;
@@ -63,26 +64,39 @@ impl Worker {
         }
     }
 
-    /// Takes the backend that would be leased next out of the list if it was idle for so long that
-    /// it must be checked first (`server_check_delay`).
+    /// Takes backends that would be leased next out of the list if they were idle for so long that
+    /// they must be checked first (`server_check_delay`).
     fn check_stale(&mut self, number: PoolNumber) {
-        let now_ms = self.now_ms;
-        let Some(pool) = self.pool_mut(number) else { return };
-        let next = match pool.order() {
-            Order::NewestFirst => pool.slots.idle().next_back(),
-            Order::OldestFirst => pool.slots.idle().next(),
-        };
-        let Some(next) = next else { return };
-        let delay_ms = millis(pool.settings.server_check_delay);
-        let Some(backend) = self.backends.get_mut(next) else { return };
-        if now_ms.saturating_sub(backend.times.idle_ms) < delay_ms {
-            return;
+        loop {
+            let Some(pool) = self.pool(number) else { return };
+            let next = match pool.order() {
+                Order::NewestFirst => pool.slots.idle().next_back(),
+                Order::OldestFirst => pool.slots.idle().next(),
+            };
+            let Some(next) = next else { return };
+            if !self.is_stale(next) {
+                return;
+            }
+            let Some(pool) = self.pool_mut(number) else { return };
+            pool.slots.take_idle(next);
+            self.start_check(next, number);
         }
+    }
+
+    /// Says whether an idle backend must be checked before it is used.
+    pub(super) fn is_stale(&self, key: Key<Backend>) -> bool {
+        let Some(backend) = self.backends.get(key) else { return false };
+        let Some(pool) = self.pool(backend.pool) else { return false };
+        let idle_ms = self.now_ms.saturating_sub(backend.times.idle_ms);
+        idle_ms >= millis(pool.settings.server_check_delay)
+    }
+
+    /// Checks a busy backend; it is put back if it works.
+    pub(super) fn start_check(&mut self, key: Key<Backend>, number: PoolNumber) {
         let Some(pool) = self.pool_mut(number) else { return };
-        pool.slots.take_idle(next);
         pool.checking += 1;
         let query = pool.settings.server_check_query.clone();
-        self.start_chore(next, ChoreKind::Check, query.as_bytes());
+        self.start_chore(key, ChoreKind::Check, query.as_bytes());
     }
 
     /// Gives a busy backend to a session.
@@ -108,7 +122,8 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let number = session.pool;
         session.idle_ms = now_ms;
-        let keeps = session.front.is_pinned();
+        // One that began in session mode keeps it: its statements have names of its own.
+        let keeps = session.front.is_pinned() || session.front.rules == StatementRules::Pass;
         if self.is_draining {
             self.send_off(key);
             return;

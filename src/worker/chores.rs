@@ -105,8 +105,12 @@ impl Worker {
         let Role::Chore(chore) = &mut backend.role else { return };
         let kind = chore.kind;
         let error = chore.error.take();
-        if let (ChoreKind::Check, Some(pool)) = (kind, self.pool_mut(number)) {
-            pool.checking = pool.checking.saturating_sub(1);
+        if kind == ChoreKind::Check {
+            // Counted out here, so that closing it does not count it again.
+            backend.role = Role::Cancelling;
+            if let Some(pool) = self.pool_mut(number) {
+                pool.checking = pool.checking.saturating_sub(1);
+            }
         }
         if let ChoreKind::Greet(session) = kind {
             self.greeting_tried(key, session, error);

@@ -13,6 +13,7 @@ use super::{Worker, millis};
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::net::Stream;
+use crate::session::front::StatementRules;
 use crate::session::refuse;
 use crate::session::relay::{self, ServerFailure};
 use crate::wire::encode;
@@ -65,10 +66,10 @@ impl Worker {
             Leave::Lost => {
                 session.phase = Phase::Leaving(lease, Departure::Cancel { until_ms });
                 self.send_cancel(lease, None);
-                // What the client had not taken of earlier answers must not hold up the others.
-                self.runnable_backends.push_back(lease);
             }
         }
+        // What the client had not taken of earlier answers must not hold up the others.
+        self.runnable_backends.push_back(lease);
     }
 
     /// Looks after the requests of a client that has gone. One cancel request ends one of them, or
@@ -128,8 +129,9 @@ impl Worker {
             return;
         }
         let Some(pool) = self.pool(session.pool) else { return };
-        let needs_reset =
-            pool.settings.mode == PoolMode::Session || session.front.pins.need_reset();
+        let needs_reset = pool.settings.mode == PoolMode::Session
+            || session.front.rules == StatementRules::Pass
+            || session.front.pins.need_reset();
         let query = pool.settings.server_reset_query.clone();
         if needs_reset && !query.is_empty() {
             self.start_chore(lease, ChoreKind::Reset, query.as_bytes());
@@ -160,6 +162,11 @@ impl Worker {
                 self.close_backend(lease);
             }
             Phase::Waiting | Phase::Greeting(_) => {
+                if let Phase::Greeting(greeting) = &phase
+                    && let Some(backend) = greeting.backend
+                {
+                    self.orphan_greeting(backend);
+                }
                 if let Some(pool) = self.pool_mut(pool) {
                     pool.slots.leave(key);
                 }
@@ -376,12 +383,16 @@ impl Worker {
     }
 
     /// A cancel request has been carried out.
-    pub(super) fn cancel_done(&mut self, key: Key<Backend>, serial: u64) {
+    pub(super) fn cancel_done(&mut self, key: Key<Backend>, serial: u64, is_certain: bool) {
         let Some(backend) = self.backends.get_mut(key) else { return };
         if backend.serial != serial {
             return;
         }
         backend.cancels = backend.cancels.saturating_sub(1);
+        if !is_certain {
+            // The server may act on it when somebody else has the backend: nobody else gets it.
+            backend.link.expect.taint();
+        }
         if backend.cancels == 0 && matches!(backend.role, Role::Cancelling) {
             self.check_in(key);
         }

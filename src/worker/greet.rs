@@ -162,6 +162,10 @@ impl Worker {
                     pool.learn_canonical(wanted, Arc::clone(&canonical));
                 }
                 self.greet(key, canonical);
+                if let Some(number) = number {
+                    // Whoever else waited to learn that is greeted here, not one by one.
+                    self.greet_waiting(number);
+                }
             }
         }
         self.check_in(lease);

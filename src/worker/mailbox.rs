@@ -86,6 +86,8 @@ pub enum ToWorker {
         backend: u32,
         /// Which backend that was.
         serial: u64,
+        /// Whether the server has acted on it: if not, it may do so any time later.
+        is_certain: bool,
     },
     /// The configuration has changed; pools have their new settings.
     Reload {

@@ -97,6 +97,8 @@ struct Worker {
     epoch: Instant,
     now_ms: u64,
     next_tick_ms: u64,
+    /// When other workers may be asked to close idle backends again.
+    next_eviction_ms: u64,
     is_busy: bool,
     is_draining: bool,
 }
@@ -157,6 +159,7 @@ pub fn spawn(
             epoch,
             now_ms: 0,
             next_tick_ms: 0,
+            next_eviction_ms: 0,
             is_busy: false,
             is_draining: false,
         };
@@ -175,8 +178,14 @@ impl Worker {
                 return;
             }
             self.now_ms = millis(self.epoch.elapsed());
+            let mut has_mail = false;
             for event in &events {
+                has_mail |= event.token() == MAILBOX;
                 self.dispatch(event);
+            }
+            if has_mail {
+                // Last: what is new takes places that events of this batch may still be about.
+                self.read_mail();
             }
             self.run_runnable();
             self.tick_if_due();
@@ -195,7 +204,6 @@ impl Worker {
     fn dispatch(&mut self, event: &Event) {
         let Token(token) = event.token();
         if token == MAILBOX.0 {
-            self.read_mail();
             return;
         }
         let Ok(place) = u32::try_from(token / 2) else { return };
@@ -258,13 +266,15 @@ impl Worker {
                 ToWorker::Backend { spec, backend } => self.receive_backend(&spec, *backend),
                 ToWorker::Beg { spec, worker, since_ms } => self.begged(&spec, worker, since_ms),
                 ToWorker::Evict { bound } => {
-                    self.evict_idle(&bound);
+                    if bound.is_full() {
+                        self.evict_idle(&bound);
+                    }
                 }
                 ToWorker::Cancel { session, secret, client } => {
                     self.cancel(Key::new(session), secret, client);
                 }
-                ToWorker::CancelDone { backend, serial } => {
-                    self.cancel_done(Key::new(backend), serial);
+                ToWorker::CancelDone { backend, serial, is_certain } => {
+                    self.cancel_done(Key::new(backend), serial, is_certain);
                 }
                 ToWorker::Reload { general } => self.reload(general),
                 ToWorker::Drain => self.drain(),

@@ -39,11 +39,11 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Wraps a registered socket. Something may be there to be read already.
+    /// Wraps a registered socket. If something is there to be read already, an event tells.
     pub fn new(socket: Socket, unread: Vec<u8>) -> Self {
         Self {
             socket,
-            is_readable: true,
+            is_readable: false,
             is_read_closed: false,
             stash: unread,
             unsent: Vec::new(),

@@ -23,6 +23,10 @@ impl Worker {
     pub(super) fn pump_client(&mut self, key: Key<Session>) {
         for _ in 0..TURNS_MAX {
             let Some(session) = self.sessions.get_mut(key) else { return };
+            if session.pipe.has_unsent() && !session.pipe.is_read_closed() {
+                // Backpressure, as PostgreSQL does it: who does not read is not read from.
+                return;
+            }
             let flow = match session.phase {
                 Phase::Leased(backend) => self.relay_client(key, backend),
                 Phase::Idle if session.pipe.is_read_closed() => self.read_last(key),
@@ -329,13 +333,13 @@ impl Worker {
             Err(Gone) => self.client_leaves(key, Leave::Lost),
             Ok(false) => {}
             Ok(true) => match session.phase {
-                Phase::Leased(backend) => self.pump_server(backend),
+                Phase::Leased(backend) => {
+                    self.runnable.push_back(key);
+                    self.pump_server(backend);
+                }
+                Phase::Idle | Phase::Waiting | Phase::Refusing(_) => self.runnable.push_back(key),
                 Phase::Closing { .. } => self.remove_session(key),
-                Phase::Idle
-                | Phase::Waiting
-                | Phase::Greeting(_)
-                | Phase::Refusing(_)
-                | Phase::Leaving(..) => {}
+                Phase::Greeting(_) | Phase::Leaving(..) => {}
             },
         }
     }

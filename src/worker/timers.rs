@@ -2,7 +2,7 @@
 //! never while there is nothing at all. Nothing is armed per query.
 
 use super::Worker;
-use super::backend::{Backend, ChoreKind, Role};
+use super::backend::{Backend, Role};
 use super::checkout::Growth;
 use super::millis;
 use super::session::{Phase, Session};
@@ -20,7 +20,7 @@ const BUSY_TICK_MS: u64 = 50;
 /// Between two looks at the clock while nothing is.
 const IDLE_TICK_MS: u64 = 1_000;
 
-/// A check or reset that takes longer has failed.
+/// A query of our own that takes longer has failed.
 const CHORE_MS: u64 = 30_000;
 
 /// Who has waited this long without a backend gets one beyond this worker's share.
@@ -44,7 +44,7 @@ impl Worker {
         if self.now_ms < due_ms {
             return;
         }
-        self.is_busy = false;
+        self.is_busy = self.is_draining;
         self.next_tick_ms = self.now_ms.saturating_add(IDLE_TICK_MS);
         self.read_mail_if_missed();
         for at in 0..self.pools.len() {
@@ -162,9 +162,9 @@ impl Worker {
             Role::Chore(chore) => {
                 self.is_busy = true;
                 let took_ms = now_ms.saturating_sub(backend.times.query_ms);
-                if took_ms >= CHORE_MS && !matches!(chore.kind, ChoreKind::Greet(_)) {
+                if took_ms >= CHORE_MS {
                     tracing::warn!(kind = ?chore.kind, "server connection closed: it hangs");
-                    self.close_backend(key);
+                    self.backend_gone(key);
                 }
             }
             Role::Leased(session) => {
@@ -190,6 +190,7 @@ impl Worker {
                     self.remove_session(key);
                 }
             }
+            Phase::Idle if self.is_draining => self.send_off(key),
             Phase::Idle => {
                 let limit = self.pool(session.pool).and_then(|p| p.settings.client_idle_timeout);
                 let idle_ms = now_ms.saturating_sub(session.idle_ms);
