@@ -90,10 +90,11 @@ fn psql_describes_and_copies() {
 #[test]
 fn psql_is_interrupted_and_goes_on() {
     let fixture = Fixture::transaction();
-    // Only at a terminal does psql survive Ctrl-C; `script` gives it one.
+    // Only at a terminal does psql survive Ctrl-C; `script` gives it one. `exec`: a shell between
+    // the two would get the signal as well.
     let psql = tool("psql", &fixture.proxy.tcp(), &fixture.database);
     let mut command = Command::new("script");
-    command.args(["-qec", &format!("{} -X", psql.get_program().display()), "/dev/null"]);
+    command.args(["-qec", &format!("exec {} -X", psql.get_program().display()), "/dev/null"]);
     command.env("TERM", "dumb").env("PAGER", "cat");
     for (name, value) in psql.get_envs().filter_map(|(name, value)| Some((name, value?))) {
         command.env(name, value);
