@@ -6,24 +6,22 @@
 
 use std::io;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::backend::{cancel, connect};
-use crate::config::{self, Config, ConfigError};
+use crate::config::{Config, ConfigError};
+use crate::control::{Control, carry};
 use crate::net::listen::{ListenError, Listeners};
 use crate::net::{Peer, Stream};
-use crate::pool::registry::Registry;
-use crate::session::login::{Accepted, Admission, Authenticated, accept};
+use crate::session::login::{Accepted, Authenticated, accept};
 use crate::signals::{Signal, Signals};
-use crate::worker::{self, MESSAGES_MAX, ToControl, ToWorker, WorkerHandle};
+use crate::worker::{self, MESSAGES_MAX, ToWorker};
 
 /// Most clients that are in their login at a time. LIMIT: the others stay in the system's queue.
 const LOGINS_MAX: usize = 4096;
@@ -56,16 +54,6 @@ pub enum StartError {
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |source| StartError::System { what, source }
-}
-
-/// What all tasks of the control plane share.
-struct Control {
-    config_path: PathBuf,
-    config: ArcSwap<Config>,
-    registry: Registry,
-    workers: Vec<WorkerHandle>,
-    admission: Arc<Admission>,
-    process_secret: [u8; 32],
 }
 
 /// Runs the proxy until a signal ends it.
@@ -102,24 +90,17 @@ async fn serve(config_path: &Path, config: Config) -> Result<ExitCode, StartErro
         threads.push(thread);
     }
     drop(to_control);
-    let control = Arc::new(Control {
-        config_path: config_path.to_owned(),
-        config: ArcSwap::from_pointee(config),
-        registry: Registry::default(),
-        workers,
-        admission: Admission::new(),
-        process_secret: rand::random(),
-    });
+    let control = Arc::new(Control::new(config_path, config, workers));
     tokio::spawn(carry(Arc::clone(&control), from_workers));
     tracing::info!(workers = count, version = env!("CARGO_PKG_VERSION"), "ready");
     Ok(run_until_signal(&control, listeners, signals, threads).await)
 }
 
-/// How many workers there are: as configured, or one per core.
+/// How many workers there are: as configured, or one per core but one.
 fn worker_count(configured: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
     // LIMIT: the number of a worker has seven bits in a cancel key.
-    (if configured == 0 { cores } else { configured }).clamp(1, 127)
+    (if configured == 0 { cores - 1 } else { configured }).clamp(1, 127)
 }
 
 /// Accepts clients until a signal says to stop, then waits for the workers to finish.
@@ -135,7 +116,7 @@ async fn run_until_signal(
         tokio::select! {
             // Cancel safe: a connection or a signal is taken only by the call that returns it.
             signal = signals.next() => match signal {
-                Signal::Hangup => reload(control).await,
+                Signal::Hangup => control.reload().await,
                 Signal::Quit => return ExitCode::SUCCESS,
                 Signal::Terminate | Signal::Interrupt => break,
             },
@@ -176,7 +157,7 @@ async fn drain(control: &Control, signals: &mut Signals, threads: &[JoinHandle<(
         // One that has ended has nobody to drain.
         let _ = worker.send(ToWorker::Drain).await;
     }
-    let limit = control.config.load().general.shutdown_timeout;
+    let limit = control.config().general.shutdown_timeout;
     let started = Instant::now();
     while !threads.iter().all(JoinHandle::is_finished) {
         let late = limit.is_some_and(|limit| started.elapsed() >= limit);
@@ -198,12 +179,12 @@ async fn drain(control: &Control, signals: &mut Signals, threads: &[JoinHandle<(
 
 /// Leads one new connection through its login, and hands it to the least loaded worker.
 async fn lead_in(control: &Control, stream: Stream, peer: Peer) {
-    let config = control.config.load_full();
+    let config = control.config();
     let accepted = accept(stream, peer, &config, &control.process_secret, &control.admission).await;
     match accepted {
         Accepted::Gone => {}
         Accepted::Cancel { pid, secret, stream } => {
-            cancel_for_client(control, pid, &secret, stream).await;
+            control.cancel_for_client(pid, &secret, stream).await;
         }
         Accepted::Login(client) => hand_over(control, &config, client).await,
     }
@@ -225,98 +206,6 @@ async fn hand_over(control: &Control, config: &Config, mut client: Box<Authentic
     if worker.send(ToWorker::Client { spec, client }).await.is_err() {
         tracing::debug!("client came too late: shutting down");
     }
-}
-
-/// Passes a client's cancel request to the worker that its key names.
-async fn cancel_for_client(control: &Control, pid: i32, secret: &[u8], client: Stream) {
-    let Some((worker, session)) = worker::from_cancel_pid(pid) else { return };
-    let Ok(secret) = <[u8; 4]>::try_from(secret) else { return };
-    if let Some(worker) = control.workers.get(worker) {
-        // An ended worker has no session to cancel.
-        let _ = worker.send(ToWorker::Cancel { session, secret, client }).await;
-    }
-}
-
-/// Does what workers ask for, each in a task of its own.
-///
-/// LIMIT: each backend under way holds a place in its pool, each cancel request a session or a
-/// backend, so the tasks are bounded by those.
-async fn carry(control: Arc<Control>, mut from_workers: mpsc::Receiver<ToControl>) {
-    while let Some(message) = from_workers.recv().await {
-        let control = Arc::clone(&control);
-        tokio::spawn(async move { carry_out(&control, message).await });
-    }
-}
-
-async fn carry_out(control: &Control, message: ToControl) {
-    match message {
-        ToControl::Open { spec, permit, worker } => {
-            let Some(worker) = control.workers.get(worker) else { return };
-            let generation = spec.generation();
-            let number = spec.number;
-            let opened = connect::open(&spec.settings(), &spec.credentials()).await;
-            let answer = match opened {
-                Ok(opened) => {
-                    tracing::debug!(
-                        database = spec.database,
-                        user = spec.user,
-                        "new connection to server"
-                    );
-                    let opened = Box::new(opened);
-                    ToWorker::Opened { spec, generation, opened, permit }
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        database = spec.database,
-                        user = spec.user,
-                        %error,
-                        source = std::error::Error::source(&error).map(tracing::field::display),
-                        "cannot open a server connection"
-                    );
-                    drop(permit);
-                    let is_starting = error.is_retryable();
-                    ToWorker::OpenFailed { pool: number, fault: error.fault(), is_starting }
-                }
-            };
-            // An ended worker drops the connection and its place.
-            let _ = worker.send(answer).await;
-        }
-        ToControl::Cancel { settings, key, tell, client } => {
-            let limit = control.config.load().general.cancel_wait_timeout;
-            let done = cancel::cancel(&settings.host, settings.port, &key, limit).await;
-            let is_certain = done.is_ok();
-            if let Err(error) = done {
-                tracing::warn!(%error, "cannot cancel a query");
-            }
-            // The server has been told: now the client may go on.
-            drop(client);
-            if let Some(tell) = tell
-                && let Some(worker) = control.workers.get(tell.worker)
-            {
-                let (backend, serial) = (tell.backend, tell.serial);
-                let done = ToWorker::CancelDone { backend, serial, is_certain };
-                let _ = worker.send(done).await;
-            }
-        }
-    }
-}
-
-/// Reads the configuration again. A bad one changes nothing and says everything that is wrong.
-async fn reload(control: &Control) {
-    let config = match config::load(&control.config_path) {
-        Ok(config) => config,
-        Err(error) => {
-            tracing::error!(%error, "configuration not reloaded");
-            return;
-        }
-    };
-    let changed = control.registry.reload(&config);
-    let general = Arc::new(config.general.clone());
-    control.config.store(Arc::new(config));
-    for worker in &control.workers {
-        let _ = worker.send(ToWorker::Reload { general: Arc::clone(&general) }).await;
-    }
-    tracing::info!(changed_pools = changed, "configuration reloaded");
 }
 
 /// Allows as many descriptors as the system lets us have: each client and each backend is one.

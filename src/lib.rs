@@ -5,6 +5,7 @@ pub mod auth;
 pub mod backend;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod demo;
 pub mod fault;
 pub mod log;

@@ -34,7 +34,7 @@ pub struct General {
     pub unix_socket_mode: u32,
     /// Connections the system holds for us until we accept them.
     pub listen_backlog: u32,
-    /// Event-loop threads; 0 means one per core.
+    /// Event-loop threads; 0 means one per core but one.
     pub workers: usize,
     /// When a backend goes back to its pool.
     pub pool_mode: PoolMode,

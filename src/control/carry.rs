@@ -1,0 +1,73 @@
+//! Opens backends and carries cancel requests for the workers.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+
+use super::Control;
+use crate::backend::{cancel, connect};
+use crate::worker::{ToControl, ToWorker};
+
+/// Does what workers ask for, each in a task of its own.
+///
+/// LIMIT: each backend under way holds a place in its pool, each cancel request a session or a
+/// backend, so the tasks are bounded by those.
+pub async fn carry(control: Arc<Control>, mut from_workers: mpsc::Receiver<ToControl>) {
+    while let Some(message) = from_workers.recv().await {
+        let control = Arc::clone(&control);
+        tokio::spawn(async move { carry_out(&control, message).await });
+    }
+}
+
+async fn carry_out(control: &Control, message: ToControl) {
+    match message {
+        ToControl::Open { spec, permit, worker } => {
+            let Some(worker) = control.workers.get(worker) else { return };
+            let generation = spec.generation();
+            let number = spec.number;
+            let opened = connect::open(&spec.settings(), &spec.credentials()).await;
+            let answer = match opened {
+                Ok(opened) => {
+                    tracing::debug!(
+                        database = spec.database,
+                        user = spec.user,
+                        "new connection to server"
+                    );
+                    let opened = Box::new(opened);
+                    ToWorker::Opened { spec, generation, opened, permit }
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        database = spec.database,
+                        user = spec.user,
+                        %error,
+                        source = std::error::Error::source(&error).map(tracing::field::display),
+                        "cannot open a server connection"
+                    );
+                    drop(permit);
+                    let is_starting = error.is_retryable();
+                    ToWorker::OpenFailed { pool: number, fault: error.fault(), is_starting }
+                }
+            };
+            // An ended worker drops the connection and its place.
+            let _ = worker.send(answer).await;
+        }
+        ToControl::Cancel { settings, key, tell, client } => {
+            let limit = control.config().general.cancel_wait_timeout;
+            let done = cancel::cancel(&settings.host, settings.port, &key, limit).await;
+            let is_certain = done.is_ok();
+            if let Err(error) = done {
+                tracing::warn!(%error, "cannot cancel a query");
+            }
+            // The server has been told: now the client may go on.
+            drop(client);
+            if let Some(tell) = tell
+                && let Some(worker) = control.workers.get(tell.worker)
+            {
+                let (backend, serial) = (tell.backend, tell.serial);
+                let done = ToWorker::CancelDone { backend, serial, is_certain };
+                let _ = worker.send(done).await;
+            }
+        }
+    }
+}
