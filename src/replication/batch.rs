@@ -43,6 +43,16 @@ impl Position {
         }
     }
 
+    /// Of the snapshots of the tables, the one that sees least.
+    pub fn oldest(&self) -> &Snapshot {
+        self.own.values().fold(
+            &self.snapshot,
+            |oldest, own| {
+                if own.covers(oldest) { oldest } else { own }
+            },
+        )
+    }
+
     /// Whether a change is still to be applied.
     fn needs(&self, table: i32, xid: u64) -> bool {
         let applied = self.own.get(&table).unwrap_or(&self.snapshot);

@@ -1,5 +1,7 @@
 //! One row of the change log.
 
+use super::literal;
+
 /// A change as capture has written it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
@@ -12,6 +14,27 @@ pub struct Change {
     pub table: i32,
     /// What was done.
     pub action: Action,
+}
+
+impl Change {
+    /// Splits an update that changes the key, into the row that goes and the row that comes.
+    ///
+    /// `key` are the positions of the key's columns in the image. `None` if the image is none.
+    pub fn split(self, key: &[usize]) -> Option<(Self, Option<Self>)> {
+        let Action::Update { key: old, image, was, now } = self.action else {
+            return Some((self, None));
+        };
+        let last = key.iter().max()?;
+        let mut fields = literal::first_fields(&image, last + 1)?;
+        let parts = key.iter().map(|&position| fields.get_mut(position)?.take());
+        let new: RowKey = parts.collect::<Option<_>>()?;
+        let with = |action| Self { action, ..self };
+        if new == old {
+            return Some((with(Action::Update { key: old, image, was, now }), None));
+        }
+        let goes = with(Action::Delete { key: old, was });
+        Some((goes, Some(with(Action::Insert { key: new, image, now }))))
+    }
 }
 
 /// The key of a row: each of its columns as its type's output function prints it.

@@ -9,13 +9,17 @@ pub mod apply;
 pub mod batch;
 pub mod catalog;
 pub mod change;
+pub mod checks;
 pub mod coalesce;
 pub mod connect;
+pub mod copy;
 mod diagnose;
 pub mod error;
 pub mod literal;
+pub mod primary;
 pub mod progress;
 pub mod snapshot;
 pub mod statements;
+pub mod status;
 
 pub use error::Error;
