@@ -5,6 +5,7 @@
 //! The state that counts lives in the databases: the change log and `pgtandem.secondaries` on the
 //! primary, `pgtandem.progress` on each secondary. What is held here can be lost at any time.
 
+pub mod capture;
 pub mod catalog;
 pub mod connect;
 pub mod error;
