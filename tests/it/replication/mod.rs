@@ -1,0 +1,6 @@
+//! A primary, a secondary and the proxy between them: whatever happens on the first is found on the
+//! second.
+
+mod pair;
+
+mod follows;
