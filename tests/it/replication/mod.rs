@@ -3,4 +3,10 @@
 
 mod pair;
 
+mod commands;
+mod crashes;
 mod follows;
+mod library;
+mod rights;
+mod scenarios;
+mod stops;
