@@ -334,10 +334,12 @@ fn check_replication(walk: &mut Walk<'_>, name: &str, database: &Database) {
         walk.report(path(key), Reason::ReplicationOfAny);
     } else if has_secondaries && database.replication.is_none() && walk.is_all_clean() {
         walk.report(path("secondaries"), Reason::SecondariesAlone);
-    } else if let Some(replication) = &database.replication {
-        if replication.admin_user.is_none() && database.user.is_none() && walk.is_all_clean() {
-            walk.report(join(&path("replication"), "admin_user"), Reason::NoAdminUser);
-        }
+    } else if let Some(replication) = &database.replication
+        && replication.admin_user.is_none()
+        && database.user.is_none()
+        && walk.is_all_clean()
+    {
+        walk.report(join(&path("replication"), "admin_user"), Reason::NoAdminUser);
     }
     for secondary in database.secondaries.keys().filter(|name| name.is_empty()) {
         walk.report(join(&path("secondaries"), secondary), Reason::Empty);

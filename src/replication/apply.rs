@@ -88,7 +88,7 @@ pub enum ApplyError {
     Fenced,
     /// The change log contradicts itself.
     #[error(transparent)]
-    Impossible(#[from] Impossible),
+    Impossible(#[from] Box<Impossible>),
     /// The change log names a table that does not follow.
     #[error("the change log has changes of table number {number}, which does not follow")]
     Unknown {
@@ -115,7 +115,7 @@ pub enum ApplyError {
         /// What was to be done.
         action: &'static str,
         /// What the server said.
-        source: Error,
+        source: Box<Error>,
     },
     /// Something failed that has nothing to do with a row.
     #[error(transparent)]
@@ -126,7 +126,8 @@ impl ApplyError {
     /// Whether the same may succeed later without anybody doing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Refused { source: error, .. } | Self::Other(error) => error.is_transient(),
+            Self::Refused { source, .. } => source.is_transient(),
+            Self::Other(error) => error.is_transient(),
             // Another process may have put the table under capture.
             Self::Fenced | Self::Unknown { .. } => true,
             Self::Impossible(_) | Self::Missing { .. } => false,
@@ -284,7 +285,7 @@ impl Applier {
 
     pub(super) async fn execute(&self, job: &Job) -> Result<u64, tokio_postgres::Error> {
         let parameters: Vec<&(dyn ToSql + Sync)> =
-            job.parameters.iter().map(|list| list as &(dyn ToSql + Sync)).collect();
+            job.parameters.iter().map(|list| -> &(dyn ToSql + Sync) { list }).collect();
         match self.prepared.get(job.sql()) {
             Some(statement) => self.client.execute(statement, &parameters).await,
             None => self.client.execute(job.sql(), &parameters).await,
@@ -363,7 +364,7 @@ pub(super) async fn truncate(client: &Client, tables: &[Arc<Followed>]) -> Resul
         table: first.table.name.clone(),
         key: None,
         action: "truncate",
-        source: Error::Sql { what: "truncate", source },
+        source: Box::new(Error::Sql { what: "truncate", source }),
     })
 }
 
@@ -452,7 +453,7 @@ impl Job {
                 table: table(),
                 key: self.keys.first().filter(|_| self.keys.len() == 1).cloned(),
                 action: self.action(),
-                source: Error::Sql { what: "apply", source },
+                source: Box::new(Error::Sql { what: "apply", source }),
             }),
         }
     }

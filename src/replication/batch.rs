@@ -34,6 +34,7 @@ impl Position {
     }
 
     /// Where it stands once everything up to `until` is applied.
+    #[must_use]
     pub fn moved_to(&self, until: &Snapshot) -> Self {
         let ahead = self.own.iter().filter(|(_, own)| !until.covers(own));
         Self {

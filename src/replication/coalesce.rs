@@ -34,9 +34,28 @@ struct Row {
     /// Versions that it has replaced or deleted, and not made.
     replaced: Vec<Option<Version>>,
     /// Versions that it has made, and not replaced or deleted, with their images.
-    made: Vec<(Option<Version>, String)>,
+    made: Vec<Made>,
     /// The last change, for messages.
     id: i64,
+}
+
+/// A version that a change has replaced or deleted, if it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Replaced(Option<Version>);
+
+/// A version that a change has made, if it is known, with its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Made {
+    version: Option<Version>,
+    image: String,
+}
+
+/// One change of one row.
+struct Step {
+    id: i64,
+    xid: u64,
+    replaced: Option<Replaced>,
+    made: Option<Made>,
 }
 
 /// What became of a row.
@@ -95,17 +114,19 @@ impl NetEffect {
     pub fn add(&mut self, change: Change) -> Result<(), Impossible> {
         let Change { id, xid, table, action } = change;
         let net = self.tables.entry(table).or_default();
-        let (key, was, now) = match action {
+        let (key, replaced, made) = match action {
             Action::Truncate => {
                 net.is_truncated = true;
                 net.rows.clear();
                 return Ok(());
             }
-            Action::Insert { key, image, now } => (key, None, Some((now, image))),
-            Action::Update { key, image, was, now } => (key, Some(was), Some((now, image))),
-            Action::Delete { key, was } => (key, Some(was), None),
+            Action::Insert { key, image, now } => (key, None, Some(Made { version: now, image })),
+            Action::Update { key, image, was, now } => {
+                (key, Some(Replaced(was)), Some(Made { version: now, image }))
+            }
+            Action::Delete { key, was } => (key, Some(Replaced(was)), None),
         };
-        net.change(key, xid, id, was, now).map_err(|(key, what)| Impossible {
+        net.change(key, Step { id, xid, replaced, made }).map_err(|(key, what)| Impossible {
             id,
             table,
             key,
@@ -134,18 +155,11 @@ impl NetEffect {
 }
 
 impl NetTable {
-    fn change(
-        &mut self,
-        key: RowKey,
-        xid: u64,
-        id: i64,
-        was: Option<Option<Version>>,
-        now: Option<(Option<Version>, String)>,
-    ) -> Result<(), (RowKey, &'static str)> {
+    fn change(&mut self, key: RowKey, step: Step) -> Result<(), (RowKey, &'static str)> {
+        let Step { id, xid, replaced, made } = step;
         let row = match self.rows.entry(key) {
             Entry::Vacant(entry) => {
-                let (replaced, made) = (Vec::new(), Vec::new());
-                entry.insert(Row { before: None, xid, replaced, made, id })
+                entry.insert(Row { before: None, xid, replaced: vec![], made: vec![], id })
             }
             Entry::Occupied(mut entry) => {
                 if entry.get().xid != xid {
@@ -157,7 +171,7 @@ impl NetTable {
             }
         };
         row.id = id;
-        row.change(was, now);
+        row.change(replaced, made);
         Ok(())
     }
 
@@ -186,25 +200,27 @@ impl NetTable {
 
 impl Row {
     /// Pairs the versions of one change with those of the other changes of its transaction.
-    fn change(&mut self, was: Option<Option<Version>>, now: Option<(Option<Version>, String)>) {
-        if let Some(was) = was {
+    fn change(&mut self, replaced: Option<Replaced>, made: Option<Made>) {
+        let is_insert = replaced.is_none();
+        if let Some(Replaced(was)) = replaced {
             // A version that is not known is that of an insert by statement; it is the only one.
-            let is_that = |made: &Option<Version>| *made == was || made.is_none() || was.is_none();
-            match self.made.iter().position(|(made, _)| is_that(made)) {
+            let is_that =
+                |made: &Made| made.version == was || made.version.is_none() || was.is_none();
+            match self.made.iter().position(is_that) {
                 Some(position) => drop(self.made.remove(position)),
                 None => self.replaced.push(was),
             }
         }
-        let Some((now, image)) = now else { return };
-        let made_late = match now {
-            Some(_) => self.replaced.iter().position(|replaced| *replaced == now),
+        let Some(made) = made else { return };
+        let made_late = match made.version {
+            Some(_) => self.replaced.iter().position(|replaced| *replaced == made.version),
             // An insert, after which a row of this key is there twice: it was before the other.
-            None if was.is_none() && !self.made.is_empty() && !self.replaced.is_empty() => Some(0),
+            None if is_insert && !self.made.is_empty() && !self.replaced.is_empty() => Some(0),
             None => None,
         };
         match made_late {
             Some(position) => drop(self.replaced.remove(position)),
-            None => self.made.push((now, image)),
+            None => self.made.push(made),
         }
     }
 
@@ -215,7 +231,7 @@ impl Row {
             1 => true,
             _ => return Err("two rows of this key are replaced"),
         };
-        let image = self.made.pop().map(|(_, image)| image);
+        let image = self.made.pop().map(|made| made.image);
         if !self.made.is_empty() {
             return Err("two rows of this key are made");
         }

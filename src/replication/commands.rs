@@ -65,6 +65,10 @@ impl Keeper {
 
     async fn set_paused(&self, why: Option<&str>) -> Result<(), CommandError> {
         let client = connect(&self.assignment.secondary).await?;
+        if progress::read(&client).await?.is_none() {
+            let senseless = CommandError::Senseless { what: "the secondary does not follow yet" };
+            return if why.is_some() { Err(senseless) } else { Ok(()) };
+        }
         let sql = "UPDATE pgtandem.progress SET paused = $1";
         client.execute(sql, &[&why]).await.map_err(Error::sql("pause or resume"))?;
         Ok(())

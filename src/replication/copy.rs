@@ -157,7 +157,7 @@ pub async fn copy(
             let done = worker.copy(&job, &snapshot, progress).await;
             done.map_err(|error| match error {
                 CopyError::Other(source) => CopyError::Table { table: job.table.name, source },
-                error => error,
+                error @ (CopyError::NotEmpty { .. } | CopyError::Table { .. }) => error,
             })?;
         }
         if is_one {

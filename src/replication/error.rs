@@ -80,8 +80,8 @@ fn is_transient(error: &tokio_postgres::Error) -> bool {
     let Some(code) = error.code() else {
         // No SQLSTATE: the connection broke. A value that does not fit its type is our mistake, and
         // is met again at the next try.
-        return error.is_closed()
-            || std::error::Error::source(error).is_some_and(|e| e.is::<io::Error>());
+        let source = std::error::Error::source(error);
+        return error.is_closed() || source.is_some_and(<dyn std::error::Error>::is::<io::Error>);
     };
     let retried = [
         SqlState::T_R_SERIALIZATION_FAILURE,

@@ -152,9 +152,9 @@ impl Follower {
             tell(changes, bytes);
             let mut net = NetEffect::default();
             for change in held {
-                net.add(change)?;
+                net.add(change).map_err(Box::new)?;
             }
-            let tables = net.finish()?;
+            let tables = net.finish().map_err(Box::new)?;
             let from = self.stored.clone();
             let ready = Ready { from, until, tables, changes, last, skipped };
             self.stored = self.applier.apply(&self.tables, ready).await?;

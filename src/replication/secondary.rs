@@ -43,13 +43,13 @@ const SEQUENCES: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_secs(5);
 
 /// Between two looks at what is installed on the primary.
-const CHECK: Duration = Duration::from_secs(10);
+const CHECK: Duration = Duration::from_secs(5);
 
 /// A secondary whose last batch was read longer ago than this is not in sync.
 const FRESH: Duration = Duration::from_secs(2);
 
 /// How long a table may be locked by others when it is put under capture.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Pauses after failures: doubled up to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
@@ -140,13 +140,20 @@ impl From<Error> for Halt {
 
 impl From<ApplyError> for Halt {
     fn from(error: ApplyError) -> Self {
-        let why = error.to_string();
+        let (why, is_transient) = (error.to_string(), error.is_transient());
         match error {
             ApplyError::Missing { table, key, .. }
-            | ApplyError::Refused { table, key: Some(key), .. } => {
+            | ApplyError::Refused { table, key: Some(key), .. }
+                if !is_transient =>
+            {
                 Self::Poison { why, row: (table, key) }
             }
-            error => Self::new(why, error.is_transient()),
+            ApplyError::Missing { .. }
+            | ApplyError::Refused { .. }
+            | ApplyError::Fenced
+            | ApplyError::Impossible(_)
+            | ApplyError::Unknown { .. }
+            | ApplyError::Other(_) => Self::new(why, is_transient),
         }
     }
 }
@@ -362,7 +369,7 @@ impl Keeper {
         };
         let position = progress::position(snapshot, &copied, number);
         let diverged = progress::skipped(&secondary).await?;
-        let followed: Tables = tables
+        let by_number: Tables = tables
             .into_iter()
             .filter_map(|(captured, table)| {
                 Some((captured.number, Arc::new(Followed::new(table)?)))
@@ -372,7 +379,7 @@ impl Keeper {
         let settings = &self.assignment.settings;
         let limits =
             Limits { rows: settings.batch_rows.into(), bytes: settings.batch_bytes.into() };
-        let mut follower = Follower::new(applier, followed, next_number, position, limits);
+        let mut follower = Follower::new(applier, by_number, next_number, position, limits);
         follower.skip(std::mem::take(&mut self.skips));
         Ok(Ready { follower, copying, diverged })
     }

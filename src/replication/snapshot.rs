@@ -59,17 +59,17 @@ fn parse(text: &str) -> Option<Snapshot> {
     let mut parts = text.splitn(3, ':');
     let xmin = number(parts.next()?)?;
     let xmax = number(parts.next()?)?;
-    let list = parts.next()?;
+    let numbers = parts.next()?;
     let mut in_progress = Vec::new();
-    if !list.is_empty() {
-        for xid in list.split(',') {
+    if !numbers.is_empty() {
+        for xid in numbers.split(',') {
             let xid = number(xid)?;
-            let last = in_progress.last().copied();
-            if xid < xmin || xid >= xmax || last.is_some_and(|last| xid < last) {
+            let before = in_progress.last().copied();
+            if xid < xmin || xid >= xmax || before.is_some_and(|before| xid < before) {
                 return None;
             }
             // The server skips repeated numbers too.
-            if last != Some(xid) {
+            if before != Some(xid) {
                 in_progress.push(xid);
             }
         }

@@ -155,7 +155,7 @@ pub(super) async fn apply(applier: &Applier, tables: &Tables) -> Result<(), Appl
     let numbers: Vec<i32> = truncated.iter().map(|(number, _)| *number).collect();
     let odd = client.query_typed(IMPOSSIBLE, &[(&numbers, Type::INT4_ARRAY)]).await;
     if let Some(row) = odd.map_err(wrong())?.first() {
-        return Err(impossible(row).map_err(wrong())?.into());
+        return Err(Box::new(impossible(row).map_err(wrong())?).into());
     }
     let emptied: Vec<Arc<Followed>> = truncated.into_iter().map(|(_, table)| table).collect();
     truncate(client, &emptied).await?;
@@ -272,6 +272,6 @@ fn refused(
         table,
         key: None,
         action,
-        source: Error::Sql { what: "apply", source },
+        source: Box::new(Error::Sql { what: "apply", source }),
     }
 }

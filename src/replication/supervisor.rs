@@ -24,7 +24,7 @@ const TEND: Duration = Duration::from_secs(5);
 const ROTATE_BYTES: u64 = 64 << 20;
 
 /// How long connecting may take where `server_connect_timeout` is off.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(60);
+const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The way to all secondaries.
 #[derive(Debug, Clone, Default)]

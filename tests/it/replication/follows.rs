@@ -45,7 +45,7 @@ INSERT INTO "Odd ""Name""" ("select", b, bo, c1, cn, vc, n, i2, i4, i8, f4, f8, 
     ttz, ts, tstz, iv, u, j, jb, jp, x, ip, ci, ma, ma8, bi, vb, tv, tq, p, l, ls, bx, pa, po, ci2,
     r, nr, tr, sp, lsn, e, s, w, co, ne, ea, ca, ia, ta, tza, reg, o, xi)
 SELECT E'quote '' " back \\ newline \n tab \t brace { } ( ) , ü 漢 \U0001F600', '\x00ff5c27', true,
-    'q', 'ab', 'varchar', 'name', -32768, 2147483647, -9223372036854775808, 1.1, 0.1 + 0.2,
+    'q', 'ab', 'varchar', 'name', -32768, 1073741823, -9223372036854775808, 1.1, 0.1 + 0.2,
     12345678901234567890.000100, 3.10, '1234.56', '0044-03-15 BC', '12:34:56.789',
     '12:34:56.789+05:30', '2024-02-29 23:59:59.999999', '2024-02-29 23:59:59.999999+02',
     '1 year 2 mons -3 days 04:05:06.789', 'a0eebc99-9c0b-4ef8-bb6d-6bb9bd380a11',
