@@ -116,13 +116,14 @@ fn keys_of_many_types() {
         ("bit(3)", "B'101'", "B'000'"),
     ];
     let mut schema: String = TYPES.split("CREATE TABLE").next().expect("types first").to_owned();
-    let mut rows = String::new();
-    for (number, (kind, first, second)) in kinds.iter().enumerate() {
-        schema += &format!("CREATE TABLE k{number} (v int, k {kind}, n int, PRIMARY KEY (n, k));");
-        rows += &format!(
-            "INSERT INTO k{number} VALUES (1, {first}, 1), (2, {second}, 1), (3, {first}, 2);"
-        );
-    }
+    let tables = kinds.iter().enumerate().map(|(number, (kind, ..))| {
+        format!("CREATE TABLE k{number} (v int, k {kind}, n int, PRIMARY KEY (n, k));")
+    });
+    schema.extend(tables);
+    let rows = kinds.iter().enumerate().map(|(number, (_, first, second))| {
+        format!("INSERT INTO k{number} VALUES (1, {first}, 1), (2, {second}, 1), (3, {first}, 2);")
+    });
+    let rows: String = rows.collect();
     let pair = Pair::start(&schema, &rows);
     pair.assert_equal();
     for number in 0..kinds.len() {
