@@ -18,6 +18,7 @@ mod command_line;
 mod copy;
 mod driver;
 mod extended;
+mod import;
 mod login;
 mod negotiation;
 mod parameters;
