@@ -194,7 +194,11 @@ mod tests {
     #[test]
     fn the_strictest_is_taken_and_the_others_are_reported() {
         check("local all all trust\nhost all all 0.0.0.0/0 md5", Method::Md5, &[1]);
-        check("host all all 0.0.0.0/0 md5\nhost app bob ::/0 scram-sha-256", Method::Scram, &[1, 2]);
+        check(
+            "host all all 0.0.0.0/0 md5\nhost app bob ::/0 scram-sha-256",
+            Method::Scram,
+            &[1, 2],
+        );
         check("host all all 10.0.0.0/8 md5", Method::Md5, &[1]);
         check("host a,b all all md5\nhost all \"all\" all md5", Method::Md5, &[1, 2]);
     }

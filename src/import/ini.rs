@@ -100,8 +100,8 @@ fn read_into(
             read_into(Path::new(rest.trim()), top, depth + 1, entries)?;
             continue;
         }
-        let entry = entry(line)
-            .map_err(|expected| IniError::Syntax { place: place.clone(), expected })?;
+        let entry =
+            entry(line).map_err(|expected| IniError::Syntax { place: place.clone(), expected })?;
         entries.push((place, entry));
     }
     Ok(())

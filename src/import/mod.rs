@@ -161,6 +161,5 @@ fn read_near(path: &Path, top: &Path) -> io::Result<Vec<u8>> {
     }
 }
 
-
 #[cfg(test)]
 mod tests;

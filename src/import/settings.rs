@@ -174,7 +174,12 @@ pub const GENERAL: &[Setting] = &[
     other("pkt_buf", Integer, ANY, INSIDE),
     other("sbuf_loopcnt", Integer, ANY, INSIDE),
     other("pidfile", Text, EMPTY, "not needed: the service manager knows the process"),
-    other("user", Text, EMPTY, "not available: have the service manager start pgtandem as this user"),
+    other(
+        "user",
+        Text,
+        EMPTY,
+        "not available: have the service manager start pgtandem as this user",
+    ),
     other("conffile", Text, ANY, "not needed: `pgtandem --config`"),
     other("job_name", Text, ANY, "not needed"),
     other("service_name", Text, ANY, "not needed"),
@@ -331,7 +336,8 @@ mod tests {
 
     #[test]
     fn numbers_are_read_as_c_reads_them() {
-        let check = |text: &str, expected: Option<i64>| assert_eq!(integer(text), expected, "{text}");
+        let check =
+            |text: &str, expected: Option<i64>| assert_eq!(integer(text), expected, "{text}");
         check("10", Some(10));
         check(" -3", Some(-3));
         check("0x1F", Some(31));

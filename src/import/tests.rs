@@ -151,7 +151,11 @@ fn what_is_lost_is_listed_with_its_line() {
         assert!(note.starts_with(begin), "{note}\n{begin}");
         assert!(!note.contains("hunter2"), "{note}");
     }
-    assert!(imported.text.contains("[databases.e]\nhost = \"127.0.0.1\"\npool_size = 5\nmin_pool_size = 5\n"));
+    assert!(
+        imported
+            .text
+            .contains("[databases.e]\nhost = \"127.0.0.1\"\npool_size = 5\nmin_pool_size = 5\n")
+    );
     assert!(!imported.text.contains("[databases.c]"));
 }
 

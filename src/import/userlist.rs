@@ -109,7 +109,8 @@ mod tests {
 
     #[test]
     fn names_and_secrets() {
-        let text = "\"a\" \"x\"\n; \"no\" \"no\"\n\n  \"b b\"\t\"y \"\"z\"\"\" ignored \"w\"\n\"c\" \"\"";
+        let text =
+            "\"a\" \"x\"\n; \"no\" \"no\"\n\n  \"b b\"\t\"y \"\"z\"\"\" ignored \"w\"\n\"c\" \"\"";
         let expected = [login(1, "a", "x"), login(4, "b b", "y \"z\""), login(5, "c", "")];
         assert_eq!(logins(text), expected);
         assert_eq!(logins(""), []);

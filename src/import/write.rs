@@ -267,7 +267,8 @@ impl Writer<'_> {
         };
         let (first, more) = host.split_once(',').unwrap_or((host, ""));
         if !more.is_empty() {
-            let reason = format!("a list of hosts is not available in this version: {first} is used");
+            let reason =
+                format!("a list of hosts is not available in this version: {first} is used");
             self.note(Some(place), &format!("{path}.host"), reason);
         }
         let host = format!("host = {}", text(first));
@@ -438,12 +439,7 @@ impl Writer<'_> {
             }
         }
         self.notes.sort();
-        Imported {
-            text: self.text(),
-            notes: self.notes,
-            has_secrets: self.has_secrets,
-            mismatch,
-        }
+        Imported { text: self.text(), notes: self.notes, has_secrets: self.has_secrets, mismatch }
     }
 
     fn text(&self) -> String {
