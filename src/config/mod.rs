@@ -27,7 +27,8 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 pub use checked::{
-    AuthType, Config, Database, General, Host, PoolDefaults, PoolMode, PoolSettings, User,
+    AuthType, Config, Database, General, Host, LogFormat, Logging, PoolDefaults, PoolMode,
+    PoolSettings, User,
 };
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 
