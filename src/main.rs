@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pgtandem::cli::{Cli, Command};
-use pgtandem::{app, config, demo, import, log};
+use pgtandem::{app, config, control, demo, import, log};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -35,11 +35,13 @@ fn run(cli: &Cli) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Err(error) = log::init(&config.general.log_level) {
+    if let Err(error) = log::init(&control::log_settings(&config.general)) {
         complain(&error.to_string());
         return ExitCode::from(2);
     }
-    match app::run(&path, source, config) {
+    let ended = app::run(&path, source, config);
+    log::flush();
+    match ended {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{:#}", anyhow::Error::from(error)));

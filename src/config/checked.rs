@@ -84,9 +84,9 @@ pub struct General {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Logging {
     /// How a line is written; as of the start.
-    pub format: LogFormat,
+    pub log_format: LogFormat,
     /// A file to append to; opened anew by a reload.
-    pub file: Option<PathBuf>,
+    pub logfile: Option<PathBuf>,
     /// Whether lines go to the system's log.
     pub syslog: bool,
     /// What they are said to be from there.
@@ -96,9 +96,9 @@ pub struct Logging {
     /// 1 is the level debug, 2 and more trace; 0 leaves it to [`General::log_level`].
     pub verbose: u32,
     /// Whether errors of ours that clients are told are logged.
-    pub pooler_errors: bool,
+    pub log_pooler_errors: bool,
     /// Whether a line about the traffic is logged every now and then.
-    pub stats: bool,
+    pub log_stats: bool,
 }
 
 /// How a line of the log is written.
@@ -309,6 +309,17 @@ pub struct PoolSettings {
     pub max_prepared_statements: u32,
     /// Bytes of one message.
     pub max_packet_size: u32,
+}
+
+impl PoolSettings {
+    /// Returns host and port of the server, for the log.
+    pub fn server(&self) -> String {
+        match &self.host {
+            Host::Tcp(name) if name.contains(':') => format!("[{name}]:{}", self.port),
+            Host::Tcp(name) => format!("{name}:{}", self.port),
+            Host::Unix(directory) => format!("{}:{}", directory.display(), self.port),
+        }
+    }
 }
 
 impl Config {

@@ -144,14 +144,14 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
 
 fn logging(section: &mut Section<'_, '_>) -> Logging {
     Logging {
-        format: section.get("log_format", LogFormat::Text, read::log_format),
-        file: section.get("logfile", None, read::file),
+        log_format: section.get("log_format", LogFormat::Text, read::log_format),
+        logfile: section.get("logfile", None, read::file),
         syslog: section.get("syslog", false, read::boolean),
         syslog_ident: section.get("syslog_ident", "pgtandem".to_owned(), read::name),
         syslog_facility: section.get("syslog_facility", "daemon".to_owned(), read::facility),
         verbose: section.get("verbose", 0, read::count(0..=VERBOSE_MAX)),
-        pooler_errors: section.get("log_pooler_errors", true, read::boolean),
-        stats: section.get("log_stats", true, read::boolean),
+        log_pooler_errors: section.get("log_pooler_errors", true, read::boolean),
+        log_stats: section.get("log_stats", true, read::boolean),
     }
 }
 

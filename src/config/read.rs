@@ -390,8 +390,9 @@ pub(super) fn log_format(value: &Value) -> Result<LogFormat, Reason> {
 /// A facility of the system's log. Source: RFC 3164, section 4.1.1.
 pub(super) fn facility(value: &Value) -> Result<String, Reason> {
     const CHOICES: &[&str] = &[
-        "auth", "authpriv", "cron", "daemon", "ftp", "kern", "lpr", "mail", "news", "syslog", "user",
-        "uucp", "local0", "local1", "local2", "local3", "local4", "local5", "local6", "local7",
+        "auth", "authpriv", "cron", "daemon", "ftp", "kern", "lpr", "mail", "news", "syslog",
+        "user", "uucp", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
+        "local7",
     ];
     let name = text(value)?;
     if CHOICES.contains(&name.as_str()) { Ok(name) } else { Err(not_a_choice(&name, CHOICES)) }

@@ -13,7 +13,9 @@ mod sink;
 mod syslog;
 
 use std::env::{self, VarError};
+use std::fmt::{self, Write};
 use std::io::{self, IsTerminal};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -78,13 +80,12 @@ pub enum LogError {
     #[error("{VARIABLE} is not UTF-8")]
     Encoding,
     /// The file cannot be opened.
-    #[error("cannot open the log {target:?}")]
+    #[error("cannot open logfile {}: {error}", path.display())]
     Open {
-        /// Where lines should have gone.
-        target: Target,
-        /// What the system said.
-        #[source]
-        source: io::Error,
+        /// The file.
+        path: PathBuf,
+        /// What the system said; part of the message, therefore not a `#[source]`.
+        error: io::Error,
     },
     /// Somebody set up a log before.
     #[error("the log is set up already")]
@@ -133,6 +134,19 @@ pub fn flush() {
     }
 }
 
+/// Text from outside in the middle of a message: as it is, but on one line.
+#[derive(Debug, Clone, Copy)]
+pub struct Plain<'a>(pub &'a str);
+
+impl fmt::Display for Plain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for c in self.0.chars() {
+            if c.is_control() { c.escape_default().fmt(f)? } else { f.write_char(c)? }
+        }
+        Ok(())
+    }
+}
+
 /// Says whether a line about something that repeats may be written now: at most ten of a kind in ten
 /// seconds. How many were left out is said afterwards.
 pub fn admit(kind: Kind) -> bool {
@@ -140,7 +154,7 @@ pub fn admit(kind: Kind) -> bool {
 }
 
 fn cannot_open(target: &Target) -> impl FnOnce(io::Error) -> LogError {
-    move |source| LogError::Open { target: target.clone(), source }
+    move |error| LogError::Open { path: target.file.clone().unwrap_or_default(), error }
 }
 
 fn configured_filter(level: &str) -> Result<EnvFilter, LogError> {

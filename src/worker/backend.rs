@@ -46,6 +46,17 @@ pub enum ChoreKind {
     Check,
 }
 
+impl ChoreKind {
+    /// Why a backend is closed on which this went wrong.
+    pub fn failure(self) -> &'static str {
+        match self {
+            Self::Greet(_) => "startup parameters failed",
+            Self::Reset => "reset query failed",
+            Self::Check => "server check query failed",
+        }
+    }
+}
+
 /// Moments in the life of a backend, in the worker's milliseconds.
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(clippy::struct_field_names, reason = "the unit is last in every name")]

@@ -141,7 +141,7 @@ impl Worker {
             .filter_map(|pool| pool.slots.idle().next())
             .min_by_key(|key| self.backends.get(*key).map(|backend| backend.times.idle_ms));
         if let Some(key) = oldest {
-            self.close_backend(key);
+            self.close_backend(key, "evicted");
         }
         oldest.is_some()
     }

@@ -15,6 +15,7 @@ use crate::backend::link::Link;
 use crate::backend::params::{Param, ParamSet, is_fact};
 use crate::config::PoolMode;
 use crate::fault::Fault;
+use crate::log::{Kind, admit};
 use crate::pool::ledger::{Full, Permit};
 use crate::pool::slots::{Checkout, Order};
 use crate::pool::spec::{PoolNumber, Spec, Welcome};
@@ -159,7 +160,13 @@ impl Worker {
             || self.now_ms >= backend.times.expires_ms;
         let has_cancels = backend.cancels > 0;
         if is_used_up || self.backends.get(key).is_some_and(|backend| self.is_unwanted(backend)) {
-            self.close_backend(key);
+            let is_old = self.backends.get(key).is_some_and(|b| self.now_ms >= b.times.expires_ms);
+            let reason = match (is_old, is_used_up) {
+                (true, _) => "server lifetime over",
+                (false, true) => "unclean server",
+                (false, false) => "obsolete connection",
+            };
+            self.close_backend(key, reason);
             return;
         }
         let Some(pool) = self.pool(number) else { return };
@@ -219,8 +226,16 @@ impl Worker {
             }
             let reserve = if growth == Growth::Reserve { pool.settings.reserve_size } else { 0 };
             let spec = Arc::clone(&pool.spec);
+            let is_full = spec.ledger.pool().count() >= pool.settings.size;
             match spec.ledger.reserve(reserve) {
                 Ok(permit) => {
+                    if is_full && admit(Kind::Reserve) {
+                        tracing::warn!(
+                            database = spec.database,
+                            user = spec.user,
+                            "taking connection from reserve_pool"
+                        );
+                    }
                     if !self.ask_for_backend(spec, permit) {
                         return;
                     }

@@ -12,6 +12,7 @@ use super::slab::Key;
 use super::{Worker, millis};
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
+use crate::log::{Kind, admit};
 use crate::net::Stream;
 use crate::pool::spec::PoolNumber;
 use crate::session::front::StatementRules;
@@ -31,6 +32,16 @@ pub(super) enum Leave {
     Lost,
 }
 
+impl Leave {
+    /// PgBouncer's words.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Terminate => "client close request",
+            Self::Lost => "client unexpected eof",
+        }
+    }
+}
+
 impl Worker {
     /// A client is gone.
     pub(super) fn client_leaves(&mut self, key: Key<Session>, how: Leave) {
@@ -38,22 +49,17 @@ impl Worker {
         if matches!(session.phase, Phase::Leaving(..)) {
             return;
         }
-        if let Phase::Leased(lease) = session.phase {
-            let Some(backend) = self.backends.get_mut(lease) else { return };
-            if backend.link.expect.will_be_ready() && session.front.passage.is_boundary() {
-                self.leave_behind(key, lease, how);
-                return;
-            }
+        let lease = match session.phase {
+            Phase::Leased(lease) if session.front.passage.is_boundary() => Some(lease),
+            _ => None,
+        };
+        self.log_client_end(key, how.reason());
+        match lease.filter(|lease| {
+            self.backends.get(*lease).is_some_and(|backend| backend.link.expect.will_be_ready())
+        }) {
+            Some(lease) => self.leave_behind(key, lease, how),
+            None => self.remove_session(key),
         }
-        if self.general.log_disconnections {
-            let age = self.now_ms.saturating_sub(session.login_ms) / 1000;
-            let reason = match how {
-                Leave::Terminate => "client close request",
-                Leave::Lost => "client connection lost",
-            };
-            tracing::debug!(reason, age, "closing client");
-        }
-        self.remove_session(key);
     }
 
     /// A client has gone that the server still owes answers: they are waited for, and dropped.
@@ -128,7 +134,7 @@ impl Worker {
             if !backend.link.expect.is_empty() {
                 self.cancel_and_forget(lease);
             }
-            self.close_backend(lease);
+            self.close_backend(lease, "client disconnect while server was not ready");
             return;
         }
         let Some(pool) = self.pool(session.pool) else { return };
@@ -146,8 +152,8 @@ impl Worker {
     /// Closes a client with a last message.
     pub(super) fn fail_session(&mut self, key: Key<Session>, fault: &Fault) {
         let until_ms = self.now_ms.saturating_add(FAREWELL_MS);
+        self.log_fault(key, fault);
         let Some(session) = self.sessions.get_mut(key) else { return };
-        tracing::debug!(sqlstate = %fault.sqlstate, message = %fault.message, "closing client");
         let mut message = Vec::new();
         fault.encode(&mut message);
         let is_sent = session.pipe.send(&message).is_ok();
@@ -162,7 +168,7 @@ impl Worker {
         match phase {
             Phase::Leased(lease) | Phase::Leaving(lease, _) => {
                 self.cancel_and_forget(lease);
-                self.close_backend(lease);
+                self.close_backend(lease, "client disconnect while server was not ready");
             }
             Phase::Waiting | Phase::Greeting(_) => {
                 if let Phase::Greeting(greeting) = &phase
@@ -222,13 +228,14 @@ impl Worker {
             Role::Idle | Role::Chore(_) | Role::Cancelling => None,
         };
         // Detached first: the session must not touch it any more.
-        self.close_backend(key);
+        self.close_backend(key, "server conn crashed?");
         let Some(session) = session else { return };
         let Some(client) = self.sessions.get_mut(session) else { return };
         if matches!(client.phase, Phase::Leaving(..)) {
             self.remove_session(session);
         } else if has_said_why {
             // The client has been told in the server's own words. Pooling point B21.
+            self.log_client_end(session, "server conn crashed?");
             self.close_when_sent(session);
         } else {
             let text = "server closed the connection unexpectedly";
@@ -255,7 +262,9 @@ impl Worker {
         session: Key<Session>,
         failure: &ServerFailure,
     ) {
-        tracing::warn!(error = %failure, "server connection closed");
+        if admit(Kind::ServerMisbehaved) {
+            tracing::warn!(error = %failure, "server connection closed");
+        }
         let fault = match failure {
             ServerFailure::ParameterRefused { sqlstate, message } => Fault::fatal(
                 SqlState(*sqlstate),
@@ -268,15 +277,16 @@ impl Worker {
             }
         };
         self.cancel_and_forget(key);
-        self.close_backend(key);
+        self.close_backend(key, "bad answer from server");
         self.fail_session(session, &fault);
     }
 
     /// Closes a backend, whatever it is used for; the place it had is free.
     ///
     /// Its session, if it has one, must be told by the caller.
-    pub(super) fn close_backend(&mut self, key: Key<Backend>) {
+    pub(super) fn close_backend(&mut self, key: Key<Backend>, reason: &'static str) {
         let Some(mut backend) = self.backends.remove(key) else { return };
+        self.log_server_end(&backend, reason);
         let number = backend.pool;
         let mut goodbye = Vec::new();
         encode::terminate(&mut goodbye);
@@ -307,7 +317,7 @@ impl Worker {
     /// Closes every backend, at the end.
     pub(super) fn close_all_backends(&mut self) {
         for key in self.backends.keys() {
-            self.close_backend(key);
+            self.close_backend(key, "shutting down");
         }
     }
 
@@ -316,7 +326,7 @@ impl Worker {
         for key in self.backends.keys() {
             let Some(backend) = self.backends.get(key) else { continue };
             if self.is_unwanted(backend) && matches!(backend.role, Role::Idle) {
-                self.close_backend(key);
+                self.close_backend(key, "obsolete connection");
             }
         }
     }
@@ -382,7 +392,7 @@ impl Worker {
         let settings = Arc::clone(&pool.settings);
         let cancel_key = Arc::clone(&backend.cancel_key);
         let message = ToControl::Cancel { settings, key: cancel_key, tell: None, client: None };
-        if self.control.try_send(message).is_err() {
+        if self.control.try_send(message).is_err() && admit(Kind::Cancel) {
             tracing::warn!("too busy to cancel an abandoned query");
         }
     }

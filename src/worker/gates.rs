@@ -89,7 +89,7 @@ impl Worker {
         let Some(pool) = self.pool(number) else { return };
         let idle: Vec<Key<Backend>> = pool.slots.idle().collect();
         for key in idle {
-            self.close_backend(key);
+            self.close_backend(key, "database is paused or gone");
         }
     }
 
@@ -158,7 +158,7 @@ impl Worker {
             for key in self.backends.keys() {
                 if self.backends.get(key).is_some_and(|backend| backend.pool == number) {
                     self.cancel_and_forget(key);
-                    self.close_backend(key);
+                    self.close_backend(key, "database was killed");
                 }
             }
         }
@@ -182,7 +182,7 @@ impl Worker {
             Phase::Leased(lease) => {
                 self.cancel_and_forget(lease);
                 // Detached first: it must not go back to the pool.
-                self.close_backend(lease);
+                self.close_backend(lease, "client was killed");
                 self.send_off(key);
             }
             Phase::Leaving(lease, _) => {

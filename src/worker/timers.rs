@@ -123,7 +123,7 @@ impl Worker {
         let limit_ms = pool.settings.server_idle_timeout.map_or(u64::MAX, millis);
         let spare = pool.spec.ledger.pool().count().saturating_sub(pool.settings.min_size);
         let mut idle_too_long = 0;
-        let mut expired: Vec<Key<Backend>> = Vec::new();
+        let mut expired: Vec<(Key<Backend>, &'static str)> = Vec::new();
         for key in pool.slots.idle() {
             let Some(backend) = self.backends.get(key) else { continue };
             let is_old = now_ms >= backend.times.expires_ms;
@@ -135,11 +135,12 @@ impl Worker {
                 }
             }
             if is_old || is_idle {
-                expired.push(key);
+                let reason = if is_old { "server lifetime over" } else { "server idle timeout" };
+                expired.push((key, reason));
             }
         }
-        for key in expired {
-            self.close_backend(key);
+        for (key, reason) in expired {
+            self.close_backend(key, reason);
         }
     }
 
