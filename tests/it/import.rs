@@ -112,9 +112,12 @@ impl Pair {
     }
 
     /// Asks both the same; the answer of `PgBouncer` is what is right.
-    fn both(&self, what: &str, ask: impl Fn(&Pooler) -> String) -> String {
-        let right = ask(&self.bouncer);
-        let ours = ask(&self.tandem);
+    fn both(&self, what: &str, ask: impl Fn(&Pooler) -> String + Sync) -> String {
+        let (right, ours) = std::thread::scope(|scope| {
+            let right = scope.spawn(|| ask(&self.bouncer));
+            let ours = ask(&self.tandem);
+            (right.join().expect("PgBouncer answers"), ours)
+        });
         assert_eq!(ours, right, "{what}: ours on the left, PgBouncer on the right");
         right
     }

@@ -20,6 +20,7 @@ mod driver;
 mod extended;
 mod import;
 mod login;
+mod logs;
 mod negotiation;
 mod parameters;
 mod pools;
