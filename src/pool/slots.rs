@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 pub struct Waiter<S> {
     /// Who waits.
     pub session: S,
-    /// Since when, in the worker's milliseconds.
-    pub since_ms: u64,
+    /// Since when, in the worker's microseconds.
+    pub since_us: u64,
 }
 
 /// The answer to a checkout.
@@ -54,7 +54,7 @@ impl<S, B> Default for Slots<S, B> {
 
 impl<S: Copy + PartialEq, B: Copy + PartialEq> Slots<S, B> {
     /// Leases an idle backend to `session`, or puts it into the queue.
-    pub fn checkout(&mut self, session: S, order: Order, now_ms: u64) -> Checkout<B> {
+    pub fn checkout(&mut self, session: S, order: Order, now_us: u64) -> Checkout<B> {
         let backend = match order {
             Order::NewestFirst => self.idle.pop_back(),
             Order::OldestFirst => self.idle.pop_front(),
@@ -63,15 +63,15 @@ impl<S: Copy + PartialEq, B: Copy + PartialEq> Slots<S, B> {
             self.busy += 1;
             return Checkout::Leased(backend);
         }
-        self.waiters.push_back(Waiter { session, since_ms: now_ms });
+        self.waiters.push_back(Waiter { session, since_us: now_us });
         Checkout::Queued
     }
 
     /// Takes a busy backend back; returns who gets it now. It is idle if that is nobody.
-    pub fn check_in(&mut self, backend: B) -> Option<S> {
+    pub fn check_in(&mut self, backend: B) -> Option<Waiter<S>> {
         debug_assert!(self.busy > 0, "only a busy backend comes back");
         if let Some(waiter) = self.waiters.pop_front() {
-            return Some(waiter.session);
+            return Some(waiter);
         }
         self.busy = self.busy.saturating_sub(1);
         self.idle.push_back(backend);
@@ -114,10 +114,10 @@ impl<S: Copy + PartialEq, B: Copy + PartialEq> Slots<S, B> {
         self.opening = self.opening.saturating_sub(1);
     }
 
-    /// Takes `session` out of the queue; says whether it was there.
-    pub fn leave(&mut self, session: S) -> bool {
+    /// Takes `session` out of the queue, if it is there.
+    pub fn leave(&mut self, session: S) -> Option<Waiter<S>> {
         let found = self.waiters.iter().position(|waiter| waiter.session == session);
-        found.and_then(|at| self.waiters.remove(at)).is_some()
+        found.and_then(|at| self.waiters.remove(at))
     }
 
     /// Takes the first waiter out of the queue.
@@ -220,7 +220,7 @@ mod tests {
         }
 
         fn give_back(&mut self, backend: u32) {
-            if let Some(next) = self.slots.check_in(backend) {
+            if let Some(next) = self.slots.check_in(backend).map(|waiter| waiter.session) {
                 assert_eq!(Some(next), self.waiting.pop_front(), "out of order");
                 assert!(self.leases.insert(backend, next).is_none(), "in two hands");
             } else {
@@ -286,8 +286,8 @@ mod tests {
                 Step::GiveUp(at) => {
                     let at = usize::from(at) % self.waiting.len().max(1);
                     if let Some(session) = self.waiting.remove(at) {
-                        assert!(self.slots.leave(session));
-                        assert!(!self.slots.leave(session));
+                        assert!(self.slots.leave(session).is_some());
+                        assert!(self.slots.leave(session).is_none());
                     }
                 }
             }

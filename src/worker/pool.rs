@@ -11,7 +11,7 @@ use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
 use crate::metrics::cells::Cells;
 use crate::pool::slots::{Order, Slots};
-use crate::pool::spec::Spec;
+use crate::pool::spec::{PoolNumber, Spec};
 use crate::session::front::StatementRules;
 
 /// Most combinations of startup parameters whose canonical form is remembered. LIMIT.
@@ -28,6 +28,13 @@ pub struct Failure {
     pub retry_at_ms: u64,
     /// How long that was after the last attempt.
     pub back_off_ms: u64,
+}
+
+/// Returns the counters of a pool, apart from the rest of the worker.
+#[inline]
+pub fn cells_of(pools: &mut [Option<Pool>], number: PoolNumber) -> Option<&mut Cells> {
+    let pool = pools.get_mut(usize::try_from(number.0).ok()?)?.as_mut()?;
+    Some(&mut pool.cells)
 }
 
 /// Another worker whose clients starve.
