@@ -87,6 +87,21 @@ pub struct Authenticated {
     pub accepted_at: Instant,
 }
 
+impl Authenticated {
+    /// Refuses the client a session after all, and waits for up to a second until it has read why.
+    pub async fn turn_away(self, fault: &Fault) {
+        let sqlstate = fault.sqlstate;
+        info!(database = self.database, user = self.user, %sqlstate, "login refused");
+        let mut conversation = Conversation::new(self.stream);
+        fault.encode(&mut conversation.output);
+        match timeout(FAREWELL, conversation.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "client did not take the message"),
+            Err(_) => debug!("client did not close the connection"),
+        }
+    }
+}
+
 /// Leads a new connection through its login.
 ///
 /// Never fails: what goes wrong is told to the client, as far as PostgreSQL would tell it, and

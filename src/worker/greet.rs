@@ -13,11 +13,11 @@ use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
-use super::{Worker, micros, session_token};
+use super::{Worker, micros, next_serial, session_token};
 use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
 use crate::metrics::labels::ClientEnd;
-use crate::pool::spec::{PoolNumber, Spec, Welcome};
+use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
 use crate::session::front::Front;
 use crate::session::login::Authenticated;
 use crate::session::options;
@@ -57,16 +57,19 @@ impl Worker {
             has_backlog: !unread.is_empty(),
             pipe: Pipe::new(socket, unread),
             front,
+            serial: next_serial(),
             pool: spec.number,
             phase: Phase::Greeting(Box::new(greeting)),
             secret: rand::random(),
             is_fresh: false,
             login_ms: now_ms,
+            request_ms: now_ms,
             idle_ms: now_ms,
             admitted,
+            seat: Seat::new(spec),
         };
         let key = self.sessions.insert(session);
-        if self.is_draining {
+        if self.sessions.get(key).is_some_and(|session| self.must_go(session)) {
             self.send_off(key);
         } else if !self.greet_if_known(key) {
             self.enqueue(key, spec.number);

@@ -7,7 +7,7 @@ use super::backend::Backend;
 use super::pipe::Pipe;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
-use crate::pool::spec::PoolNumber;
+use crate::pool::spec::{PoolNumber, Seat};
 use crate::session::admission::Admitted;
 use crate::session::front::Front;
 use crate::session::refuse;
@@ -71,6 +71,8 @@ pub struct Session {
     pub pipe: Pipe,
     /// Its protocol state.
     pub front: Front,
+    /// Tells it from all other sessions and backends of the process.
+    pub serial: u64,
     /// Its pool.
     pub pool: PoolNumber,
     /// Where in its life it is.
@@ -83,10 +85,14 @@ pub struct Session {
     pub is_fresh: bool,
     /// When it logged in, in the worker's milliseconds.
     pub login_ms: u64,
+    /// When it last asked for a backend, in the worker's milliseconds.
+    pub request_ms: u64,
     /// When it was last given an answer or a backend, in the worker's milliseconds.
     pub idle_ms: u64,
     /// Its place among the clients.
     pub admitted: Admitted,
+    /// Its place among the clients of its pool.
+    pub seat: Seat,
 }
 
 impl Session {
