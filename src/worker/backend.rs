@@ -50,6 +50,10 @@ pub enum ChoreKind {
 #[derive(Debug, Clone, Copy, Default)]
 #[expect(clippy::struct_field_names, reason = "the unit is last in every name")]
 pub struct Times {
+    /// When it was opened.
+    pub opened_ms: u64,
+    /// When it was leased last.
+    pub leased_ms: u64,
     /// When it must be closed (`server_lifetime`).
     pub expires_ms: u64,
     /// When it became idle.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mio::Waker;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::backend::Backend;
+use super::list::Page;
 use crate::backend::connect::{CancelKey, Opened};
 use crate::config::{General, PoolSettings};
 use crate::fault::Fault;
@@ -88,6 +89,13 @@ pub enum ToWorker {
         serial: u64,
         /// Whether the server has acted on it: if not, it may do so any time later.
         is_certain: bool,
+    },
+    /// Say which clients and backends you have; see [`Page`].
+    List {
+        /// The first place to look at; 0 to begin.
+        from: usize,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Page>,
     },
     /// The configuration has changed; pools have their new settings.
     Reload {
