@@ -11,6 +11,7 @@ mod shutdown;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
@@ -24,7 +25,11 @@ use crate::config::Config;
 use crate::net::Stream;
 use crate::pool::registry::Registry;
 use crate::session::login::Admission;
+use crate::worker::report::{PoolReport, WorkerReport, by_pool, collect};
 use crate::worker::{self, ToWorker, WorkerHandle};
+
+/// How long workers may take to say how things stand.
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The running proxy, as the control plane sees it.
 #[derive(Debug)]
@@ -57,6 +62,16 @@ impl Control {
     /// Returns the configuration in force.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
+    }
+
+    /// Asks all workers how things stand; `None` for one that does not say so in time.
+    pub async fn reports(&self) -> Vec<Option<WorkerReport>> {
+        collect(&self.workers, REPORT_LIMIT).await
+    }
+
+    /// Asks all workers, and adds up what they say of each pool; ordered by database and user.
+    pub async fn pool_reports(&self) -> Vec<PoolReport> {
+        by_pool(self.reports().await.iter().flatten())
     }
 
     /// Passes a client's cancel request to the worker that its key names.

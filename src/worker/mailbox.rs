@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::backend::Backend;
 use super::list::Page;
+use super::report::WorkerReport;
 use crate::backend::connect::{CancelKey, Opened};
 use crate::config::{General, PoolSettings};
 use crate::fault::Fault;
@@ -96,6 +97,11 @@ pub enum ToWorker {
         from: usize,
         /// Where the answer goes.
         reply: oneshot::Sender<Page>,
+    },
+    /// Say what you have done so far, and how things stand.
+    Report {
+        /// Where to.
+        reply: oneshot::Sender<WorkerReport>,
     },
     /// The configuration has changed; pools have their new settings.
     Reload {

@@ -21,6 +21,7 @@ mod mailbox;
 mod pipe;
 mod pool;
 mod relay;
+pub mod report;
 mod session;
 mod slab;
 mod timers;
@@ -101,12 +102,18 @@ struct Worker {
     runnable_backends: VecDeque<Key<Backend>>,
     /// The common zero of all workers' milliseconds.
     epoch: Instant,
+    /// When this turn began; the one reading of the clock in it.
+    now_us: u64,
     now_ms: u64,
     next_tick_ms: u64,
     /// When other workers may be asked to close idle backends again.
     next_eviction_ms: u64,
     is_busy: bool,
     is_draining: bool,
+    /// How often the loop has gone round.
+    turns: u64,
+    /// Events that the system has reported.
+    events_seen: u64,
 }
 
 /// What a worker is started with.
@@ -163,11 +170,14 @@ pub fn spawn(
             runnable: VecDeque::new(),
             runnable_backends: VecDeque::new(),
             epoch,
+            now_us: 0,
             now_ms: 0,
             next_tick_ms: 0,
             next_eviction_ms: 0,
             is_busy: false,
             is_draining: false,
+            turns: 0,
+            events_seen: 0,
         };
         worker.run();
     })
@@ -183,9 +193,12 @@ impl Worker {
                 tracing::error!(%error, worker = self.number, "event loop failed");
                 return;
             }
-            self.now_ms = millis(self.epoch.elapsed());
+            self.now_us = micros(self.epoch.elapsed());
+            self.now_ms = self.now_us / 1000;
+            self.turns += 1;
             let mut has_mail = false;
             for event in &events {
+                self.events_seen += 1;
                 has_mail |= event.token() == MAILBOX;
                 self.dispatch(event);
             }
@@ -286,6 +299,10 @@ impl Worker {
                     // Nobody listens any more if the command was given up.
                     let _ = reply.send(self.list(from));
                 }
+                ToWorker::Report { reply } => {
+                    // Whoever asked may have given up.
+                    let _ = reply.send(self.report());
+                }
                 ToWorker::Reload { general } => self.reload(general),
                 ToWorker::Drain => self.drain(),
             }
@@ -352,4 +369,8 @@ fn backend_token(key: Key<Backend>) -> usize {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

@@ -9,6 +9,7 @@ use super::slab::Key;
 use crate::backend::params::ParamSet;
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
+use crate::metrics::cells::Cells;
 use crate::pool::slots::{Order, Slots};
 use crate::pool::spec::Spec;
 use crate::session::front::StatementRules;
@@ -57,6 +58,8 @@ pub struct Pool {
     pub begged_ms: u64,
     /// How many sessions of this worker use it.
     pub sessions: usize,
+    /// What was done so far; apart, because the rest is small.
+    pub cells: Box<Cells>,
     /// What servers said to a fresh session when `greetings` were learnt.
     base: Arc<ParamSet>,
     /// Startup parameters → what the server makes of them.
@@ -75,6 +78,7 @@ impl Pool {
             beggar: None,
             begged_ms: 0,
             sessions: 0,
+            cells: Box::default(),
             base: Arc::default(),
             greetings: HashMap::new(),
         }
