@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::admin::Admin;
 use crate::config::{Config, ConfigError};
 use crate::control::{Control, carry};
 use crate::net::listen::{ListenError, Listeners};
@@ -93,7 +94,9 @@ async fn serve(config_path: &Path, config: Config) -> Result<ExitCode, StartErro
     let control = Arc::new(Control::new(config_path, config, workers));
     tokio::spawn(carry(Arc::clone(&control), from_workers));
     tracing::info!(workers = count, version = env!("CARGO_PKG_VERSION"), "ready");
-    Ok(run_until_signal(&control, listeners, signals, threads).await)
+    let admin = Admin::new(Arc::clone(&control));
+    tokio::spawn(Arc::clone(&admin).take_samples());
+    Ok(run_until_signal(&control, &admin, listeners, signals, threads).await)
 }
 
 /// How many workers there are: as configured, or one per core but one.
@@ -106,6 +109,7 @@ fn worker_count(configured: usize) -> usize {
 /// Accepts clients until a signal says to stop, then waits for the workers to finish.
 async fn run_until_signal(
     control: &Arc<Control>,
+    admin: &Arc<Admin>,
     mut listeners: Listeners,
     mut signals: Signals,
     threads: Vec<JoinHandle<()>>,
@@ -129,9 +133,9 @@ async fn run_until_signal(
                 return ExitCode::FAILURE;
             },
             (permit, (stream, peer)) = next_client(&logins, &mut listeners) => {
-                let control = Arc::clone(control);
+                let (control, admin) = (Arc::clone(control), Arc::clone(admin));
                 tokio::spawn(async move {
-                    lead_in(&control, stream, peer).await;
+                    lead_in(&control, &admin, stream, peer).await;
                     drop(permit);
                 });
             }
@@ -180,14 +184,21 @@ async fn drain(control: &Control, signals: &mut Signals, threads: &[JoinHandle<(
     ExitCode::SUCCESS
 }
 
-/// Leads one new connection through its login, and hands it to the least loaded worker.
-async fn lead_in(control: &Control, stream: Stream, peer: Peer) {
+/// Leads one new connection through its login, and hands it to the least loaded worker, or to the
+/// admin console.
+async fn lead_in(control: &Control, admin: &Arc<Admin>, stream: Stream, peer: Peer) {
     let config = control.config();
     let accepted = accept(stream, peer, &config, &control.process_secret, &control.admission).await;
     match accepted {
         Accepted::Gone => {}
         Accepted::Cancel { pid, secret, stream } => {
-            control.cancel_for_client(pid, &secret, stream).await;
+            if !admin.cancel(pid, &secret) {
+                control.cancel_for_client(pid, &secret, stream).await;
+            }
+        }
+        Accepted::Console(visitor) => {
+            // LIMIT: the console has a bounded number of seats.
+            tokio::spawn(Arc::clone(admin).serve(visitor));
         }
         Accepted::Login(client) => hand_over(control, &config, client).await,
     }

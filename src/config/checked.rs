@@ -60,12 +60,16 @@ pub struct General {
     pub ignore_startup_parameters: Vec<String>,
     /// Users who may use the admin console.
     pub admin_users: Vec<String>,
+    /// Users who may look at things in the admin console.
+    pub stats_users: Vec<String>,
     /// A level, or `target=level` directives with commas.
     pub log_level: String,
     /// Whether each login is logged.
     pub log_connections: bool,
     /// Whether each end of a session is logged.
     pub log_disconnections: bool,
+    /// How long averages in the admin console look back, at least a second.
+    pub stats_period: Duration,
     /// How long SIGTERM waits for running transactions; `None` is as long as they need.
     pub shutdown_timeout: Option<Duration>,
     /// What pools do unless their database or user says otherwise.

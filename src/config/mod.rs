@@ -10,6 +10,7 @@
 
 mod advice;
 mod checked;
+mod entries;
 mod keys;
 mod kind;
 mod problem;
@@ -29,6 +30,7 @@ use zeroize::Zeroizing;
 pub use checked::{
     AuthType, Config, Database, General, Host, PoolDefaults, PoolMode, PoolSettings, User,
 };
+pub use entries::Entry;
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 
 /// Reads and checks the configuration at `path`, with the variables of our environment.
