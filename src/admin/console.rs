@@ -83,21 +83,22 @@ impl Console {
         let books = Books::default();
         let (is_in_transaction, is_skipping) = (false, false);
         let mut console = Self { admin, seat, role, line, books, is_in_transaction, is_skipping };
-        let end = console.converse().await;
+        let occupant = Arc::clone(&console.seat.occupant);
+        let end = tokio::select! {
+            biased;
+            () = occupant.kill.cancelled() => killed(),
+            end = console.converse() => end,
+        };
         tracing::debug!(reason = %end, "console closed");
         console.line.close(&end).await;
     }
 
     /// Answers one message after the other; returns why that is over.
+    ///
+    /// Cancel safe in that a command that waits is undone.
     async fn converse(&mut self) -> End {
-        let occupant = Arc::clone(&self.seat.occupant);
         loop {
-            let message = tokio::select! {
-                biased;
-                () = occupant.kill.cancelled() => return killed(),
-                message = self.line.message() => message,
-            };
-            let answered = match message {
+            let answered = match self.line.message().await {
                 Ok(message) => self.answer(message).await,
                 Err(end) => Err(end),
             };
@@ -356,7 +357,6 @@ impl Console {
                 biased;
                 acted = admin.act(action) => acted,
                 () = cancelled => Err(Refusal::Cancelled),
-                () = occupant.kill.cancelled() => return Err(killed().into()),
                 end = self.line.departure() => return Err(end.into()),
             }
         } else {

@@ -53,14 +53,15 @@ pub struct Line {
     stream: Stream,
     /// At most [`MESSAGE_MAX`] bytes that came and were not looked at.
     input: Vec<u8>,
-    /// What is to be sent.
+    /// What is to be sent; the first `sent` bytes have been.
     pub output: Vec<u8>,
+    sent: usize,
 }
 
 impl Line {
     /// Takes over a connection with what it has sent already and what it is to be sent.
     pub fn new(stream: Stream, input: Vec<u8>, output: Vec<u8>) -> Self {
-        Self { stream, input, output }
+        Self { stream, input, output, sent: 0 }
     }
 
     /// Waits for the next message; what is to be sent goes out first if it has not come yet.
@@ -109,15 +110,15 @@ impl Line {
     /// # Errors
     /// [`End::Lost`], [`End::Stalled`].
     pub async fn flush(&mut self) -> Result<(), End> {
-        let mut sent = 0;
-        while let Some(rest) = self.output.get(sent..).filter(|rest| !rest.is_empty()) {
+        while let Some(rest) = self.output.get(self.sent..).filter(|rest| !rest.is_empty()) {
             let written = timeout(STALL_LIMIT, self.stream.write(rest));
             match written.await.map_err(|_| End::Stalled)?? {
                 0 => return Err(End::Lost(io::ErrorKind::WriteZero.into())),
-                count => sent += count,
+                count => self.sent += count,
             }
         }
         self.output.clear();
+        self.sent = 0;
         Ok(())
     }
 
