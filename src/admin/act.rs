@@ -128,10 +128,9 @@ fn rows(changes: &Changes) -> Rows {
         rows.push(vec![Value::Text(kind.into()), name, Value::Text(change.into())]);
     };
     for key in &changes.general {
-        add("general", key, "changed".to_owned());
-    }
-    for key in &changes.restart {
-        add("general", key, "changed at the next start".to_owned());
+        let is_for_start = changes.restart.contains(key);
+        let change = if is_for_start { "changed at the next start" } else { "changed" };
+        add("general", key, change.to_owned());
     }
     for (kind, sections) in [("database", &changes.databases), ("user", &changes.users)] {
         let Sections { added, removed, changed } = sections;
@@ -145,10 +144,10 @@ fn rows(changes: &Changes) -> Rows {
             add(kind, name, format!("changed: {}", keys.join(", ")));
         }
     }
-    for address in &changes.listening {
+    for address in &changes.listening.opened {
         add("listener", address, "opened".to_owned());
     }
-    for address in &changes.closed {
+    for address in &changes.listening.closed {
         add("listener", address, "closed".to_owned());
     }
     for pool in &changes.pools {
@@ -166,11 +165,12 @@ fn rows(changes: &Changes) -> Rows {
 mod tests {
     use super::*;
     use crate::control::PoolChange;
+    use crate::net::listen::Rebound;
 
     #[test]
     fn every_change_is_a_row() {
         let changes = Changes {
-            general: vec!["query_timeout"],
+            general: vec!["query_timeout", "workers"],
             restart: vec!["workers"],
             databases: Sections {
                 added: vec!["a".into()],
@@ -178,8 +178,10 @@ mod tests {
                 changed: vec![("c".into(), vec!["host", "port"])],
             },
             users: Sections { added: vec!["u".into()], ..Sections::default() },
-            listening: vec!["127.0.0.1:1".into()],
-            closed: vec!["127.0.0.1:2".into()],
+            listening: Rebound {
+                opened: vec!["127.0.0.1:1".into()],
+                closed: vec!["127.0.0.1:2".into()],
+            },
             pools: vec![PoolChange {
                 database: "c".into(),
                 user: "u".into(),
@@ -189,9 +191,9 @@ mod tests {
         let shown: Vec<String> = rows(&changes)
             .into_iter()
             .map(|row| {
-                let text = |value| match value {
-                    Value::Text(text) => text.into_owned(),
-                    other => format!("{other:?}"),
+                let text = |value| {
+                    let Value::Text(text) = value else { unreachable!("all columns are texts") };
+                    text.into_owned()
                 };
                 row.into_iter().map(text).collect::<Vec<_>>().join("|")
             })

@@ -103,15 +103,17 @@ impl Refusal {
                 | CommandError::ShuttingDown => b"55000",
                 CommandError::Resumed => b"57014",
                 CommandError::NoSuchClient(_) => b"42704",
-                CommandError::Unavailable => b"0A000",
             },
+            Self::Reload(ReloadError::Ending)
+            | Self::Set(SetError::Reload(ReloadError::Ending))
+            | Self::PortalDone(_) => b"55000",
             // config_file_error, as PgBouncer.
             Self::Reload(_) => b"F0000",
-            Self::Set(error) => match error {
-                SetError::Config(error) if is_unknown_key(error) => b"42704",
-                SetError::Config(_) | SetError::Listen(_) => b"22023",
-                SetError::NeedsRestart(_) => b"55P02",
-            },
+            Self::Set(SetError::Reload(ReloadError::Config(error))) if is_unknown_key(error) => {
+                b"42704"
+            }
+            Self::Set(SetError::Reload(_)) => b"22023",
+            Self::Set(SetError::NeedsRestart { .. }) => b"55P02",
             Self::Cancelled => b"57014",
             Self::Descriptors | Self::FunctionCall => b"0A000",
             Self::Stuck { .. } => b"XX000",
@@ -119,7 +121,6 @@ impl Refusal {
             Self::DuplicateStatement(_) => b"42P05",
             Self::NoPortal(_) => b"34000",
             Self::DuplicatePortal(_) => b"42P03",
-            Self::PortalDone(_) => b"55000",
             Self::TooMany { .. } => b"54000",
             Self::Parameters { .. } | Self::ResultFormats { .. } => b"08P01",
         })

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use super::checked::{AuthType, General, PoolDefaults, PoolMode};
-
-/// Keys that come into force at a start only.
-const AT_START: [&str; 4] = ["listen_backlog", "log_level", "tcp_user_timeout", "workers"];
+use super::diff::is_for_start;
 
 /// One key of `[general]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,6 +45,8 @@ impl General {
             log_disconnections,
             stats_period,
             shutdown_timeout,
+            suspend_timeout,
+            autodb_idle_timeout,
             pool,
         } = self;
         let socket_dir = unix_socket_dir.as_ref().map(|path| path.display().to_string());
@@ -76,10 +76,12 @@ impl General {
             ("log_disconnections", log_disconnections.to_string()),
             ("stats_period", seconds(*stats_period)),
             ("shutdown_timeout", timeout(*shutdown_timeout)),
+            ("suspend_timeout", seconds(*suspend_timeout)),
+            ("autodb_idle_timeout", timeout(*autodb_idle_timeout)),
         ];
         entries.extend(pool_entries(pool));
         entries.sort_unstable();
-        let entry = |(key, value)| Entry { key, value, is_changeable: !AT_START.contains(&key) };
+        let entry = |(key, value)| Entry { key, value, is_changeable: !is_for_start(key) };
         entries.into_iter().map(entry).collect()
     }
 }
@@ -177,9 +179,10 @@ mod tests {
         let listed: Vec<&str> =
             General::default().entries().iter().map(|entry| entry.key).collect();
         assert_eq!(listed, keys);
-        for key in AT_START {
-            assert!(keys.contains(&key), "{key}");
-        }
+        let is_changeable = |key: &str| {
+            General::default().entries().iter().any(|entry| entry.key == key && entry.is_changeable)
+        };
+        assert!(is_changeable("query_timeout") && !is_changeable("workers"));
     }
 
     #[test]

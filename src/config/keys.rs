@@ -55,6 +55,12 @@ pub(super) fn config<'a>(walk: &mut Walk<'a>, root: &DeTable<'a>) -> Config {
             _ => walk.report(path, Kind::Root.explain(name, is_section(value))),
         }
     }
+    if !root.iter().any(|(key, _)| key.get_ref().as_ref() == "general") {
+        // Keys may have been set by hand although the file has no such section.
+        let mut section = Section::new(walk, "general".to_owned(), None);
+        config.general = general(&mut section);
+        section.finish(|key, is_section| Kind::General.explain(key, is_section));
+    }
     check_names(walk, &config);
     config
 }
@@ -109,6 +115,8 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
         max_client_conn: section.get("max_client_conn", 10_000, read::count(1..=CLIENTS_MAX)),
         client_login_timeout: section.get("client_login_timeout", Some(60 * SECOND), read::timeout),
         cancel_wait_timeout: section.get("cancel_wait_timeout", Some(10 * SECOND), read::timeout),
+        suspend_timeout: section.get("suspend_timeout", 10 * SECOND, read::duration),
+        autodb_idle_timeout: section.get("autodb_idle_timeout", Some(3600 * SECOND), read::timeout),
         tcp_keepalive: section.get("tcp_keepalive", true, read::boolean),
         tcp_keepidle: section.get("tcp_keepidle", None, read::keepalive),
         tcp_keepintvl: section.get("tcp_keepintvl", None, read::keepalive),

@@ -44,7 +44,12 @@ pub(super) fn boolean(value: &Value) -> Result<bool, Reason> {
     const EXPECTED: &str = "true or false";
     if let Value::Text { text, from_env: true } = value {
         let malformed = |_| Reason::Malformed { found: text.to_string(), expected: EXPECTED };
-        return text.trim().parse().map_err(malformed);
+        return match text.trim() {
+            // As PgBouncer writes them.
+            "1" => Ok(true),
+            "0" => Ok(false),
+            text => text.parse().map_err(malformed),
+        };
     }
     let Value::Bool(boolean) = value else {
         return Err(value.wrong_type(EXPECTED));

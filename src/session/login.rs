@@ -94,6 +94,21 @@ pub struct Authenticated {
     pub admitted: Admitted,
 }
 
+impl Authenticated {
+    /// Refuses the client a session after all, and waits for up to a second until it has read why.
+    pub async fn turn_away(self, fault: &Fault) {
+        let sqlstate = fault.sqlstate;
+        info!(database = self.database, user = self.user, %sqlstate, "login refused");
+        let mut conversation = Conversation::new(self.stream);
+        fault.encode(&mut conversation.output);
+        match timeout(FAREWELL, conversation.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "client did not take the message"),
+            Err(_) => debug!("client did not close the connection"),
+        }
+    }
+}
+
 /// Somebody who may use the admin console; counts as no client.
 #[derive(Debug)]
 pub struct Visitor {

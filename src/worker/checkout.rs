@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::backend::{Backend, Chore, ChoreKind, Role, Times};
+use super::gates::Passage;
 use super::mailbox::ToControl;
 use super::pipe::Pipe;
 use super::pool::Failure;
@@ -52,8 +53,16 @@ impl Worker {
     /// Leases an idle backend to a session that waits or is to be greeted, or queues it.
     pub(super) fn enqueue(&mut self, key: Key<Session>, number: PoolNumber) {
         self.check_stale(number);
-        let now_ms = self.now_ms;
+        let (now_ms, is_draining) = (self.now_ms, self.is_draining);
         let Some(pool) = self.pool_mut(number) else { return };
+        match pool.passage {
+            Passage::Open => {}
+            Passage::Paused { .. } if !is_draining => {
+                pool.slots.queue(key, now_ms);
+                return;
+            }
+            Passage::Paused { .. } | Passage::Removed => return self.send_off(key),
+        }
         let order = pool.order();
         match pool.slots.checkout(key, order, now_ms) {
             Checkout::Leased(backend) => self.lease(key, backend),
@@ -125,11 +134,12 @@ impl Worker {
         session.idle_ms = now_ms;
         // One that began in session mode keeps it: its statements have names of its own.
         let keeps = session.front.is_pinned() || session.front.rules == StatementRules::Pass;
-        if self.is_draining {
+        let Some(pool) = self.pool(number) else { return };
+        let mode = pool.settings.mode;
+        if self.is_draining || pool.passage == Passage::Removed {
             self.send_off(key);
             return;
         }
-        let mode = self.pool(number).map_or(PoolMode::Transaction, |pool| pool.settings.mode);
         if keeps || mode == PoolMode::Session {
             return;
         }
@@ -148,13 +158,11 @@ impl Worker {
             || !backend.link.is_at_rest()
             || self.now_ms >= backend.times.expires_ms;
         let has_cancels = backend.cancels > 0;
-        let generation = backend.generation;
-        let Some(pool) = self.pool(number) else { return };
-        let excess = pool.spec.ledger.pool().excess() > pool.settings.reserve_size;
-        if is_used_up || excess || generation != pool.spec.generation() {
+        if is_used_up || self.backends.get(key).is_some_and(|backend| self.is_unwanted(backend)) {
             self.close_backend(key);
             return;
         }
+        let Some(pool) = self.pool(number) else { return };
         if pool.settings.server_reset_query_always
             && !is_reset
             && !pool.settings.server_reset_query.is_empty()
@@ -195,6 +203,9 @@ impl Worker {
         let now_ms = self.now_ms;
         loop {
             let Some(pool) = self.pool_mut(number) else { return };
+            if !pool.passage.is_open() {
+                return;
+            }
             if pool.slots.waiting() <= pool.slots.opening() + pool.checking {
                 return;
             }
@@ -222,7 +233,7 @@ impl Worker {
                     }
                 }
                 Err(Full::User) => {
-                    let bound = Arc::clone(spec.ledger.user());
+                    let bound = spec.ledger.user();
                     if !self.evict_or_ask(&bound) {
                         return;
                     }
@@ -270,7 +281,9 @@ impl Worker {
             return;
         }
         pool.failure = None;
-        spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
+        if generation == spec.generation() {
+            spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
+        }
         pool.slots.add_busy();
         let serial = next_serial();
         let lifetime_ms = pool.settings.server_lifetime.map_or(u64::MAX / 2, millis);
@@ -304,6 +317,10 @@ impl Worker {
         let now_ms = self.now_ms;
         let Some(pool) = self.pool_mut(number) else { return };
         pool.slots.opening_ended();
+        if !pool.passage.is_open() {
+            // Nobody waits for it, and it says nothing about later. Pooling point G53.
+            return;
+        }
         let longest_ms = millis(pool.settings.server_login_retry).max(1);
         let back_off_ms = match &pool.failure {
             Some(failure) if now_ms < failure.retry_at_ms => failure.back_off_ms,
@@ -316,6 +333,13 @@ impl Worker {
         self.fail_waiters_without_server(number);
     }
 
+    /// A backend that was asked for was not opened.
+    pub(super) fn open_abandoned(&mut self, number: PoolNumber) {
+        let Some(pool) = self.pool_mut(number) else { return };
+        pool.slots.opening_ended();
+        self.open_wanted(number, Growth::Share);
+    }
+
     /// Tells everybody who waits for a pool without any server why, in the server's own words.
     ///
     /// A server that is starting up is waited for. Pooling points G50 and G51.
@@ -323,6 +347,9 @@ impl Worker {
         loop {
             let Some(pool) = self.pool_mut(number) else { return };
             let Some(failure) = &pool.failure else { return };
+            if !pool.passage.is_open() {
+                return;
+            }
             let has_server = pool.slots.total() > 0 || pool.spec.ledger.pool().count() > 0;
             if failure.is_starting || has_server {
                 return;

@@ -13,6 +13,7 @@ use super::{Worker, millis};
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::net::Stream;
+use crate::pool::spec::PoolNumber;
 use crate::session::front::StatementRules;
 use crate::session::refuse;
 use crate::session::relay::{self, ServerFailure};
@@ -121,7 +122,9 @@ impl Worker {
         let is_at_rest = relay::is_at_rest(&session.front, &backend.link)
             && backend.pipe.stash.is_empty()
             && !backend.pipe.has_unsent();
-        if !is_at_rest {
+        if !is_at_rest || self.backends.get(lease).is_some_and(|backend| self.is_unwanted(backend))
+        {
+            let Some(backend) = self.backends.get(lease) else { return };
             if !backend.link.expect.is_empty() {
                 self.cancel_and_forget(lease);
             }
@@ -184,6 +187,7 @@ impl Worker {
     /// Closes clients between transactions now; the others when they are done.
     pub(super) fn drain(&mut self) {
         self.is_draining = true;
+        self.review_suspension();
         for key in self.sessions.keys() {
             let Some(session) = self.sessions.get_mut(key) else { continue };
             let is_idle = match session.phase {
@@ -199,6 +203,11 @@ impl Worker {
             };
             if is_idle {
                 self.send_off(key);
+            }
+        }
+        for at in 0..self.pools.len() {
+            if let Ok(number) = u32::try_from(at) {
+                self.send_off_stranded(PoolNumber(number));
             }
         }
     }
@@ -302,15 +311,11 @@ impl Worker {
         }
     }
 
-    /// Closes idle backends that a reload has made useless; busy ones go when they come back.
+    /// Closes idle backends that have become useless; busy ones go when they come back.
     pub(super) fn retire_old_backends(&mut self) {
         for key in self.backends.keys() {
             let Some(backend) = self.backends.get(key) else { continue };
-            let is_old = self.pool(backend.pool).is_some_and(|pool| {
-                pool.spec.generation() != backend.generation
-                    || pool.spec.ledger.pool().excess() > pool.settings.reserve_size
-            });
-            if is_old && matches!(backend.role, Role::Idle) {
+            if self.is_unwanted(backend) && matches!(backend.role, Role::Idle) {
                 self.close_backend(key);
             }
         }
@@ -368,7 +373,7 @@ impl Worker {
     }
 
     /// Has the server cancel what a backend runs that is about to be closed.
-    fn cancel_and_forget(&mut self, key: Key<Backend>) {
+    pub(super) fn cancel_and_forget(&mut self, key: Key<Backend>) {
         let Some(backend) = self.backends.get(key) else { return };
         if backend.link.expect.is_empty() {
             return;

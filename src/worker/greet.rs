@@ -16,7 +16,7 @@ use super::slab::Key;
 use super::{Worker, next_serial, session_token};
 use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
-use crate::pool::spec::{PoolNumber, Spec, Welcome};
+use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
 use crate::session::front::Front;
 use crate::session::login::Authenticated;
 use crate::session::options;
@@ -63,9 +63,10 @@ impl Worker {
             request_ms: now_ms,
             idle_ms: now_ms,
             admitted,
+            seat: Seat::new(spec),
         };
         let key = self.sessions.insert(session);
-        if self.is_draining {
+        if self.sessions.get(key).is_some_and(|session| self.must_go(session)) {
             self.send_off(key);
         } else if !self.greet_if_known(key) {
             self.enqueue(key, spec.number);

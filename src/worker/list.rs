@@ -14,7 +14,7 @@ use crate::backend::params::ParamSet;
 use crate::config::PoolMode;
 use crate::net::Peer;
 use crate::pool::spec::Spec;
-use crate::session::front::{Pins, StatementRules};
+use crate::session::front::{Pins, Prepared, StatementRules};
 use crate::session::relay;
 use crate::wire::expect::TransactionStatus;
 
@@ -218,11 +218,11 @@ impl Worker {
             connected: self.moment(session.login_ms),
             requested: self.moment(session.request_ms),
             wait: does_wait.then(|| self.since(session.request_ms)),
-            is_close_needed: self.is_draining,
+            is_close_needed: self.must_go(session),
             link: lease.and_then(|lease| Some(self.backends.get(lease)?.serial)),
             keeps: keeps(session, pool.settings.mode),
             application_name: application_name(&session.front.params),
-            prepared_statements: session.front.prepared().map_or(0, |prepared| prepared.count()),
+            prepared_statements: session.front.prepared().map_or(0, Prepared::count),
             unsent_bytes: session.pipe.unsent_bytes(),
             held_bytes: session.pipe.stash.len(),
         })
@@ -250,7 +250,7 @@ impl Worker {
             process: backend.cancel_key.pid,
             connected: self.moment(times.opened_ms),
             requested: self.moment(times.leased_ms.max(times.query_ms).max(times.opened_ms)),
-            is_close_needed: self.is_draining || backend.generation != pool.spec.generation(),
+            is_close_needed: self.is_draining || self.is_unwanted(backend),
             link: session.and_then(|key| Some(self.sessions.get(key)?.serial)),
             held: self.held(backend, pool.settings.mode),
             application_name: application_name(&backend.link.params),

@@ -28,6 +28,7 @@ mod programs;
 mod queue;
 mod random;
 mod release;
+mod reload;
 mod servers;
 mod shutdown;
 mod sizes;

@@ -6,7 +6,7 @@ mod extended;
 mod shows;
 mod simple;
 
-use crate::support::{config::Config, fixture::Fixture, login::Login, wire::Client};
+use crate::support::{config::Config, fixture::Fixture, login::Login, reply::Reply, wire::Client};
 
 /// A proxy with an administrator `admin` and a watcher `stats`.
 fn fixture() -> Fixture {
@@ -45,6 +45,6 @@ fn table(client: &mut Client, sql: &str) -> (Vec<String>, Vec<Vec<String>>) {
     assert!(error.is_none(), "{sql}: {error:?}");
     let columns =
         replies.iter().find(|reply| reply.tag() == b'T').expect("a result").column_names();
-    let rows = replies.iter().filter(|reply| reply.tag() == b'D').map(|row| row.columns());
+    let rows = replies.iter().filter(|reply| reply.tag() == b'D').map(Reply::columns);
     (columns, rows.collect())
 }

@@ -100,6 +100,11 @@ impl Proxy {
         Address::Unix(self.socket.clone())
     }
 
+    /// The file of its Unix socket.
+    pub fn socket_file(&self) -> &Path {
+        &self.socket
+    }
+
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("a proxy runs").id()
@@ -153,7 +158,7 @@ impl Proxy {
         self.child = Some(child);
         poll("the proxy accepts connections", || {
             assert!(self.is_running(), "the proxy ended at once:\n{}", self.log());
-            self.tcp().try_open().is_ok()
+            self.tcp().try_open().is_ok() && self.unix().try_open().is_ok()
         });
     }
 
