@@ -106,6 +106,7 @@ fn general_keys(old: &General, new: &General) -> Vec<&'static str> {
             log_level,
             log_connections,
             log_disconnections,
+            stats_period,
             shutdown_timeout,
             pool,
         ]

@@ -132,6 +132,7 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
         log_level: section.get("log_level", "info".to_owned(), read::log_filter),
         log_connections: section.get("log_connections", true, read::boolean),
         log_disconnections: section.get("log_disconnections", true, read::boolean),
+        stats_period: section.get("stats_period", 60 * SECOND, read::period),
         shutdown_timeout: section.get("shutdown_timeout", None, read::timeout),
         pool: pool_defaults(section),
     }

@@ -24,7 +24,7 @@ const LATER_GENERAL: &str = "application_name_add_host auth_dbname auth_file aut
     dns_nxdomain_ttl dns_zone_check_period log_pooler_errors log_stats logfile \
     login_notify_message max_db_client_connections max_user_client_connections peer_id pidfile \
     pkt_buf pool_idle_timeout query_wait_notify resolv_conf sbuf_loopcnt scram_iterations \
-    server_fast_close so_reuseport stats_period syslog \
+    server_fast_close so_reuseport syslog \
     syslog_facility syslog_ident tcp_defer_accept tcp_socket_buffer track_extra_parameters \
     unix_socket_group user";
 

@@ -68,7 +68,8 @@ const EVENTS_MAX: usize = 1024;
 /// Numbers sessions and backends; unique in the process.
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 
-fn next_serial() -> u64 {
+/// Returns a number that no client and no backend of this process has had.
+pub fn next_serial() -> u64 {
     NEXT_SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
