@@ -1,5 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+pub mod admin;
 pub mod app;
 pub mod auth;
 pub mod backend;
@@ -10,6 +11,7 @@ pub mod demo;
 pub mod fault;
 pub mod import;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod pool;
 pub mod secret;

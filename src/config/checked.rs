@@ -74,6 +74,8 @@ pub struct General {
     pub log_disconnections: bool,
     /// What else is logged, how, and where to.
     pub log: Logging,
+    /// How long averages in the admin console look back, at least a second.
+    pub stats_period: Duration,
     /// How long SIGTERM waits for running transactions; `None` is as long as they need.
     pub shutdown_timeout: Option<Duration>,
     /// What pools do unless their database or user says otherwise.

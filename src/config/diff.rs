@@ -108,6 +108,7 @@ fn general_keys(old: &General, new: &General) -> Vec<&'static str> {
             log_connections,
             log_disconnections,
             log,
+            stats_period,
             shutdown_timeout,
             pool,
         ]

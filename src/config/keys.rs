@@ -137,6 +137,7 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
         log_connections: section.get("log_connections", true, read::boolean),
         log_disconnections: section.get("log_disconnections", true, read::boolean),
         log: logging(section),
+        stats_period: section.get("stats_period", 60 * SECOND, read::period),
         shutdown_timeout: section.get("shutdown_timeout", None, read::timeout),
         pool: pool_defaults(section),
     }

@@ -23,7 +23,7 @@ const LATER_GENERAL: &str = "application_name_add_host auth_dbname auth_file aut
     auth_ident_file auth_query auth_user disable_pqexec dns_max_ttl dns_nxdomain_ttl \
     dns_zone_check_period login_notify_message max_db_client_connections \
     max_user_client_connections peer_id pidfile pkt_buf pool_idle_timeout query_wait_notify \
-    resolv_conf sbuf_loopcnt scram_iterations server_fast_close so_reuseport stats_period \
+    resolv_conf sbuf_loopcnt scram_iterations server_fast_close so_reuseport \
     tcp_defer_accept tcp_socket_buffer track_extra_parameters \
     unix_socket_group user";
 

@@ -11,6 +11,7 @@
 mod advice;
 mod checked;
 mod diff;
+mod entries;
 mod keys;
 mod kind;
 mod problem;
@@ -31,6 +32,7 @@ pub use checked::{
     PoolMode, PoolSettings, User,
 };
 pub use diff::{Difference, Sections, is_for_start};
+pub use entries::Entry;
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 pub use source::Source;
 

@@ -167,6 +167,16 @@ pub(super) fn timeout(value: &Value) -> Result<Option<Duration>, Reason> {
     duration(value).map(unless_zero)
 }
 
+/// A duration between things that are done again and again: not shorter than a second.
+pub(super) fn period(value: &Value) -> Result<Duration, Reason> {
+    let period = duration(value)?;
+    if period < Duration::from_secs(1) {
+        let found = format!("{period:?}");
+        return Err(Reason::OutOfRange { found, expected: "1s to 3650d".to_owned() });
+    }
+    Ok(period)
+}
+
 /// As [`timeout`], a bare number counting milliseconds.
 pub(super) fn timeout_millis(value: &Value) -> Result<Option<Duration>, Reason> {
     duration_millis(value).map(unless_zero)

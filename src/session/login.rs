@@ -5,13 +5,16 @@
 //! `AuthenticationOk` (parameters, cancel key, `ReadyForQuery`) depends on the pool. No backend is
 //! touched here.
 //!
+//! The admin console has its own door: who asks for one of its databases never counts as a client.
+//!
 //! A user that does not exist goes through the same exchange as one with a wrong password and is
 //! told the same.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use rustix::process::geteuid;
 use tokio::time::timeout;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, info, info_span};
@@ -30,6 +33,9 @@ mod proof;
 
 use proof::ProofError;
 
+/// The databases of the admin console; also the users that need no password there.
+const CONSOLE_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
+
 /// How long a client that is turned away may take to read why and to close the connection.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -46,6 +52,8 @@ pub enum Accepted {
     },
     /// The client has proven who it is.
     Login(Box<Authenticated>),
+    /// Somebody who may use the admin console asked for it.
+    Console(Box<Visitor>),
     /// It was closed or refused; everything has been said and logged.
     Gone,
 }
@@ -57,6 +65,7 @@ impl fmt::Debug for Accepted {
                 f.debug_struct("Cancel").field("pid", pid).finish_non_exhaustive()
             }
             Self::Login(authenticated) => f.debug_tuple("Login").field(authenticated).finish(),
+            Self::Console(visitor) => f.debug_tuple("Console").field(visitor).finish(),
             Self::Gone => f.write_str("Gone"),
         }
     }
@@ -84,6 +93,8 @@ pub struct Authenticated {
     pub unread: Vec<u8>,
     /// Its place among the clients; to be kept as long as its session.
     pub admitted: Admitted,
+    /// When its connection was accepted.
+    pub accepted_at: Instant,
 }
 
 impl Authenticated {
@@ -110,6 +121,36 @@ impl Authenticated {
     }
 }
 
+/// Somebody who may use the admin console; counts as no client.
+#[derive(Debug)]
+pub struct Visitor {
+    /// The connection.
+    pub stream: Stream,
+    /// Who is at its other end.
+    pub peer: Peer,
+    /// The name that the console was asked for by.
+    pub database: String,
+    /// The user it is.
+    pub user: String,
+    /// What it may do.
+    pub role: ConsoleRole,
+    /// Startup parameters, as those of a client.
+    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Not yet sent, as that of a client.
+    pub greeting: Vec<u8>,
+    /// What was sent behind the login.
+    pub unread: Vec<u8>,
+}
+
+/// What somebody may do at the admin console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleRole {
+    /// Everything.
+    Admin,
+    /// Look at things.
+    Stats,
+}
+
 /// Leads a new connection through its login.
 ///
 /// Never fails: what goes wrong is told to the client, as far as PostgreSQL would tell it, and
@@ -123,6 +164,7 @@ pub async fn accept(
     process_secret: &[u8; 32],
     admission: &Arc<Admission>,
 ) -> Accepted {
+    let accepted_at = Instant::now();
     let span = info_span!("login", client = %peer, user = Empty, database = Empty);
     let names = OnceLock::new();
     let login = Login { config, process_secret, admission, peer, names: &names };
@@ -131,6 +173,22 @@ pub async fn accept(
         match login.run(&mut conversation).await {
             Ok(Outcome::Cancel { pid, secret }) => {
                 Accepted::Cancel { pid, secret, stream: conversation.stream }
+            }
+            Ok(Outcome::Console { request, role }) => {
+                if config.general.log_connections {
+                    info!("logged in to the admin console");
+                }
+                let Conversation { stream, mut input, output } = conversation;
+                Accepted::Console(Box::new(Visitor {
+                    stream,
+                    peer,
+                    database: request.database,
+                    user: request.user,
+                    role,
+                    parameters: request.parameters,
+                    greeting: output,
+                    unread: std::mem::take(&mut *input),
+                }))
             }
             Ok(Outcome::Login { request, learned, admitted }) => {
                 debug!("client logged in");
@@ -145,6 +203,7 @@ pub async fn accept(
                     greeting: output,
                     unread: std::mem::take(&mut *input),
                     admitted,
+                    accepted_at,
                 }))
             }
             Err(error) => {
@@ -160,6 +219,7 @@ pub async fn accept(
 
 enum Outcome {
     Cancel { pid: i32, secret: Vec<u8> },
+    Console { request: Request, role: ConsoleRole },
     Login { request: Request, learned: Option<Learned>, admitted: Admitted },
 }
 
@@ -196,6 +256,8 @@ enum LoginError {
     Proof(#[from] ProofError),
     #[error("no such database")]
     UnknownDatabase { database: String },
+    #[error("neither in admin_users nor in stats_users")]
+    NotForConsole { database: String },
 }
 
 impl LoginError {
@@ -216,6 +278,11 @@ impl LoginError {
             Self::UnknownDatabase { database } => {
                 (SqlState::UNKNOWN_DATABASE, format!("database \"{database}\" does not exist"))
             }
+            // As PostgreSQL says it of a database that one may not connect to.
+            Self::NotForConsole { database } => (
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                format!("permission denied for database \"{database}\""),
+            ),
         };
         Some(Fault::fatal(sqlstate, message))
     }
@@ -230,7 +297,8 @@ impl LoginError {
             Self::TimedOut { .. }
             | Self::TooManyClients
             | Self::Proof(_)
-            | Self::UnknownDatabase { .. } => false,
+            | Self::UnknownDatabase { .. }
+            | Self::NotForConsole { .. } => false,
         }
     }
 }
@@ -316,6 +384,9 @@ impl Login<'_> {
         request: Request,
         conversation: &mut Conversation,
     ) -> Result<Outcome, LoginError> {
+        if CONSOLE_DATABASES.contains(&request.database.as_str()) {
+            return self.admit_to_console(request, conversation).await;
+        }
         let admitted = self
             .admission
             .admit(self.config.general.max_client_conn)
@@ -327,6 +398,43 @@ impl Login<'_> {
         }
         Ok(Outcome::Login { request, learned, admitted })
     }
+
+    /// Lets somebody in to the admin console, however many clients there are (pooling point G55).
+    async fn admit_to_console(
+        self,
+        request: Request,
+        conversation: &mut Conversation,
+    ) -> Result<Outcome, LoginError> {
+        if is_ourselves(&request.user, &conversation.stream) {
+            encode::authentication_ok(&mut conversation.output);
+            return Ok(Outcome::Console { request, role: ConsoleRole::Admin });
+        }
+        self.prove(&request.user, conversation).await?;
+        encode::authentication_ok(&mut conversation.output);
+        match console_role(self.config, &request.user) {
+            Some(role) => Ok(Outcome::Console { request, role }),
+            None => Err(LoginError::NotForConsole { database: request.database }),
+        }
+    }
+}
+
+/// Says what a user may do at the admin console; `None` may not use it.
+fn console_role(config: &Config, user: &str) -> Option<ConsoleRole> {
+    let general = &config.general;
+    let is_in = |users: &[String]| users.iter().any(|known| known == user);
+    if is_in(&general.admin_users) {
+        Some(ConsoleRole::Admin)
+    } else if is_in(&general.stats_users) {
+        Some(ConsoleRole::Stats)
+    } else {
+        None
+    }
+}
+
+/// Says whether this is a process of the user we run as, which could do anything to us anyway: it
+/// needs no password, if it says by its user that this is what it means. As in PgBouncer.
+fn is_ourselves(user: &str, stream: &Stream) -> bool {
+    CONSOLE_DATABASES.contains(&user) && stream.peer_uid() == Some(geteuid().as_raw())
 }
 
 /// Awaits `future` for at most `limit`; `None` waits for ever.

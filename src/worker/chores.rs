@@ -11,6 +11,7 @@ use crate::backend::link::Link;
 use crate::backend::params::{Interner, is_fact};
 use crate::fault::{Fault, Severity, SqlState};
 use crate::log::{Kind, admit};
+use crate::metrics::labels::ServerClose;
 use crate::wire::expect::TransactionStatus;
 use crate::wire::header::{self, HEADER_BYTES};
 use crate::wire::tag::backend as tag;
@@ -88,7 +89,7 @@ impl Worker {
                 }
                 (Heard::Answer | Heard::Ready(_) | Heard::Nonsense, _) => {
                     warn_of_nonsense();
-                    self.backend_gone(key);
+                    self.backend_ends(key, ServerClose::Protocol);
                     return Flow::Blocked;
                 }
             }
@@ -96,7 +97,7 @@ impl Worker {
         backend.pipe.keep_rest(&stash, consumed);
         if matches!(backend.role, Role::Idle) && !may_be_asynchronous(&backend.pipe.stash) {
             warn_of_nonsense();
-            self.backend_gone(key);
+            self.backend_ends(key, ServerClose::Protocol);
             return Flow::Blocked;
         }
         if backend.pipe.is_readable() { Flow::Again } else { Flow::Blocked }
@@ -123,7 +124,7 @@ impl Worker {
             if admit(Kind::ServerMisbehaved) {
                 tracing::warn!(?kind, ?error, "server connection closed: our own query failed");
             }
-            self.close_backend(key, kind.failure());
+            self.close_backend(key, ServerClose::Chore);
             return;
         }
         self.check_in(key);

@@ -6,6 +6,7 @@ use super::session::Session;
 use super::slab::Key;
 use crate::fault::{Fault, SqlState};
 use crate::log::{Kind, Plain, admit};
+use crate::metrics::labels::{ClientEnd, ServerClose};
 
 impl Worker {
     /// Logs why a client's connection is closed.
@@ -28,8 +29,8 @@ impl Worker {
     }
 
     /// Logs an error of ours that ends a client's connection.
-    pub(super) fn log_fault(&self, key: Key<Session>, fault: &Fault) {
-        self.log_client_end(key, reason(fault));
+    pub(super) fn log_fault(&self, key: Key<Session>, end: ClientEnd, fault: &Fault) {
+        self.log_client_end(key, reason(end, fault));
         let Some(session) = self.sessions.get(key) else { return };
         let Some(pool) = self.pool(session.pool) else { return };
         if self.general.log.log_pooler_errors && admit(Kind::PoolerError) {
@@ -45,12 +46,13 @@ impl Worker {
     }
 
     /// Logs why a backend is closed.
-    pub(super) fn log_server_end(&self, backend: &Backend, reason: &str) {
+    pub(super) fn log_server_end(&self, backend: &Backend, why: ServerClose) {
         if !self.general.log_disconnections {
             return;
         }
         let Some(pool) = self.pool(backend.pool) else { return };
         let age = self.now_ms.saturating_sub(backend.times.opened_ms) / 1000;
+        let reason = words(why);
         tracing::info!(
             database = pool.spec.database,
             user = pool.spec.user,
@@ -63,16 +65,34 @@ impl Worker {
     }
 }
 
-/// PgBouncer's words for the faults it has words for.
-fn reason(fault: &Fault) -> &str {
+/// PgBouncer's words for the faults that it has words for.
+fn reason(end: ClientEnd, fault: &Fault) -> &str {
+    if end != ClientEnd::Timeout {
+        return &fault.message;
+    }
     match fault.sqlstate {
         SqlState::IDLE_IN_TRANSACTION_TIMEOUT => "idle transaction timeout",
         SqlState::TRANSACTION_TIMEOUT => "transaction timeout",
         SqlState::IDLE_SESSION_TIMEOUT => "client_idle_timeout",
         SqlState::QUERY_CANCELED => "query timeout",
-        SqlState::TOO_MANY_CONNECTIONS if fault.message.starts_with("query_wait_timeout") => {
-            "query_wait_timeout"
-        }
+        SqlState::TOO_MANY_CONNECTIONS => "query_wait_timeout",
         _ => &fault.message,
+    }
+}
+
+/// PgBouncer's words for the ends of server connections that it has words for.
+fn words(why: ServerClose) -> &'static str {
+    match why {
+        ServerClose::Idle => "server idle timeout",
+        ServerClose::Lifetime => "server lifetime over",
+        ServerClose::Lost => "server conn crashed?",
+        ServerClose::Unclean => "client disconnect while server was not ready",
+        ServerClose::Tainted => "unclean server",
+        ServerClose::Protocol => "bad packet from server",
+        ServerClose::Chore => "our own query failed",
+        ServerClose::Replaced => "obsolete connection",
+        ServerClose::Surplus => "too many servers in the pool",
+        ServerClose::Evicted => "evicted",
+        ServerClose::Admin => "administrator's command",
     }
 }

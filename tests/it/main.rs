@@ -15,6 +15,7 @@
 mod asynchronous;
 mod cancel;
 mod command_line;
+mod console;
 mod copy;
 mod driver;
 mod extended;
