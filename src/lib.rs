@@ -9,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod fault;
+pub mod import;
 pub mod log;
 pub mod metrics;
 pub mod net;

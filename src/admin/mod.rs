@@ -32,7 +32,7 @@ use console::Console;
 use refusal::Refusal;
 use seats::Seats;
 use show::Show;
-use totals::Samples;
+use totals::{Samples, Totals};
 
 use crate::control::Control;
 use crate::session::login::Visitor;
@@ -76,10 +76,17 @@ impl Admin {
 
     /// Takes a sample of all counters every `stats_period`, for averages; never returns.
     pub async fn take_samples(self: Arc<Self>) {
+        let mut last = (Totals::default(), Instant::now());
         loop {
             tokio::time::sleep(self.control.config().general.stats_period).await;
             let databases = self.done_by_database().await;
-            self.samples.take(databases, Instant::now());
+            let done = databases.values().fold(Totals::default(), |sum, one| sum.plus(one));
+            let now = Instant::now();
+            self.samples.take(databases, now);
+            if self.control.config().general.log.log_stats {
+                done.averages(&last.0, now.saturating_duration_since(last.1)).log();
+            }
+            last = (done, now);
         }
     }
 

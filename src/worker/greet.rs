@@ -28,8 +28,9 @@ impl Worker {
     /// Takes a client that has logged in.
     pub(super) fn welcome(&mut self, spec: &Arc<Spec>, client: Authenticated) {
         let key = self.sessions.next_key();
-        let Authenticated { stream, parameters, greeting, unread, admitted, accepted_at, .. } =
-            client;
+        let Authenticated {
+            stream, peer, parameters, greeting, unread, admitted, accepted_at, ..
+        } = client;
         let registered = stream
             .into_socket()
             .and_then(|mut socket| self.register(&mut socket, session_token(key)).map(|()| socket));
@@ -59,6 +60,7 @@ impl Worker {
             pipe: Pipe::new(socket, unread),
             front,
             serial: next_serial(),
+            peer,
             pool: spec.number,
             phase: Phase::Greeting(Box::new(greeting)),
             secret: rand::random(),

@@ -3,7 +3,8 @@
 //! The loop waits for events and messages, and drives the state machines: [`relay`] moves bytes
 //! between a session and its lease, [`checkout`] gives backends out and takes them back, [`greet`]
 //! welcomes new clients, [`chores`] runs our own queries, [`ends`] closes things, [`timers`] looks at
-//! the clock, [`balance`] shares backends with other workers, [`list`] tells what there is.
+//! the clock, [`balance`] shares backends with other workers, [`list`] tells what there is, [`log`]
+//! says why things end.
 //!
 //! Nothing is shared with other threads but the pools' ledgers. Per message there is no lock, no
 //! allocation, no log line, no timer and no change to epoll.
@@ -18,6 +19,7 @@ mod ends;
 mod gates;
 mod greet;
 mod list;
+mod log;
 mod mailbox;
 mod pipe;
 mod pool;

@@ -7,6 +7,7 @@ use super::backend::Backend;
 use super::pipe::Pipe;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
+use crate::net::Peer;
 use crate::pool::spec::{PoolNumber, Seat};
 use crate::session::admission::Admitted;
 use crate::session::front::Front;
@@ -73,6 +74,8 @@ pub struct Session {
     pub front: Front,
     /// Tells it from all other sessions and backends of the process.
     pub serial: u64,
+    /// Where it comes from.
+    pub peer: Peer,
     /// Its pool.
     pub pool: PoolNumber,
     /// Where in its life it is.
