@@ -65,14 +65,15 @@ fn violation(message: impl Into<std::borrow::Cow<'static, str>>) -> End {
 impl Console {
     /// Leads the session to its end.
     pub async fn serve(admin: Arc<Admin>, visitor: Visitor) {
-        let Visitor { stream, peer, database, user, role, parameters, greeting, unread } = visitor;
-        let ends = (peer, stream.local());
+        let seat = admin.seat(&visitor);
+        let Visitor { stream, role, parameters, greeting, unread, .. } = visitor;
         let mut line = Line::new(stream, unread, greeting);
-        let Some(seat) = admin.seats.take(&user, &database, role, ends) else {
-            let message = "too many sessions of the admin console";
-            let fault = Fault::fatal(SqlState::TOO_MANY_CONNECTIONS, message);
-            tracing::info!("{message}");
-            return line.close(&End::Fault(fault)).await;
+        let seat = match seat {
+            Ok(seat) => seat,
+            Err(fault) => {
+                tracing::info!(user = visitor.user, sqlstate = %fault.sqlstate, "console refused");
+                return line.close(&End::Fault(fault)).await;
+            }
         };
         let named =
             parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"application_name"));

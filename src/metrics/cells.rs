@@ -47,8 +47,8 @@ pub struct Cells {
     pub login: Histogram,
     /// How long it took to open server connections, with their logins; only those that succeeded.
     pub connect: Histogram,
-    /// Server connections that could not be opened.
-    pub connect_failures: u64,
+    /// Server connections that could not be opened, by what clients are told of it.
+    pub connect_failures: Counts<{ SqlClass::ALL.len() }>,
     /// Cancel requests of clients that met a session.
     pub cancel_requests: u64,
     /// Cancel requests that servers were to be sent, for clients that asked and for those lost.
@@ -90,6 +90,7 @@ impl Cells {
 
     /// Returns what was counted since these were `earlier`. If they cannot have been `earlier`, they
     /// began anew, and all of it is since then.
+    #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut since = self.clone();
         let mut began_anew = false;
@@ -130,7 +131,7 @@ impl Cells {
         statements.zip(&other.statements, combine);
         login.zip(&other.login, combine);
         connect.zip(&other.connect, combine);
-        combine(connect_failures, other.connect_failures);
+        connect_failures.zip(&other.connect_failures, combine);
         combine(cancel_requests, other.cancel_requests);
         combine(cancels_sent, other.cancels_sent);
         server_errors.zip(&other.server_errors, combine);

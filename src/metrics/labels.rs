@@ -97,8 +97,6 @@ label! {
         IdleTransaction = "idle_transaction",
         /// `client_idle_timeout`.
         ClientIdle = "client_idle",
-        /// `server_connect_timeout`.
-        ServerConnect = "server_connect",
     }
 }
 

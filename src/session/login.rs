@@ -12,7 +12,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::geteuid;
 use tokio::time::timeout;
@@ -92,6 +92,8 @@ pub struct Authenticated {
     pub unread: Vec<u8>,
     /// Its place among the clients; to be kept as long as its session.
     pub admitted: Admitted,
+    /// When its connection was accepted.
+    pub accepted_at: Instant,
 }
 
 impl Authenticated {
@@ -152,6 +154,7 @@ pub async fn accept(
     process_secret: &[u8; 32],
     admission: &Arc<Admission>,
 ) -> Accepted {
+    let accepted_at = Instant::now();
     let span = info_span!("login", client = %peer, user = Empty, database = Empty);
     let login = Login { config, process_secret, admission };
     async {
@@ -191,6 +194,7 @@ pub async fn accept(
                     greeting: output,
                     unread: std::mem::take(&mut *input),
                     admitted,
+                    accepted_at,
                 }))
             }
             Err(error) => {

@@ -100,17 +100,17 @@ pub enum ToWorker {
         /// Whether the server has acted on it: if not, it may do so any time later.
         is_certain: bool,
     },
+    /// Say what you have done so far, and how things stand.
+    Report {
+        /// Where to.
+        reply: oneshot::Sender<WorkerReport>,
+    },
     /// Say which clients and backends you have; see [`Page`].
     List {
         /// The first place to look at; 0 to begin.
         from: usize,
         /// Where the answer goes.
         reply: oneshot::Sender<Page>,
-    },
-    /// Say what you have done so far, and how things stand.
-    Report {
-        /// Where to.
-        reply: oneshot::Sender<WorkerReport>,
     },
     /// The configuration has changed; pools have their new settings.
     Reload {

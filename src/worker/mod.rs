@@ -114,7 +114,7 @@ struct Worker {
     /// When other workers may be asked to close idle backends again.
     next_eviction_ms: u64,
     /// Since when nobody is read from.
-    suspended_ms: u64,
+    suspended_us: u64,
     is_busy: bool,
     is_draining: bool,
     /// How often the loop has gone round.
@@ -192,7 +192,7 @@ pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
             now_ms: 0,
             next_tick_ms: 0,
             next_eviction_ms: 0,
-            suspended_ms: 0,
+            suspended_us: 0,
             is_busy: false,
             is_draining: false,
             turns: 0,
@@ -377,9 +377,9 @@ impl Worker {
         if self.pools.len() <= at {
             self.pools.resize_with(at + 1, || None);
         }
-        let now_ms = self.now_ms;
+        let now_us = self.now_us;
         let place = self.pools.get_mut(at)?;
-        Some(place.get_or_insert_with(|| Pool::new(Arc::clone(spec), now_ms)))
+        Some(place.get_or_insert_with(|| Pool::new(Arc::clone(spec), now_us)))
     }
 
     /// Registers a socket, once and for both directions.
@@ -422,6 +422,15 @@ fn backend_token(key: Key<Backend>) -> usize {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How many bytes these are, as they are counted.
+fn bytes(buffer: &[u8]) -> u64 {
+    length(buffer.len())
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
 }
 
 fn micros(duration: Duration) -> u64 {

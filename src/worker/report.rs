@@ -112,8 +112,7 @@ impl Worker {
             states.clients_idle =
                 count(pool.sessions).saturating_sub(states.clients_leased + states.clients_waiting);
             if let Some(first) = pool.slots.first_waiter() {
-                states.wait_longest_us =
-                    self.now_us.saturating_sub(first.since_ms.saturating_mul(1000));
+                states.wait_longest_us = self.now_us.saturating_sub(first.since_us);
             }
             let spec = Arc::clone(&pool.spec);
             Some(PoolReport { spec, cells: (*pool.cells).clone(), states })
