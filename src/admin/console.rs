@@ -347,7 +347,8 @@ impl Console {
     async fn act(&mut self, action: &Action) -> Result<Rows, Stop> {
         self.must_be_admin()?;
         let occupant = Arc::clone(&self.seat.occupant);
-        tracing::info!(user = occupant.user, command = %action, "admin command");
+        let (user, client) = (&occupant.user, occupant.peer);
+        tracing::info!(user, %client, command = %action, "admin command");
         // What was asked before is answered before this one may wait.
         self.line.flush().await?;
         let admin = Arc::clone(&self.admin);
@@ -364,7 +365,7 @@ impl Console {
             admin.act(action).await
         };
         let acted = acted.inspect_err(|refusal| {
-            tracing::info!(user = occupant.user, command = %action, error = %refusal, "admin command failed");
+            tracing::info!(user, %client, command = %action, error = %refusal, "admin command failed");
         })?;
         for warning in acted.warnings {
             notice(&mut self.line.output, "WARNING", &warning, None);

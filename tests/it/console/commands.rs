@@ -87,6 +87,23 @@ fn g53_a_pause_that_waits_is_undone_when_its_client_leaves() {
 }
 
 #[test]
+fn g53_a_suspend_that_waits_is_undone_by_a_cancel_request() {
+    let fixture = fixture();
+    let (mut admin, mut watcher) = (console(&fixture), as_user(&fixture, "stats"));
+    let mut client = fixture.connect();
+    // More than the sockets hold, and nobody reads it.
+    client.send(&[query("select repeat('x', 100000) from generate_series(1, 500)")]);
+    let at = |name: &str, client: &mut Client| column(client, "show sockets", name);
+    poll("its output is stuck", || at("send_avail", &mut watcher).iter().any(|bytes| bytes != "0"));
+    admin.send(&[query("suspend")]);
+    poll("it has begun", || state(&mut watcher, "suspended") == "yes");
+    fixture.proxy.tcp().cancel(admin.key);
+    assert_eq!(admin.ready(1), "E 57014 | Z I");
+    assert_eq!(state(&mut watcher, "active"), "yes");
+    assert_eq!(client.ready(1).len(), 1 + 500 + 2);
+}
+
+#[test]
 fn g53_what_was_paused_stays_paused() {
     let fixture = fixture();
     let mut watcher = as_user(&fixture, "stats");
