@@ -17,15 +17,19 @@ struct Bench {
     handle: WorkerHandle,
     /// What it asks for; nobody answers unless a test does.
     _asked: mpsc::Receiver<ToControl>,
+    /// The mailbox of another worker, which is never started.
+    other: mpsc::Receiver<ToWorker>,
     config: Arc<Config>,
     registry: Registry,
 }
 
 impl Bench {
     fn new() -> Self {
-        let config = "[databases.a]\nhost = \"/nowhere\"\n[databases.b]\nhost = \"/nowhere\"\n";
+        let config = "[general]\nmax_db_connections = 1\n\
+            [databases.a]\nhost = \"/nowhere\"\n[databases.b]\nhost = \"/nowhere\"\n";
         let config = Config::parse(config, "proxy.toml", &|_| None).unwrap();
-        let (mut starts, handles) = prepare(1).unwrap();
+        let (mut starts, handles) = prepare(2).unwrap();
+        let other = starts.pop().unwrap().inbox;
         let handle = handles[0].clone();
         let (control, asked) = mpsc::channel(MESSAGES_MAX);
         let with = Surroundings {
@@ -40,13 +44,18 @@ impl Bench {
             events: Events::with_capacity(EVENTS_MAX),
             handle,
             _asked: asked,
+            other,
             config: Arc::new(config),
             registry: Registry::default(),
         }
     }
 
     fn pool(&self, database: &str) -> Arc<Spec> {
-        self.registry.pool(|| Arc::clone(&self.config), database, "postgres").unwrap()
+        self.pool_of(database, "postgres")
+    }
+
+    fn pool_of(&self, database: &str, user: &str) -> Arc<Spec> {
+        self.registry.pool(|| Arc::clone(&self.config), database, user).unwrap()
     }
 
     /// Puts a message into the mailbox.
@@ -108,4 +117,28 @@ async fn an_event_about_who_was_there_before_is_not_for_who_takes_the_place() {
         assert!(is_quiet(&mut second), "it has been closed, or told something");
         bench.turn();
     }
+}
+
+#[tokio::test]
+async fn others_are_asked_to_make_room_once_in_a_while_however_many_wait() {
+    let mut bench = Bench::new();
+    // Another pool has the only place of the database, and not on this worker.
+    let taken = bench.pool_of("a", "other").ledger.reserve(0).unwrap();
+    let clients: Vec<UnixStream> = (0..20).map(|_| bench.post_client("a")).collect();
+    bench.turn();
+    let asked = |bench: &mut Bench| {
+        let mut count = 0;
+        while let Ok(message) = bench.other.try_recv() {
+            count += usize::from(matches!(message, ToWorker::Evict { .. }));
+        }
+        count
+    };
+    assert_eq!(asked(&mut bench), 1, "one place is all there is");
+    bench.turn();
+    assert_eq!(asked(&mut bench), 0, "they have been asked just now");
+    // As time goes by, they are asked again.
+    bench.worker.epoch = bench.worker.epoch.checked_sub(Duration::from_secs(2)).unwrap();
+    bench.turn();
+    assert_eq!(asked(&mut bench), 1);
+    drop((taken, clients));
 }

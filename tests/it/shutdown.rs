@@ -253,7 +253,7 @@ fn signals_are_heard_while_the_house_is_full_of_stalled_logins() {
     fixture.proxy.signal("HUP");
     poll("it reads its settings", || fixture.proxy.log()[before..].contains("reloaded"));
     assert_eq!(inside.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
-    fixture.proxy.signal("TERM");
+    fixture.proxy.signal("INT");
     assert_eq!(inside.until_end(), "E FATAL 57P01 | EOF");
     assert_eq!(fixture.proxy.wait().code(), Some(0));
 }

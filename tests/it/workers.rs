@@ -217,11 +217,14 @@ fn workers_that_need_room_under_a_full_bound_do_not_keep_each_other_awake() {
         })
         .collect();
     let_pass(Duration::from_millis(500));
-    let before = wake_ups(fixture.proxy.pid());
-    let_pass(Duration::from_secs(1));
-    let count = wake_ups(fixture.proxy.pid()) - before;
-    // A look at the clock every 50 ms makes 20 a second for each thread.
-    assert!(count < 1_000, "{count} wake-ups in a second of waiting");
+    // A look at the clock every 50 ms makes 20 wake-ups a second for each thread, and next to no
+    // work. Workers that wake each other up may also never sleep.
+    let (wake_ups, work_ms) = effort(fixture.proxy.pid());
+    let_pass(Duration::from_secs(2));
+    let (wake_ups_then, work_ms_then) = effort(fixture.proxy.pid());
+    let (wake_ups, work_ms) = (wake_ups_then - wake_ups, work_ms_then - work_ms);
+    assert!(wake_ups < 1_000, "{wake_ups} wake-ups in two seconds of waiting");
+    assert!(work_ms < 500, "{work_ms} ms of work in two seconds of waiting");
     assert_eq!(holder.query("commit"), "C COMMIT | Z I");
     for client in &mut waiting {
         // The login's ReadyForQuery, then the query's.
@@ -230,13 +233,16 @@ fn workers_that_need_room_under_a_full_bound_do_not_keep_each_other_awake() {
     assert_eq!(fixture.backends(), 1);
 }
 
-/// How often the threads of a process have woken up.
-fn wake_ups(pid: u32) -> u64 {
+/// How often the threads of a process have woken up, and for how many milliseconds they have run.
+fn effort(pid: u32) -> (u64, u64) {
     let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("Linux");
     let of_thread = |entry: std::fs::DirEntry| {
         let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
-        line.trim().parse::<u64>().ok()
+        let run = std::fs::read_to_string(entry.path().join("schedstat")).ok()?;
+        let run_ns: u64 = run.split(' ').next()?.parse().ok()?;
+        Some((line.trim().parse::<u64>().ok()?, run_ns / 1_000_000))
     };
-    threads.flatten().filter_map(of_thread).sum()
+    let efforts = threads.flatten().filter_map(of_thread);
+    efforts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
