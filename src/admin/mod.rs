@@ -30,12 +30,13 @@ use tokio::time::timeout;
 use books::Rows;
 use console::Console;
 use refusal::Refusal;
-use seats::Seats;
+use seats::{Seat, Seats};
 use show::Show;
 use totals::{Samples, Totals};
 
 use crate::control::Control;
-use crate::session::login::Visitor;
+use crate::fault::{Fault, SqlState};
+use crate::session::login::{ConsoleRole, Visitor};
 
 /// How long a SHOW waits for the workers.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
@@ -88,6 +89,23 @@ impl Admin {
             }
             last = (done, now);
         }
+    }
+
+    /// Gives a visitor a seat.
+    ///
+    /// # Errors
+    /// What it is told if there is none (53300), or if the proxy shuts down (57P03), when only
+    /// administrators get one.
+    fn seat(&self, visitor: &Visitor) -> Result<Seat, Fault> {
+        let Visitor { stream, peer, database, user, role, .. } = visitor;
+        if *role == ConsoleRole::Stats && self.control.shutting_down().is_some() {
+            let message = "the database system is shutting down";
+            return Err(Fault::fatal(SqlState::CANNOT_CONNECT_NOW, message));
+        }
+        self.seats.take(user, database, *role, (*peer, stream.local())).ok_or_else(|| {
+            let message = "too many sessions of the admin console";
+            Fault::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
+        })
     }
 
     fn count_command(&self) {

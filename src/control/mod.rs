@@ -107,6 +107,11 @@ impl Control {
         self.config.load_full()
     }
 
+    /// Returns the pool of (`database`, `user`); `None` if there is no such database now.
+    pub fn pool(&self, database: &str, user: &str) -> Option<Arc<Spec>> {
+        self.registry.pool(|| self.config(), database, user)
+    }
+
     /// Asks all workers how things stand; `None` for one that does not say so in time.
     pub async fn reports(&self) -> Vec<Option<WorkerReport>> {
         collect(&self.workers, REPORT_LIMIT).await
@@ -115,11 +120,6 @@ impl Control {
     /// Asks all workers, and adds up what they say of each pool; ordered by database and user.
     pub async fn pool_reports(&self) -> Vec<PoolReport> {
         by_pool(self.reports().await.iter().flatten())
-    }
-
-    /// Returns the pool of (`database`, `user`); `None` if there is no such database now.
-    pub fn pool(&self, database: &str, user: &str) -> Option<Arc<Spec>> {
-        self.registry.pool(|| self.config(), database, user)
     }
 
     /// Passes a client's cancel request to the worker that its key names.

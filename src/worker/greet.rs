@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
+use super::pool::Pool;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
 use super::{Worker, micros, next_serial, session_token};
@@ -18,7 +19,7 @@ use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
 use crate::metrics::labels::ClientEnd;
 use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
-use crate::session::front::Front;
+use crate::session::front::{Front, StatementRules};
 use crate::session::login::Authenticated;
 use crate::session::options;
 use crate::wire::encode;
@@ -64,6 +65,7 @@ impl Worker {
             phase: Phase::Greeting(Box::new(greeting)),
             secret: rand::random(),
             is_fresh: false,
+            unreported: Box::default(),
             login_ms: now_ms,
             request_ms: now_ms,
             idle_ms: now_ms,
@@ -180,10 +182,17 @@ impl Worker {
     }
 
     /// What to tell a client that wants a parameter which the server knows, but does not report: it
-    /// could not be restored on the next backend.
+    /// could not be restored on the next backend. A client that has only one gets it set there,
+    /// provided that it will be taken back before the next client.
     fn unsupported(&mut self, key: Key<Session>) -> Option<Fault> {
-        let session = self.sessions.get_mut(key)?;
+        let session = self.sessions.get(key)?;
         let Phase::Greeting(greeting) = &session.phase else { return None };
+        let resets = |pool: &Pool| !pool.settings.server_reset_query.is_empty();
+        if session.front.rules == StatementRules::Pass
+            && self.pool(session.pool).is_some_and(resets)
+        {
+            return None;
+        }
         let (name, _) = greeting.foreign.first()?;
         let name = String::from_utf8_lossy(name);
         let text = format!("unsupported startup parameter: {name}");
@@ -219,6 +228,7 @@ impl Worker {
         let took_us = self
             .now_us
             .saturating_sub(micros(greeting.accepted_at.saturating_duration_since(self.epoch)));
+        session.unreported = greeting.foreign.into();
         let mut hello = greeting.hello;
         if let Some(pool) = pool {
             pool.cells.login.record(took_us);

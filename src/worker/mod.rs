@@ -173,7 +173,13 @@ pub struct Surroundings {
 pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
     let name = format!("worker-{}", start.number);
     std::thread::Builder::new().name(name).spawn(move || {
-        let mut worker = Worker {
+        Worker::new(start, with).run();
+    })
+}
+
+impl Worker {
+    fn new(start: Start, with: Surroundings) -> Self {
+        Self {
             number: start.number,
             poll: start.poll,
             inbox: start.inbox,
@@ -200,12 +206,9 @@ pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
             turns: 0,
             events_seen: 0,
             is_suspended: false,
-        };
-        worker.run();
-    })
-}
+        }
+    }
 
-impl Worker {
     fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while !(self.is_draining && self.sessions.is_empty()) {
@@ -215,23 +218,28 @@ impl Worker {
                 tracing::error!(%error, worker = self.number, "event loop failed");
                 return;
             }
-            self.now_us = micros(self.epoch.elapsed());
-            self.now_ms = self.now_us / 1000;
-            self.turns += 1;
-            let mut has_mail = false;
-            for event in &events {
-                self.events_seen += 1;
-                has_mail |= event.token() == MAILBOX;
-                self.dispatch(event);
-            }
-            if has_mail {
-                // Last: what is new takes places that events of this batch may still be about.
-                self.read_mail();
-            }
-            self.run_runnable();
-            self.tick_if_due();
+            self.turn(&events);
         }
         self.close_all_backends();
+    }
+
+    /// Does what a batch of events asks for, and whatever else can be done now.
+    fn turn(&mut self, events: &Events) {
+        self.now_us = micros(self.epoch.elapsed());
+        self.now_ms = self.now_us / 1000;
+        self.turns += 1;
+        let mut has_mail = false;
+        for event in events {
+            self.events_seen += 1;
+            has_mail |= event.token() == MAILBOX;
+            self.dispatch(event);
+        }
+        if has_mail {
+            // Last: what is new takes places that events of this batch may still be about.
+            self.read_mail();
+        }
+        self.run_runnable();
+        self.tick_if_due();
     }
 
     /// How long to wait for events.
@@ -438,3 +446,6 @@ fn length(bytes: usize) -> u64 {
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -92,6 +92,8 @@ pub struct Session {
     pub request_ms: u64,
     /// When it was last given an answer or a backend, in the worker's milliseconds.
     pub idle_ms: u64,
+    /// Its startup parameters that servers do not report: set once, on the only backend it gets.
+    pub unreported: Box<[(Vec<u8>, Vec<u8>)]>,
     /// Its place among the clients.
     pub admitted: Admitted,
     /// Its place among the clients of its pool.
