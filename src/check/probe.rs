@@ -73,7 +73,7 @@ impl ProbeError {
 /// See [`ProbeError`].
 pub async fn probe(mut settings: PoolSettings) -> Result<Answer, ProbeError> {
     let limit = *settings.server_connect_timeout.get_or_insert(LIMIT);
-    let credentials = Credentials { stored: settings.password.clone(), learned: None };
+    let credentials = Credentials { stored: settings.password.clone(), ..Credentials::default() };
     let began = Instant::now();
     let opened = connect::open(&settings, &credentials).await?;
     let login = began.elapsed();
