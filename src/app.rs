@@ -116,7 +116,10 @@ async fn run_until_signal(
         tokio::select! {
             // Cancel safe: a connection or a signal is taken only by the call that returns it.
             signal = signals.next() => match signal {
-                Signal::Hangup => control.reload().await,
+                Signal::Hangup => match control.reload().await {
+                    Ok(_) => tracing::info!("configuration reloaded"),
+                    Err(error) => tracing::error!(%error, "configuration not reloaded"),
+                },
                 Signal::Quit => return ExitCode::SUCCESS,
                 Signal::Terminate | Signal::Interrupt => break,
             },

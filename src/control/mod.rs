@@ -4,6 +4,10 @@
 //! configuration in force, and the registry of pools.
 
 mod carry;
+mod command;
+mod inspect;
+mod reload;
+mod shutdown;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,8 +16,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 pub use carry::carry;
+pub use command::CommandError;
+pub use inspect::{DatabaseReport, Inventory, PoolInfo, UserReport};
+pub use reload::{Changes, PoolChange, PoolEffect, ReloadError, Sections, SetError};
+pub use shutdown::Mode;
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::net::Stream;
 use crate::pool::registry::Registry;
 use crate::session::login::Admission;
@@ -54,25 +62,6 @@ impl Control {
     /// Returns the configuration in force.
     pub fn config(&self) -> Arc<Config> {
         self.config.load_full()
-    }
-
-    /// Reads the configuration again. A bad one changes nothing and says everything that is wrong.
-    pub async fn reload(&self) {
-        let config = match config::load(&self.config_path) {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, "configuration not reloaded");
-                return;
-            }
-        };
-        let changed = self.registry.reload(&config);
-        let general = Arc::new(config.general.clone());
-        self.config.store(Arc::new(config));
-        for worker in &self.workers {
-            // An ended worker has nothing to change.
-            let _ = worker.send(ToWorker::Reload { general: Arc::clone(&general) }).await;
-        }
-        tracing::info!(changed_pools = changed, "configuration reloaded");
     }
 
     /// Asks all workers how things stand; `None` for one that does not say so in time.

@@ -99,6 +99,38 @@ pub enum Socket {
     Unix(mio::net::UnixStream),
 }
 
+impl Socket {
+    /// Asks the system who is at the other end; `None` if the connection is lost already.
+    pub fn peer(&self) -> Option<Peer> {
+        match self {
+            Self::Tcp(tcp) => tcp.peer_addr().ok().map(Peer::Tcp),
+            Self::Unix(_) => Some(Peer::Unix),
+        }
+    }
+
+    /// Asks the system for our own end.
+    pub fn local(&self) -> Option<Peer> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok().map(Peer::Tcp),
+            Self::Unix(_) => Some(Peer::Unix),
+        }
+    }
+
+    /// Asks the system for the process at the other end of a Unix socket.
+    pub fn peer_process(&self) -> Option<i32> {
+        match self {
+            Self::Tcp(_) => None,
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::Unix(unix) => {
+                let credentials = rustix::net::sockopt::socket_peercred(unix).ok()?;
+                Some(credentials.pid.as_raw_nonzero().get())
+            }
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Self::Unix(_) => None,
+        }
+    }
+}
+
 impl Read for Socket {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         match self {

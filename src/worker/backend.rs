@@ -49,6 +49,10 @@ pub enum ChoreKind {
 /// Moments in the life of a backend, in the worker's milliseconds or microseconds.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Times {
+    /// When it was opened.
+    pub opened_ms: u64,
+    /// When it was leased last.
+    pub leased_ms: u64,
     /// When it must be closed (`server_lifetime`).
     pub expires_ms: u64,
     /// When it became idle.

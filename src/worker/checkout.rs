@@ -1,7 +1,6 @@
 //! Gives backends out and takes them back; asks for new ones.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role, Times};
 use super::mailbox::ToControl;
@@ -9,7 +8,7 @@ use super::pipe::Pipe;
 use super::pool::{Failure, cells_of};
 use super::session::{Phase, Session};
 use super::slab::Key;
-use super::{Flow, NEXT_SERIAL, Worker, backend_token, micros, millis};
+use super::{Flow, Worker, backend_token, micros, millis, next_serial};
 use crate::backend::connect::Opened;
 use crate::backend::link::Link;
 use crate::backend::params::{Param, ParamSet, is_fact};
@@ -41,6 +40,7 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
         let number = session.pool;
         session.phase = Phase::Waiting;
+        session.request_ms = self.now_ms;
         let renames = session.front.rules.renames();
         self.enqueue(key, number);
         match self.sessions.get_mut(key).map(|session| &session.phase) {
@@ -113,6 +113,7 @@ impl Worker {
         backend.role = Role::Leased(key);
         backend.link.has_unnamed = false;
         backend.cancel_due = None;
+        backend.times.leased_ms = self.now_ms;
         backend.times.transaction_us = self.now_us;
         backend.times.ready_ms = self.now_ms;
         if let Some(cells) = cells_of(&mut self.pools, session.pool) {
@@ -283,12 +284,13 @@ impl Worker {
         pool.cells.connect.record(micros(opened.took));
         spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
         pool.slots.add_busy();
-        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
+        let serial = next_serial();
         let lifetime_ms = pool.settings.server_lifetime.map_or(u64::MAX / 2, millis);
         // Staggered by up to a tenth, so that a pool that opened at once does not close at once.
         let early_ms = lifetime_ms / 10 / 16 * (serial % 16);
         let times = Times {
             expires_ms: now_ms.saturating_add(lifetime_ms - early_ms),
+            opened_ms: now_ms,
             idle_ms: now_ms,
             ..Times::default()
         };

@@ -13,7 +13,7 @@ use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
-use super::{Worker, micros, session_token};
+use super::{Worker, micros, next_serial, session_token};
 use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
 use crate::metrics::labels::ClientEnd;
@@ -57,11 +57,13 @@ impl Worker {
             has_backlog: !unread.is_empty(),
             pipe: Pipe::new(socket, unread),
             front,
+            serial: next_serial(),
             pool: spec.number,
             phase: Phase::Greeting(Box::new(greeting)),
             secret: rand::random(),
             is_fresh: false,
             login_ms: now_ms,
+            request_ms: now_ms,
             idle_ms: now_ms,
             admitted,
         };

@@ -8,6 +8,7 @@ use mio::Waker;
 use tokio::sync::{mpsc, oneshot};
 
 use super::backend::Backend;
+use super::list::Page;
 use super::report::WorkerReport;
 use crate::backend::connect::{CancelKey, Opened};
 use crate::config::{General, PoolSettings};
@@ -94,6 +95,13 @@ pub enum ToWorker {
     Report {
         /// Where to.
         reply: oneshot::Sender<WorkerReport>,
+    },
+    /// Say which clients and backends you have; see [`Page`].
+    List {
+        /// The first place to look at; 0 to begin.
+        from: usize,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Page>,
     },
     /// The configuration has changed; pools have their new settings.
     Reload {

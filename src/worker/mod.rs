@@ -3,7 +3,7 @@
 //! The loop waits for events and messages, and drives the state machines: [`relay`] moves bytes
 //! between a session and its lease, [`checkout`] gives backends out and takes them back, [`greet`]
 //! welcomes new clients, [`chores`] runs our own queries, [`ends`] closes things, [`timers`] looks at
-//! the clock, [`balance`] shares backends with other workers.
+//! the clock, [`balance`] shares backends with other workers, [`list`] tells what there is.
 //!
 //! Nothing is shared with other threads but the pools' ledgers. Per message there is no lock, no
 //! allocation, no log line, no timer and no change to epoll.
@@ -16,6 +16,7 @@ mod checkout;
 mod chores;
 mod ends;
 mod greet;
+mod list;
 mod mailbox;
 mod pipe;
 mod pool;
@@ -28,7 +29,7 @@ mod timers;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
 pub use greet::from_cancel_pid;
+pub use list::{ClientReport, ClientState, Held, HeldFor, Page, ServerReport, ServerState};
 pub use mailbox::{MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
 
 use backend::Backend;
@@ -61,8 +63,12 @@ const TURNS_MAX: usize = 16;
 /// Most events taken from the system at a time.
 const EVENTS_MAX: usize = 1024;
 
-/// Numbers backends; unique in the process.
+/// Numbers sessions and backends; unique in the process.
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+
+fn next_serial() -> u64 {
+    NEXT_SERIAL.fetch_add(1, Ordering::Relaxed)
+}
 
 /// Whether there may be more to do for a connection now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -292,6 +298,10 @@ impl Worker {
                 ToWorker::Report { reply } => {
                     // Whoever asked may have given up.
                     let _ = reply.send(self.report());
+                }
+                ToWorker::List { from, reply } => {
+                    // Nobody listens any more if the command was given up.
+                    let _ = reply.send(self.list(from));
                 }
                 ToWorker::Reload { general } => self.reload(general),
                 ToWorker::Drain => self.drain(),

@@ -71,6 +71,8 @@ pub struct Session {
     pub pipe: Pipe,
     /// Its protocol state.
     pub front: Front,
+    /// Tells it from all other sessions and backends of the process.
+    pub serial: u64,
     /// Its pool.
     pub pool: PoolNumber,
     /// Where in its life it is.
@@ -83,6 +85,8 @@ pub struct Session {
     pub is_fresh: bool,
     /// When it logged in, in the worker's milliseconds.
     pub login_ms: u64,
+    /// When it last asked for a backend, in the worker's milliseconds.
+    pub request_ms: u64,
     /// When it was last given an answer or a backend, in the worker's milliseconds.
     pub idle_ms: u64,
     /// Its place among the clients.
