@@ -21,6 +21,7 @@ use crate::net::listen::{ListenError, Listeners};
 use crate::net::{Peer, Stream};
 use crate::session::login::{Accepted, Authenticated, accept};
 use crate::signals::{Signal, Signals};
+use crate::status;
 use crate::worker::{self, MESSAGES_MAX, ToWorker};
 
 /// Most clients that are in their login at a time. LIMIT: the others stay in the system's queue.
@@ -41,6 +42,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The address for metrics cannot be listened on.
+    #[error(transparent)]
+    Status(#[from] status::ListenError),
     /// The system refuses something that we cannot do without.
     #[error("cannot {what}")]
     System {
@@ -92,6 +96,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<ExitCode, StartErro
     drop(to_control);
     let control = Arc::new(Control::new(config_path, config, workers));
     tokio::spawn(carry(Arc::clone(&control), from_workers));
+    status::start(Arc::clone(&control)).await?;
     tracing::info!(workers = count, version = env!("CARGO_PKG_VERSION"), "ready");
     Ok(run_until_signal(&control, listeners, signals, threads).await)
 }

@@ -27,7 +27,7 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 pub use checked::{
-    AuthType, Config, Database, General, Host, PoolDefaults, PoolMode, PoolSettings, User,
+    AuthType, Config, Database, General, Host, Metrics, PoolDefaults, PoolMode, PoolSettings, User,
 };
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 

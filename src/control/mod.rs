@@ -7,6 +7,7 @@ mod carry;
 mod command;
 mod inspect;
 mod reload;
+mod reloads;
 mod shutdown;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +20,7 @@ pub use carry::carry;
 pub use command::CommandError;
 pub use inspect::{DatabaseReport, Inventory, PoolInfo, UserReport};
 pub use reload::{Changes, PoolChange, PoolEffect, ReloadError, Sections, SetError};
+pub use reloads::Reloads;
 pub use shutdown::Mode;
 
 use crate::config::Config;
@@ -42,6 +44,8 @@ pub struct Control {
     pub workers: Vec<WorkerHandle>,
     /// The clients that are in.
     pub admission: Arc<Admission>,
+    /// How often the configuration has changed.
+    pub reloads: Reloads,
     /// Makes challenges for unknown users the same each time; never leaves the process.
     pub process_secret: [u8; 32],
 }
@@ -55,6 +59,7 @@ impl Control {
             registry: Registry::default(),
             workers,
             admission: Admission::new(),
+            reloads: Reloads::default(),
             process_secret: rand::random(),
         }
     }

@@ -98,6 +98,12 @@ impl Control {
     /// # Errors
     /// See [`ReloadError`].
     pub async fn reload(&self) -> Result<Changes, ReloadError> {
+        let outcome = self.load_again().await;
+        self.reloads.note(&outcome);
+        outcome
+    }
+
+    async fn load_again(&self) -> Result<Changes, ReloadError> {
         let config = config::load(&self.config_path)?;
         self.registry.reload(&config);
         let general = Arc::new(config.general.clone());

@@ -19,6 +19,7 @@ use tracing::{Instrument, Span, debug, info, info_span};
 use crate::auth::Learned;
 use crate::config::Config;
 use crate::fault::{Fault, SqlState};
+use crate::metrics::labels::LoginOutcome;
 use crate::net::{Peer, Stream};
 use crate::wire::encode;
 
@@ -110,6 +111,7 @@ pub async fn accept(
                 Accepted::Cancel { pid, secret, stream: conversation.stream }
             }
             Ok(Outcome::Login { request, learned, admitted }) => {
+                admission.outcomes().add(LoginOutcome::Success);
                 if config.general.log_connections {
                     info!("client logged in");
                 }
@@ -128,6 +130,7 @@ pub async fn accept(
                 }))
             }
             Err(error) => {
+                admission.outcomes().add(error.outcome());
                 turn_away(conversation, &error).await;
                 Accepted::Gone
             }
@@ -206,6 +209,22 @@ impl LoginError {
             }
         };
         Some(Fault::fatal(sqlstate, message))
+    }
+
+    /// Says how the login ended, for statistics.
+    fn outcome(&self) -> LoginOutcome {
+        match self {
+            Self::Opening(error) | Self::Proof(ProofError::Transport(error))
+                if error.is_transport() =>
+            {
+                LoginOutcome::Departed
+            }
+            Self::TimedOut { .. } => LoginOutcome::Timeout,
+            Self::TooManyClients => LoginOutcome::TooMany,
+            Self::Proof(ProofError::Denied { .. }) => LoginOutcome::Authentication,
+            Self::Opening(_) | Self::Proof(_) => LoginOutcome::Protocol,
+            Self::UnknownDatabase { .. } => LoginOutcome::Database,
+        }
     }
 
     /// Says whether this is everyday life: port probes, and clients that ask for a password and

@@ -14,7 +14,7 @@ use crate::backend::params::ParamSet;
 use crate::config::PoolMode;
 use crate::net::Peer;
 use crate::pool::spec::Spec;
-use crate::session::front::{Pins, StatementRules};
+use crate::session::front::{Pins, Prepared, StatementRules};
 use crate::session::relay;
 use crate::wire::expect::TransactionStatus;
 
@@ -222,7 +222,7 @@ impl Worker {
             link: lease.and_then(|lease| Some(self.backends.get(lease)?.serial)),
             keeps: keeps(session, pool.settings.mode),
             application_name: application_name(&session.front.params),
-            prepared_statements: session.front.prepared().map_or(0, |prepared| prepared.count()),
+            prepared_statements: session.front.prepared().map_or(0, Prepared::count),
             unsent_bytes: session.pipe.unsent_bytes(),
             held_bytes: session.pipe.stash.len(),
         })

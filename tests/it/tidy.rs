@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Ranks of the code map; a module uses only lower ranks, itself, and what stands beside it here.
-const RANKS: [(&str, u8, &[&str]); 18] = [
+const RANKS: [(&str, u8, &[&str]); 19] = [
     ("wire", 0, &[]),
     ("secret", 0, &[]),
     ("config", 1, &[]),
@@ -19,6 +19,7 @@ const RANKS: [(&str, u8, &[&str]); 18] = [
     ("session", 7, &[]),
     ("worker", 7, &["session"]),
     ("control", 8, &[]),
+    ("status", 9, &[]),
     ("demo", 9, &[]),
     ("cli", 10, &[]),
     ("app", 10, &[]),
