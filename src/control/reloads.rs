@@ -1,6 +1,6 @@
 //! How often the configuration has changed, and whom that concerns.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use tokio::sync::watch;
@@ -13,6 +13,7 @@ pub struct Reloads {
     last: watch::Sender<SystemTime>,
     successes: AtomicU64,
     failures: AtomicU64,
+    has_failed: AtomicBool,
 }
 
 impl Default for Reloads {
@@ -23,6 +24,7 @@ impl Default for Reloads {
             last: watch::Sender::new(started),
             successes: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            has_failed: AtomicBool::new(false),
         }
     }
 }
@@ -30,6 +32,7 @@ impl Default for Reloads {
 impl Reloads {
     /// Takes note of an attempt.
     pub fn note<T, E>(&self, outcome: &Result<T, E>) {
+        self.has_failed.store(outcome.is_err(), Ordering::Relaxed);
         if outcome.is_ok() {
             // Relaxed: the counts guard no other memory.
             self.successes.fetch_add(1, Ordering::Relaxed);
@@ -52,6 +55,11 @@ impl Reloads {
     /// Returns when the configuration in force was put in force.
     pub fn last_success(&self) -> SystemTime {
         *self.last.borrow()
+    }
+
+    /// Says whether the last attempt put a configuration in force; the start counts as one.
+    pub fn was_last_successful(&self) -> bool {
+        !self.has_failed.load(Ordering::Relaxed)
     }
 
     /// Returns how many configurations were put in force since the start.

@@ -91,6 +91,8 @@ pub struct ProcessSample {
     pub reloads: u64,
     /// Configurations that were not.
     pub reload_failures: u64,
+    /// Whether the last attempt put one in force.
+    pub is_reloaded: bool,
     /// When the configuration in force was, since 1970.
     pub configured: Duration,
     /// Whether new clients are let in and served.
@@ -328,7 +330,12 @@ pub static PROCESS: &[Metric<ProcessSample>] = &[
         }),
     ),
     row(
-        "pgtandem_config_last_success_timestamp_seconds",
+        "pgtandem_config_last_reload_successful",
+        "Whether the last attempt succeeded: if not, the file and what is in force differ.",
+        Reading::Gauge(|process| f64::from(u8::from(process.is_reloaded))),
+    ),
+    row(
+        "pgtandem_config_last_reload_success_timestamp_seconds",
         "When the configuration in force was put in force.",
         Reading::Gauge(|process| process.configured.as_secs_f64()),
     ),

@@ -102,6 +102,7 @@ fn process_sample(control: &Control, config: &Config) -> ProcessSample {
         logins: control.admission.outcomes().load(),
         reloads: control.reloads.successes(),
         reload_failures: control.reloads.failures(),
+        is_reloaded: control.reloads.was_last_successful(),
         configured: process::since_1970(control.reloads.last_success()),
         is_ready: obstacle(control).is_none(),
         ..ProcessSample::default()

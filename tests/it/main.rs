@@ -19,6 +19,7 @@ mod copy;
 mod driver;
 mod extended;
 mod login;
+mod metrics;
 mod negotiation;
 mod parameters;
 mod pools;

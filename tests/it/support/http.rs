@@ -1,0 +1,38 @@
+//! Asks the proxy's HTTP listener.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use super::PATIENCE;
+
+/// An answer: status, headers in lower case, body.
+pub struct Answer {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
+}
+
+/// Asks for a page once.
+pub fn get(port: u16, path: &str) -> Answer {
+    ask(port, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"))
+}
+
+/// Sends a request as it is, and reads until the other side closes.
+pub fn ask(port: u16, request: &str) -> Answer {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("metrics are listened for");
+    stream.set_read_timeout(Some(3 * PATIENCE)).expect("a time-out is set");
+    stream.write_all(request.as_bytes()).expect("the request is taken");
+    let mut answer = Vec::new();
+    // The other side may reset what it has refused.
+    let _ = stream.read_to_end(&mut answer);
+    let answer = String::from_utf8(answer).expect("UTF-8");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    Answer {
+        status: status.unwrap_or_else(|| panic!("no status in {head:?}")),
+        head: head.to_lowercase(),
+        body: body.to_owned(),
+    }
+}
