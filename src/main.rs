@@ -25,8 +25,9 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> ExitCode {
     let path = cli.config_path();
-    let config = match config::load(&path) {
-        Ok(config) => config,
+    let read = config::Source::read(&path).and_then(|source| Ok((source.parse()?, source)));
+    let (config, source) = match read {
+        Ok(read) => read,
         Err(error) => {
             complain(&error.to_string());
             return ExitCode::from(2);
@@ -36,7 +37,7 @@ fn run(cli: &Cli) -> ExitCode {
         complain(&error.to_string());
         return ExitCode::from(2);
     }
-    match app::run(&path, config) {
+    match app::run(&path, source, config) {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{:#}", anyhow::Error::from(error)));

@@ -9,7 +9,7 @@ use super::read::unless_zero;
 use crate::secret::Secret;
 
 /// The name of the database entry that stands for all others.
-pub(super) const ANY_DATABASE: &str = "*";
+pub const ANY_DATABASE: &str = "*";
 
 /// The configuration as it is in force; never changes, a reload makes another one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -56,6 +56,10 @@ pub struct General {
     pub client_login_timeout: Option<Duration>,
     /// How long a cancel request may wait for its connection to the server.
     pub cancel_wait_timeout: Option<Duration>,
+    /// How long SUSPEND waits for connections that do not take what they are sent.
+    pub suspend_timeout: Duration,
+    /// How long a pool without clients and backends is remembered; `None` is for ever.
+    pub autodb_idle_timeout: Option<Duration>,
     /// Whether the system probes idle connections.
     pub tcp_keepalive: bool,
     /// Whole seconds until the first probe; `None` leaves it to the system.
@@ -70,12 +74,16 @@ pub struct General {
     pub ignore_startup_parameters: Vec<String>,
     /// Users who may use the admin console.
     pub admin_users: Vec<String>,
+    /// Users who may look, but not act, in the admin console.
+    pub stats_users: Vec<String>,
     /// A level, or `target=level` directives with commas.
     pub log_level: String,
     /// Whether each login is logged.
     pub log_connections: bool,
     /// Whether each end of a session is logged.
     pub log_disconnections: bool,
+    /// How long averages in the admin console look back, at least a second.
+    pub stats_period: Duration,
     /// How long SIGTERM waits for running transactions; `None` is as long as they need.
     pub shutdown_timeout: Option<Duration>,
     /// What pools do unless their database or user says otherwise.
@@ -289,6 +297,17 @@ impl Config {
         self.databases.get(name).or_else(|| self.databases.get(ANY_DATABASE))
     }
 
+    /// Says how many backends a database may have over all its pools; `None` means no bound.
+    pub fn max_db_connections(&self, entry: &Database) -> Option<u32> {
+        bound(entry.max_db_connections.unwrap_or(self.general.pool.max_db_connections))
+    }
+
+    /// Says how many backends may log in as `user`; `None` means no bound.
+    pub fn max_user_connections(&self, user: &str) -> Option<u32> {
+        let own = self.users.get(user).and_then(|user| user.max_user_connections);
+        bound(own.unwrap_or(self.general.pool.max_user_connections))
+    }
+
     /// Works out what holds when `user` asks for `database`; `None` if there is no such database.
     ///
     /// What a user says goes before what the database says, and that before `[general]`. Where the
@@ -304,7 +323,6 @@ impl Config {
 
         let size = owner.pool_size.or(entry.pool_size).unwrap_or(general.default_pool_size);
         let timeout = |user: Option<Duration>, general| unless_zero(user.unwrap_or(general));
-        let bound = |number: u32| (number > 0).then_some(number);
         Some(PoolSettings {
             host: entry.host.clone(),
             port: entry.port,
@@ -320,12 +338,8 @@ impl Config {
                 .or(entry.reserve_pool_size)
                 .unwrap_or(general.reserve_pool_size),
             reserve_timeout: unless_zero(general.reserve_pool_timeout),
-            max_db_connections: bound(
-                entry.max_db_connections.unwrap_or(general.max_db_connections),
-            ),
-            max_user_connections: bound(
-                owner.max_user_connections.unwrap_or(general.max_user_connections),
-            ),
+            max_db_connections: self.max_db_connections(entry),
+            max_user_connections: self.max_user_connections(server_user),
             query_wait_timeout: timeout(
                 session.query_wait_timeout.or(entry.query_wait_timeout),
                 general.query_wait_timeout,
@@ -350,4 +364,8 @@ impl Config {
             max_packet_size: general.max_packet_size,
         })
     }
+}
+
+fn bound(number: u32) -> Option<u32> {
+    (number > 0).then_some(number)
 }

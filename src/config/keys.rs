@@ -61,6 +61,12 @@ pub(super) fn config<'a>(walk: &mut Walk<'a>, root: &DeTable<'a>) -> Config {
             _ => walk.report(path, Kind::Root.explain(name, is_section(value))),
         }
     }
+    if !root.iter().any(|(key, _)| key.get_ref().as_ref() == "general") {
+        // Keys may have been set by hand although the file has no such section.
+        let mut section = Section::new(walk, "general".to_owned(), None);
+        config.general = general(&mut section);
+        section.finish(|key, is_section| Kind::General.explain(key, is_section));
+    }
     check_names(walk, &config);
     config
 }
@@ -115,6 +121,8 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
         max_client_conn: section.get("max_client_conn", 10_000, read::count(1..=CLIENTS_MAX)),
         client_login_timeout: section.get("client_login_timeout", Some(60 * SECOND), read::timeout),
         cancel_wait_timeout: section.get("cancel_wait_timeout", Some(10 * SECOND), read::timeout),
+        suspend_timeout: section.get("suspend_timeout", 10 * SECOND, read::duration),
+        autodb_idle_timeout: section.get("autodb_idle_timeout", Some(3600 * SECOND), read::timeout),
         tcp_keepalive: section.get("tcp_keepalive", true, read::boolean),
         tcp_keepidle: section.get("tcp_keepidle", None, read::keepalive),
         tcp_keepintvl: section.get("tcp_keepintvl", None, read::keepalive),
@@ -126,9 +134,11 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
             read::words,
         ),
         admin_users: section.get("admin_users", vec![], read::words),
+        stats_users: section.get("stats_users", vec![], read::words),
         log_level: section.get("log_level", "info".to_owned(), read::log_filter),
         log_connections: section.get("log_connections", true, read::boolean),
         log_disconnections: section.get("log_disconnections", true, read::boolean),
+        stats_period: section.get("stats_period", 60 * SECOND, read::period),
         shutdown_timeout: section.get("shutdown_timeout", None, read::timeout),
         pool: pool_defaults(section),
     }

@@ -44,7 +44,12 @@ pub(super) fn boolean(value: &Value) -> Result<bool, Reason> {
     const EXPECTED: &str = "true or false";
     if let Value::Text { text, from_env: true } = value {
         let malformed = |_| Reason::Malformed { found: text.to_string(), expected: EXPECTED };
-        return text.trim().parse().map_err(malformed);
+        return match text.trim() {
+            // As PgBouncer writes them.
+            "1" => Ok(true),
+            "0" => Ok(false),
+            text => text.parse().map_err(malformed),
+        };
     }
     let Value::Bool(boolean) = value else {
         return Err(value.wrong_type(EXPECTED));
@@ -172,6 +177,16 @@ fn duration_in(value: &Value, unit: Duration) -> Result<Duration, Reason> {
 /// A duration that can be switched off with 0.
 pub(super) fn timeout(value: &Value) -> Result<Option<Duration>, Reason> {
     duration(value).map(unless_zero)
+}
+
+/// A duration between things that are done again and again: not shorter than a second.
+pub(super) fn period(value: &Value) -> Result<Duration, Reason> {
+    let period = duration(value)?;
+    if period < Duration::from_secs(1) {
+        let found = format!("{period:?}");
+        return Err(Reason::OutOfRange { found, expected: "1s to 3650d".to_owned() });
+    }
+    Ok(period)
 }
 
 /// As [`timeout`], a bare number counting milliseconds.

@@ -6,6 +6,8 @@ use tokio::sync::mpsc;
 
 use super::Control;
 use crate::backend::{cancel, connect};
+use crate::pool::ledger::Permit;
+use crate::pool::spec::Spec;
 use crate::worker::{ToControl, ToWorker};
 
 /// Does what workers ask for, each in a task of its own.
@@ -23,34 +25,8 @@ async fn carry_out(control: &Control, message: ToControl) {
     match message {
         ToControl::Open { spec, permit, worker } => {
             let Some(worker) = control.workers.get(worker) else { return };
-            let generation = spec.generation();
-            let number = spec.number;
-            let opened = connect::open(&spec.settings(), &spec.credentials()).await;
-            let answer = match opened {
-                Ok(opened) => {
-                    tracing::debug!(
-                        database = spec.database,
-                        user = spec.user,
-                        "new connection to server"
-                    );
-                    let opened = Box::new(opened);
-                    ToWorker::Opened { spec, generation, opened, permit }
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        database = spec.database,
-                        user = spec.user,
-                        %error,
-                        source = std::error::Error::source(&error).map(tracing::field::display),
-                        "cannot open a server connection"
-                    );
-                    drop(permit);
-                    let is_starting = error.is_retryable();
-                    ToWorker::OpenFailed { pool: number, fault: error.fault(), is_starting }
-                }
-            };
             // An ended worker drops the connection and its place.
-            let _ = worker.send(answer).await;
+            let _ = worker.send(open(spec, permit).await).await;
         }
         ToControl::Cancel { settings, key, tell, client } => {
             let limit = control.config().general.cancel_wait_timeout;
@@ -68,6 +44,48 @@ async fn carry_out(control: &Control, message: ToControl) {
                 let done = ToWorker::CancelDone { backend, serial, is_certain };
                 let _ = worker.send(done).await;
             }
+        }
+    }
+}
+
+/// Opens a backend, in a place of its pool.
+///
+/// A connection that becomes useless while it is opened is given up: PAUSE and WAIT_CLOSE need not
+/// wait for a server that does not answer.
+async fn open(spec: Arc<Spec>, mut permit: Permit) -> ToWorker {
+    let (generation, opened) = loop {
+        let changed = spec.changed();
+        if spec.is_paused() || spec.is_removed() {
+            return ToWorker::OpenAbandoned { spec: Arc::clone(&spec) };
+        }
+        let generation = spec.generation();
+        permit.begin(generation);
+        let (settings, credentials) = (spec.settings(), spec.credentials());
+        tokio::select! {
+            opened = connect::open(&settings, &credentials) => break (generation, opened),
+            () = changed => {}
+        }
+    };
+    match opened {
+        Ok(opened) => {
+            tracing::debug!(database = spec.database, user = spec.user, "new connection to server");
+            ToWorker::Opened {
+                spec: Arc::clone(&spec),
+                generation,
+                opened: Box::new(opened),
+                permit,
+            }
+        }
+        Err(error) => {
+            tracing::warn!(
+                database = spec.database,
+                user = spec.user,
+                %error,
+                source = std::error::Error::source(&error).map(tracing::field::display),
+                "cannot open a server connection"
+            );
+            let is_starting = error.is_retryable();
+            ToWorker::OpenFailed { spec: Arc::clone(&spec), fault: error.fault(), is_starting }
         }
     }
 }

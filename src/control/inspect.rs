@@ -1,11 +1,13 @@
 //! What there is: databases, pools, clients, servers.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
 use super::Control;
-use crate::config::{Database, PoolSettings};
+use crate::config::{ANY_DATABASE, Config, Database, PoolSettings};
+use crate::pool::registry::{DatabaseUse, UserUse};
 use crate::pool::spec::Spec;
 use crate::worker::{ClientReport, ServerReport, ToWorker};
 
@@ -92,26 +94,79 @@ impl Control {
 
     /// Returns all databases, by name; `"*"` is not one of them.
     pub fn databases(&self) -> Vec<DatabaseReport> {
-        Vec::new()
+        let config = self.config();
+        let mut used = self.registry.databases();
+        let mut reports = BTreeMap::new();
+        for (name, entry) in config.databases.iter().filter(|(name, _)| *name != ANY_DATABASE) {
+            let known = used.remove(name);
+            reports
+                .insert(name.clone(), database(&config, name, Some(entry), known.as_ref(), false));
+        }
+        for (name, known) in used {
+            let entry = config.database(&name).filter(|_| !known.gate.is_removed());
+            let is_auto = entry.is_some();
+            reports.insert(name.clone(), database(&config, &name, entry, Some(&known), is_auto));
+        }
+        reports.into_values().collect()
     }
 
     /// Returns all pools, by database and user.
     pub fn pools(&self) -> Vec<PoolInfo> {
-        Vec::new()
+        let mut specs = self.registry.pools(None);
+        specs.sort_by(|a, b| (&a.database, &a.user).cmp(&(&b.database, &b.user)));
+        let info = |spec: Arc<Spec>| PoolInfo {
+            settings: spec.settings(),
+            connections: spec.ledger.pool().count(),
+            clients: spec.clients(),
+            is_paused: spec.is_paused(),
+            spec,
+        };
+        specs.into_iter().map(info).collect()
     }
 
     /// Returns all users, by name.
     pub fn users(&self) -> Vec<UserReport> {
-        Vec::new()
+        let config = self.config();
+        let mut used = self.registry.users();
+        for name in config.users.keys() {
+            used.entry(name.clone()).or_default();
+        }
+        let report = |(name, known): (String, UserUse)| UserReport {
+            connections: known.connections,
+            connections_max: config.max_user_connections(&name).unwrap_or(0),
+            clients: known.clients,
+            name,
+        };
+        used.into_iter().map(report).collect()
     }
 
     /// Says whether PAUSE of everything holds.
     pub fn is_paused(&self) -> bool {
-        false
+        self.registry.pooler().is_paused()
     }
 
     /// Says whether SUSPEND holds.
     pub fn is_suspended(&self) -> bool {
-        false
+        self.suspension.is_paused()
+    }
+}
+
+fn database(
+    config: &Config,
+    name: &str,
+    entry: Option<&Database>,
+    known: Option<&DatabaseUse>,
+    is_auto: bool,
+) -> DatabaseReport {
+    let limit = entry.and_then(|entry| config.max_db_connections(entry));
+    DatabaseReport {
+        name: name.to_owned(),
+        entry: entry.cloned(),
+        is_auto,
+        connections: known.map_or(0, |known| known.bound.count()),
+        connections_max: limit.unwrap_or(0),
+        clients: known.map_or(0, |known| known.clients),
+        is_paused: known.is_some_and(|known| known.gate.is_paused()),
+        is_disabled: known.is_some_and(|known| known.gate.is_disabled()),
     }
 }

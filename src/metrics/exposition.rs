@@ -59,6 +59,8 @@ pub struct Share {
     pub size: u32,
     /// Server connections that it may have on top.
     pub reserve: u32,
+    /// Whether PAUSE or KILL holds.
+    pub is_paused: bool,
 }
 
 /// Everything that is to be shown.
@@ -168,6 +170,7 @@ impl Exposition {
             let labels = self.labels(&share);
             let sample = self.pool(&labels);
             sample.states.add(&share.states);
+            sample.is_paused |= share.is_paused;
             if sized.insert(share.pool) {
                 sample.size += u64::from(share.size);
                 sample.reserve += u64::from(share.reserve);
@@ -273,7 +276,9 @@ impl Series {
         for (metric, handles) in table.iter().zip(&self.handles) {
             match (&metric.reading, handles) {
                 (Reading::Counter(read), Handles::Counters(counters)) => {
-                    counters.iter().for_each(|counter| counter.absolute(read(sample)));
+                    for counter in counters {
+                        counter.absolute(read(sample));
+                    }
                 }
                 (Reading::Counters(_, read), Handles::Counters(counters)) => {
                     for (counter, (_, value)) in counters.iter().zip(read(sample)) {
@@ -281,7 +286,9 @@ impl Series {
                     }
                 }
                 (Reading::Gauge(read), Handles::Gauges(gauges)) => {
-                    gauges.iter().for_each(|gauge| gauge.set(read(sample)));
+                    for gauge in gauges {
+                        gauge.set(read(sample));
+                    }
                 }
                 (Reading::Gauges(_, read), Handles::Gauges(gauges)) => {
                     for (gauge, (_, value)) in gauges.iter().zip(read(sample)) {

@@ -173,6 +173,8 @@ label! {
         Authentication = "authentication",
         /// There is no such database.
         Database = "no_such_database",
+        /// It may not use what it asked for.
+        Denied = "denied",
     }
 }
 

@@ -51,6 +51,8 @@ pub struct PoolSample {
     pub size: u64,
     /// Server connections it may have on top when clients wait.
     pub reserve: u64,
+    /// Whether PAUSE or KILL holds.
+    pub is_paused: bool,
 }
 
 /// One worker: label `worker`.
@@ -81,6 +83,8 @@ pub struct ProcessSample {
     pub max_fds: u64,
     /// When it started, since 1970.
     pub started: Duration,
+    /// Addresses and paths that clients are accepted on.
+    pub listeners: u64,
     /// Clients that are in, or in their login.
     pub clients: u64,
     /// Clients that may be in.
@@ -268,6 +272,11 @@ pub static POOL: &[Metric<PoolSample>] = &[
         "Server connections that the pool may have on top when clients wait for too long.",
         Reading::Gauge(|pool| float(pool.reserve)),
     ),
+    row(
+        "pgtandem_pool_paused",
+        "Whether clients wait because of PAUSE or KILL.",
+        Reading::Gauge(|pool| truth(pool.is_paused)),
+    ),
 ];
 
 /// The metrics of a worker.
@@ -275,7 +284,7 @@ pub static WORKER: &[Metric<WorkerSample>] = &[
     row(
         "pgtandem_worker_up",
         "Whether the worker answers.",
-        Reading::Gauge(|worker| f64::from(u8::from(worker.is_up))),
+        Reading::Gauge(|worker| truth(worker.is_up)),
     ),
     row(
         "pgtandem_worker_turns_total",
@@ -305,7 +314,12 @@ pub static PROCESS: &[Metric<ProcessSample>] = &[
     row(
         "pgtandem_ready",
         "Whether new clients are let in and served.",
-        Reading::Gauge(|process| f64::from(u8::from(process.is_ready))),
+        Reading::Gauge(|process| truth(process.is_ready)),
+    ),
+    row(
+        "pgtandem_listeners",
+        "Addresses and paths that clients are accepted on.",
+        Reading::Gauge(|process| float(process.listeners)),
     ),
     row(
         "pgtandem_client_connections",
@@ -332,7 +346,7 @@ pub static PROCESS: &[Metric<ProcessSample>] = &[
     row(
         "pgtandem_config_last_reload_successful",
         "Whether the last attempt succeeded: if not, the file and what is in force differ.",
-        Reading::Gauge(|process| f64::from(u8::from(process.is_reloaded))),
+        Reading::Gauge(|process| truth(process.is_reloaded)),
     ),
     row(
         "pgtandem_config_last_reload_success_timestamp_seconds",
@@ -376,9 +390,31 @@ fn each<L: Label, const N: usize>(counts: &Counts<L, N>) -> Vec<(&'static str, u
     L::ALL.iter().map(|label| (label.as_str(), counts.of(*label))).collect()
 }
 
+/// 1 for true.
+fn truth(is_so: bool) -> f64 {
+    if is_so { 1.0 } else { 0.0 }
+}
+
 /// A number as Prometheus has them: exact up to 2^53.
 fn float(number: u64) -> f64 {
-    let [a, b, c, d, e, f, g, h] = number.to_be_bytes();
-    let (high, low) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
-    f64::from(high) * 4_294_967_296.0 + f64::from(low)
+    let half = |bits: u64| u32::try_from(bits & 0xffff_ffff).map_or(0.0, f64::from);
+    half(number >> 32) * 4_294_967_296.0 + half(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_keep_their_value() {
+        for (number, expected) in [
+            (0, 0.0),
+            (1, 1.0),
+            (u64::from(u32::MAX), 4_294_967_295.0),
+            (1 << 32, 4_294_967_296.0),
+            ((1 << 53) - 1, 9_007_199_254_740_991.0_f64),
+        ] {
+            assert_eq!(float(number).to_bits(), expected.to_bits(), "{number}");
+        }
+    }
 }

@@ -63,7 +63,7 @@ impl<S: Copy + PartialEq, B: Copy + PartialEq> Slots<S, B> {
             self.busy += 1;
             return Checkout::Leased(backend);
         }
-        self.waiters.push_back(Waiter { session, since_us: now_us });
+        self.queue(session, now_us);
         Checkout::Queued
     }
 
@@ -118,6 +118,19 @@ impl<S: Copy + PartialEq, B: Copy + PartialEq> Slots<S, B> {
     pub fn leave(&mut self, session: S) -> Option<Waiter<S>> {
         let found = self.waiters.iter().position(|waiter| waiter.session == session);
         found.and_then(|at| self.waiters.remove(at))
+    }
+
+    /// Puts `session` into the queue although a backend may be idle.
+    pub fn queue(&mut self, session: S, now_us: u64) {
+        self.waiters.push_back(Waiter { session, since_us: now_us });
+    }
+
+    /// Does not count `by_us` of everybody's waiting, which ended now.
+    pub fn postpone(&mut self, by_us: u64, now_us: u64) {
+        for waiter in &mut self.waiters {
+            // Who came meanwhile begins to wait now.
+            waiter.since_us = waiter.since_us.saturating_add(by_us).min(now_us);
+        }
     }
 
     /// Takes the first waiter out of the queue.
@@ -292,6 +305,17 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_pause_is_not_waiting() {
+        let mut slots: Slots<u32, u32> = Slots::default();
+        slots.queue(1, 1_000);
+        slots.queue(2, 5_000);
+        // Paused from 2,000 to 6,000.
+        slots.postpone(4_000, 6_000);
+        assert_eq!(slots.pop_waiter().map(|first| first.since_us), Some(5_000), "waited 1 s");
+        assert_eq!(slots.pop_waiter().map(|second| second.since_us), Some(6_000), "not at all");
     }
 
     proptest! {

@@ -5,6 +5,8 @@
 //! `AuthenticationOk` (parameters, cancel key, `ReadyForQuery`) depends on the pool. No backend is
 //! touched here.
 //!
+//! The admin console has its own door: who asks for one of its databases never counts as a client.
+//!
 //! A user that does not exist goes through the same exchange as one with a wrong password and is
 //! told the same.
 
@@ -12,6 +14,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::geteuid;
 use tokio::time::timeout;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, info, info_span};
@@ -30,6 +33,9 @@ mod proof;
 
 use proof::ProofError;
 
+/// The databases of the admin console; also the users that need no password there.
+const CONSOLE_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
+
 /// How long a client that is turned away may take to read why and to close the connection.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -46,6 +52,8 @@ pub enum Accepted {
     },
     /// The client has proven who it is.
     Login(Box<Authenticated>),
+    /// Somebody who may use the admin console asked for it.
+    Console(Box<Visitor>),
     /// It was closed or refused; everything has been said and logged.
     Gone,
 }
@@ -57,6 +65,7 @@ impl fmt::Debug for Accepted {
                 f.debug_struct("Cancel").field("pid", pid).finish_non_exhaustive()
             }
             Self::Login(authenticated) => f.debug_tuple("Login").field(authenticated).finish(),
+            Self::Console(visitor) => f.debug_tuple("Console").field(visitor).finish(),
             Self::Gone => f.write_str("Gone"),
         }
     }
@@ -88,6 +97,51 @@ pub struct Authenticated {
     pub accepted_at: Instant,
 }
 
+impl Authenticated {
+    /// Refuses the client a session after all, and waits for up to a second until it has read why.
+    pub async fn turn_away(self, fault: &Fault) {
+        let sqlstate = fault.sqlstate;
+        info!(database = self.database, user = self.user, %sqlstate, "login refused");
+        let mut conversation = Conversation::new(self.stream);
+        fault.encode(&mut conversation.output);
+        match timeout(FAREWELL, conversation.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "client did not take the message"),
+            Err(_) => debug!("client did not close the connection"),
+        }
+    }
+}
+
+/// Somebody who may use the admin console; counts as no client.
+#[derive(Debug)]
+pub struct Visitor {
+    /// The connection.
+    pub stream: Stream,
+    /// Who is at its other end.
+    pub peer: Peer,
+    /// The name that the console was asked for by.
+    pub database: String,
+    /// The user it is.
+    pub user: String,
+    /// What it may do.
+    pub role: ConsoleRole,
+    /// Startup parameters, as those of a client.
+    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Not yet sent, as that of a client.
+    pub greeting: Vec<u8>,
+    /// What was sent behind the login.
+    pub unread: Vec<u8>,
+}
+
+/// What somebody may do at the admin console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleRole {
+    /// Everything.
+    Admin,
+    /// Look at things.
+    Stats,
+}
+
 /// Leads a new connection through its login.
 ///
 /// Never fails: what goes wrong is told to the client, as far as PostgreSQL would tell it, and
@@ -109,6 +163,22 @@ pub async fn accept(
         match login.run(&mut conversation).await {
             Ok(Outcome::Cancel { pid, secret }) => {
                 Accepted::Cancel { pid, secret, stream: conversation.stream }
+            }
+            Ok(Outcome::Console { request, role }) => {
+                if config.general.log_connections {
+                    info!("logged in to the admin console");
+                }
+                let Conversation { stream, mut input, output } = conversation;
+                Accepted::Console(Box::new(Visitor {
+                    stream,
+                    peer,
+                    database: request.database,
+                    user: request.user,
+                    role,
+                    parameters: request.parameters,
+                    greeting: output,
+                    unread: std::mem::take(&mut *input),
+                }))
             }
             Ok(Outcome::Login { request, learned, admitted }) => {
                 admission.outcomes().add(LoginOutcome::Success);
@@ -142,6 +212,7 @@ pub async fn accept(
 
 enum Outcome {
     Cancel { pid: i32, secret: Vec<u8> },
+    Console { request: Request, role: ConsoleRole },
     Login { request: Request, learned: Option<Learned>, admitted: Admitted },
 }
 
@@ -187,6 +258,8 @@ enum LoginError {
     Proof(#[from] ProofError),
     #[error("no such database")]
     UnknownDatabase { database: String },
+    #[error("neither in admin_users nor in stats_users")]
+    NotForConsole { database: String },
 }
 
 impl LoginError {
@@ -207,6 +280,11 @@ impl LoginError {
             Self::UnknownDatabase { database } => {
                 (SqlState::UNKNOWN_DATABASE, format!("database \"{database}\" does not exist"))
             }
+            // As PostgreSQL says it of a database that one may not connect to.
+            Self::NotForConsole { database } => (
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                format!("permission denied for database \"{database}\""),
+            ),
         };
         Some(Fault::fatal(sqlstate, message))
     }
@@ -224,6 +302,7 @@ impl LoginError {
             Self::Proof(ProofError::Denied { .. }) => LoginOutcome::Authentication,
             Self::Opening(_) | Self::Proof(_) => LoginOutcome::Protocol,
             Self::UnknownDatabase { .. } => LoginOutcome::Database,
+            Self::NotForConsole { .. } => LoginOutcome::Denied,
         }
     }
 
@@ -237,7 +316,8 @@ impl LoginError {
             Self::TimedOut { .. }
             | Self::TooManyClients
             | Self::Proof(_)
-            | Self::UnknownDatabase { .. } => false,
+            | Self::UnknownDatabase { .. }
+            | Self::NotForConsole { .. } => false,
         }
     }
 }
@@ -273,6 +353,9 @@ impl Login<'_> {
         request: Request,
         conversation: &mut Conversation,
     ) -> Result<Outcome, LoginError> {
+        if CONSOLE_DATABASES.contains(&request.database.as_str()) {
+            return self.admit_to_console(request, conversation).await;
+        }
         let admitted = self
             .admission
             .admit(self.config.general.max_client_conn)
@@ -284,6 +367,43 @@ impl Login<'_> {
         }
         Ok(Outcome::Login { request, learned, admitted })
     }
+
+    /// Lets somebody in to the admin console, however many clients there are (pooling point G55).
+    async fn admit_to_console(
+        self,
+        request: Request,
+        conversation: &mut Conversation,
+    ) -> Result<Outcome, LoginError> {
+        if is_ourselves(&request.user, &conversation.stream) {
+            encode::authentication_ok(&mut conversation.output);
+            return Ok(Outcome::Console { request, role: ConsoleRole::Admin });
+        }
+        self.prove(&request.user, conversation).await?;
+        encode::authentication_ok(&mut conversation.output);
+        match console_role(self.config, &request.user) {
+            Some(role) => Ok(Outcome::Console { request, role }),
+            None => Err(LoginError::NotForConsole { database: request.database }),
+        }
+    }
+}
+
+/// Says what a user may do at the admin console; `None` may not use it.
+fn console_role(config: &Config, user: &str) -> Option<ConsoleRole> {
+    let general = &config.general;
+    let is_in = |users: &[String]| users.iter().any(|known| known == user);
+    if is_in(&general.admin_users) {
+        Some(ConsoleRole::Admin)
+    } else if is_in(&general.stats_users) {
+        Some(ConsoleRole::Stats)
+    } else {
+        None
+    }
+}
+
+/// Says whether this is a process of the user we run as, which could do anything to us anyway: it
+/// needs no password, if it says by its user that this is what it means. As in PgBouncer.
+fn is_ourselves(user: &str, stream: &Stream) -> bool {
+    CONSOLE_DATABASES.contains(&user) && stream.peer_uid() == Some(geteuid().as_raw())
 }
 
 /// Awaits `future` for at most `limit`; `None` waits for ever.

@@ -72,6 +72,7 @@ fn share(config: &Config, worker: usize, report: PoolReport) -> Share {
         states,
         size: settings.size,
         reserve: settings.reserve_size,
+        is_paused: spec.is_paused(),
     }
 }
 
@@ -94,9 +95,16 @@ fn worker_sample(report: Option<&WorkerReport>) -> WorkerSample {
     }
 }
 
+fn listeners(control: &Control) -> u64 {
+    let addresses = control.listeners.local_addresses().len();
+    let paths = usize::from(control.listeners.unix_path().is_some());
+    u64::try_from(addresses + paths).unwrap_or(u64::MAX)
+}
+
 fn process_sample(control: &Control, config: &Config) -> ProcessSample {
     let mut sample = ProcessSample {
         started: process::since_1970(control.reloads.started()),
+        listeners: listeners(control),
         clients: control.admission.clients().into(),
         clients_max: config.general.max_client_conn.into(),
         logins: control.admission.outcomes().load(),

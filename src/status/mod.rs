@@ -37,7 +37,7 @@ const REQUEST_BYTES_MAX: usize = 16 << 10;
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 
 /// Age at which a connection is closed; a client that has more to ask comes again.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+const CONNECTION_LIMIT: Duration = Duration::from_mins(1);
 
 /// How long an answer that is under way then may still take.
 const FAREWELL: Duration = Duration::from_secs(5);
@@ -60,8 +60,8 @@ pub struct ListenError {
 ///
 /// # Errors
 /// [`ListenError`]; after the start it is logged, and the address that worked is kept.
-pub async fn start(control: Arc<Control>) -> Result<(), ListenError> {
-    let door = Door::open(control.config().metrics.listen).await?;
+pub fn start(control: Arc<Control>) -> Result<(), ListenError> {
+    let door = Door::open(control.config().metrics.listen)?;
     tokio::spawn(serve(Arc::new(Status::new(control)), door));
     Ok(())
 }
@@ -73,11 +73,9 @@ struct Door {
 }
 
 impl Door {
-    async fn open(address: Option<SocketAddr>) -> Result<Self, ListenError> {
+    fn open(address: Option<SocketAddr>) -> Result<Self, ListenError> {
         let Some(asked) = address else { return Ok(Self { address, listener: None }) };
-        let listener = TcpListener::bind(asked)
-            .await
-            .map_err(|source| ListenError { address: asked, source })?;
+        let listener = listen(asked).map_err(|source| ListenError { address: asked, source })?;
         // Port 0 has become another one.
         let bound = listener.local_addr().unwrap_or(asked);
         tracing::info!(address = %bound, "listening for metrics");
@@ -85,21 +83,21 @@ impl Door {
     }
 
     /// Moves to another address. The old one is left first where both cannot be had at a time.
-    async fn move_to(&mut self, address: Option<SocketAddr>) {
+    fn move_to(&mut self, address: Option<SocketAddr>) {
         if address == self.address {
             return;
         }
-        let mut moved = Self::open(address).await;
+        let mut moved = Self::open(address);
         if moved.as_ref().is_err_and(|error| error.source.kind() == io::ErrorKind::AddrInUse) {
             self.listener = None;
-            moved = Self::open(address).await;
+            moved = Self::open(address);
         }
         match moved {
             Ok(door) => *self = door,
             Err(error) => {
                 tracing::error!(%error, source = %error.source, "[metrics] listen stays as it was");
                 if self.listener.is_none()
-                    && let Ok(door) = Self::open(self.address).await
+                    && let Ok(door) = Self::open(self.address)
                 {
                     *self = door;
                 }
@@ -124,6 +122,12 @@ impl Door {
     }
 }
 
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let listener = std::net::TcpListener::bind(address)?;
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
+}
+
 async fn serve(status: Arc<Status>, mut door: Door) {
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let mut reloads = status.control.reloads.watch();
@@ -131,7 +135,7 @@ async fn serve(status: Arc<Status>, mut door: Door) {
         tokio::select! {
             // Cancel safe: both take only what they return.
             _ = reloads.changed() => {
-                door.move_to(status.control.config().metrics.listen).await;
+                door.move_to(status.control.config().metrics.listen);
             }
             (permit, stream) = next_client(&connections, &door) => {
                 let status = Arc::clone(&status);
@@ -166,12 +170,11 @@ async fn converse(status: Arc<Status>, stream: TcpStream) {
     builder.timer(TokioTimer::new()).header_read_timeout(HEAD_LIMIT);
     builder.max_buf_size(REQUEST_BYTES_MAX);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
-    let ended = match timeout(CONNECTION_LIMIT, connection.as_mut()).await {
-        Ok(ended) => ended,
-        Err(_) => {
-            connection.as_mut().graceful_shutdown();
-            timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
-        }
+    let ended = if let Ok(ended) = timeout(CONNECTION_LIMIT, connection.as_mut()).await {
+        ended
+    } else {
+        connection.as_mut().graceful_shutdown();
+        timeout(FAREWELL, connection).await.unwrap_or(Ok(()))
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "client of metrics lost");

@@ -32,7 +32,9 @@ impl Worker {
             return;
         }
         let Some(pool) = self.pool_mut(number) else { return };
-        let Some(first) = pool.slots.first_waiter() else { return };
+        let Some(first) = pool.slots.first_waiter().filter(|_| pool.passage.is_open()) else {
+            return;
+        };
         if now_ms.saturating_sub(pool.begged_ms) < STARVING_MS / 2 && pool.begged_ms > 0 {
             return;
         }
@@ -53,6 +55,9 @@ impl Worker {
     pub(super) fn begged(&mut self, spec: &Arc<Spec>, worker: usize, since_ms: u64) {
         let number = spec.number;
         let Some(pool) = self.pool_mut(number) else { return };
+        if !pool.passage.is_open() {
+            return;
+        }
         pool.beggar = Some(Beggar { worker, since_ms });
         let Some(idle) = pool.slots.idle().next() else { return };
         pool.slots.take_idle(idle);
@@ -134,7 +139,7 @@ impl Worker {
             .flatten()
             .filter(|pool| {
                 let ledger = &pool.spec.ledger;
-                Arc::ptr_eq(ledger.database(), bound) || Arc::ptr_eq(ledger.user(), bound)
+                Arc::ptr_eq(ledger.database(), bound) || Arc::ptr_eq(&ledger.user(), bound)
             })
             .filter_map(|pool| pool.slots.idle().next())
             .min_by_key(|key| self.backends.get(*key).map(|backend| backend.times.idle_ms));

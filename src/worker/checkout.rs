@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::backend::{Backend, Chore, ChoreKind, Role, Times};
+use super::gates::Passage;
 use super::mailbox::ToControl;
 use super::pipe::Pipe;
 use super::pool::{Failure, cells_of};
@@ -53,8 +54,16 @@ impl Worker {
     /// Leases an idle backend to a session that waits or is to be greeted, or queues it.
     pub(super) fn enqueue(&mut self, key: Key<Session>, number: PoolNumber) {
         self.check_stale(number);
-        let now_us = self.now_us;
+        let (now_us, is_draining) = (self.now_us, self.is_draining);
         let Some(pool) = self.pool_mut(number) else { return };
+        match pool.passage {
+            Passage::Open => {}
+            Passage::Paused { .. } if !is_draining => {
+                pool.slots.queue(key, now_us);
+                return;
+            }
+            Passage::Paused { .. } | Passage::Removed => return self.send_off(key),
+        }
         let order = pool.order();
         match pool.slots.checkout(key, order, now_us) {
             Checkout::Leased(backend) => self.lease(key, backend, 0),
@@ -130,11 +139,12 @@ impl Worker {
         session.idle_ms = now_ms;
         // One that began in session mode keeps it: its statements have names of its own.
         let keeps = session.front.is_pinned() || session.front.rules == StatementRules::Pass;
-        if self.is_draining {
+        let Some(pool) = self.pool(number) else { return };
+        let mode = pool.settings.mode;
+        if self.is_draining || pool.passage == Passage::Removed {
             self.send_off(key);
             return;
         }
-        let mode = self.pool(number).map_or(PoolMode::Transaction, |pool| pool.settings.mode);
         if keeps || mode == PoolMode::Session {
             return;
         }
@@ -152,21 +162,18 @@ impl Worker {
         let is_tainted = backend.link.expect.is_tainted() || !backend.link.is_at_rest();
         let is_old = self.now_ms >= backend.times.expires_ms;
         let has_cancels = backend.cancels > 0;
-        let generation = backend.generation;
-        let Some(pool) = self.pool(number) else { return };
-        let excess = pool.spec.ledger.pool().excess() > pool.settings.reserve_size;
-        let is_replaced = generation != pool.spec.generation();
-        let why = match (is_tainted, is_replaced, is_old, excess) {
-            (true, ..) => Some(ServerClose::Tainted),
-            (_, true, ..) => Some(ServerClose::Replaced),
-            (_, _, true, _) => Some(ServerClose::Lifetime),
-            (.., true) => Some(ServerClose::Surplus),
-            (false, false, false, false) => None,
-        };
+        let why =
+            match (is_tainted, self.backends.get(key).and_then(|b| self.why_unwanted(b)), is_old) {
+                (true, ..) => Some(ServerClose::Tainted),
+                (_, Some(why), _) => Some(why),
+                (.., true) => Some(ServerClose::Lifetime),
+                (false, None, false) => None,
+            };
         if let Some(why) = why {
             self.close_backend(key, why);
             return;
         }
+        let Some(pool) = self.pool(number) else { return };
         if pool.settings.server_reset_query_always
             && !is_reset
             && !pool.settings.server_reset_query.is_empty()
@@ -206,6 +213,9 @@ impl Worker {
         let now_ms = self.now_ms;
         loop {
             let Some(pool) = self.pool_mut(number) else { return };
+            if !pool.passage.is_open() {
+                return;
+            }
             if pool.slots.waiting() <= pool.slots.opening() + pool.checking {
                 return;
             }
@@ -233,7 +243,7 @@ impl Worker {
                     }
                 }
                 Err(Full::User) => {
-                    let bound = Arc::clone(spec.ledger.user());
+                    let bound = spec.ledger.user();
                     if !self.evict_or_ask(&bound) {
                         return;
                     }
@@ -282,7 +292,9 @@ impl Worker {
         }
         pool.failure = None;
         pool.cells.connect.record(micros(opened.took));
-        spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
+        if generation == spec.generation() {
+            spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
+        }
         pool.slots.add_busy();
         let serial = next_serial();
         let lifetime_ms = pool.settings.server_lifetime.map_or(u64::MAX / 2, millis);
@@ -316,6 +328,10 @@ impl Worker {
         let now_ms = self.now_ms;
         let Some(pool) = self.pool_mut(number) else { return };
         pool.slots.opening_ended();
+        if !pool.passage.is_open() {
+            // Nobody waits for it, and it says nothing about later. Pooling point G53.
+            return;
+        }
         pool.cells.connect_failures.add(SqlClass::of(fault.sqlstate.0));
         let longest_ms = millis(pool.settings.server_login_retry).max(1);
         let back_off_ms = match &pool.failure {
@@ -329,6 +345,13 @@ impl Worker {
         self.fail_waiters_without_server(number);
     }
 
+    /// A backend that was asked for was not opened.
+    pub(super) fn open_abandoned(&mut self, number: PoolNumber) {
+        let Some(pool) = self.pool_mut(number) else { return };
+        pool.slots.opening_ended();
+        self.open_wanted(number, Growth::Share);
+    }
+
     /// Tells everybody who waits for a pool without any server why, in the server's own words.
     ///
     /// A server that is starting up is waited for. Pooling points G50 and G51.
@@ -336,6 +359,9 @@ impl Worker {
         loop {
             let Some(pool) = self.pool_mut(number) else { return };
             let Some(failure) = &pool.failure else { return };
+            if !pool.passage.is_open() {
+                return;
+            }
             let has_server = pool.slots.total() > 0 || pool.spec.ledger.pool().count() > 0;
             if failure.is_starting || has_server {
                 return;

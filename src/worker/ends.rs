@@ -144,11 +144,14 @@ impl Worker {
         let is_at_rest = relay::is_at_rest(&session.front, &backend.link)
             && backend.pipe.stash.is_empty()
             && !backend.pipe.has_unsent();
-        if !is_at_rest {
+        let unwanted = self.backends.get(lease).and_then(|backend| self.why_unwanted(backend));
+        let why = if is_at_rest { unwanted } else { Some(ServerClose::Unclean) };
+        if let Some(why) = why {
+            let Some(backend) = self.backends.get(lease) else { return };
             if !backend.link.expect.is_empty() {
                 self.cancel_and_forget(lease);
             }
-            self.close_backend(lease, ServerClose::Unclean);
+            self.close_backend(lease, why);
             return;
         }
         let Some(pool) = self.pool(session.pool) else { return };
@@ -213,6 +216,7 @@ impl Worker {
     /// Closes clients between transactions now; the others when they are done.
     pub(super) fn drain(&mut self) {
         self.is_draining = true;
+        self.review_suspension();
         for key in self.sessions.keys() {
             let Some(session) = self.sessions.get_mut(key) else { continue };
             let is_idle = match session.phase {
@@ -228,6 +232,11 @@ impl Worker {
             };
             if is_idle {
                 self.send_off(key);
+            }
+        }
+        for at in 0..self.pools.len() {
+            if let Ok(number) = u32::try_from(at) {
+                self.send_off_stranded(PoolNumber(number));
             }
         }
     }
@@ -344,18 +353,11 @@ impl Worker {
         }
     }
 
-    /// Closes idle backends that a reload has made useless; busy ones go when they come back.
+    /// Closes idle backends that have become useless; busy ones go when they come back.
     pub(super) fn retire_old_backends(&mut self) {
         for key in self.backends.keys() {
             let Some(backend) = self.backends.get(key) else { continue };
-            let Some(pool) = self.pool(backend.pool) else { continue };
-            let why = if pool.spec.generation() != backend.generation {
-                ServerClose::Replaced
-            } else if pool.spec.ledger.pool().excess() > pool.settings.reserve_size {
-                ServerClose::Surplus
-            } else {
-                continue;
-            };
+            let Some(why) = self.why_unwanted(backend) else { continue };
             if matches!(backend.role, Role::Idle) {
                 self.close_backend(key, why);
             }
@@ -418,7 +420,7 @@ impl Worker {
     }
 
     /// Has the server cancel what a backend runs that is about to be closed.
-    fn cancel_and_forget(&mut self, key: Key<Backend>) {
+    pub(super) fn cancel_and_forget(&mut self, key: Key<Backend>) {
         let Some(backend) = self.backends.get(key) else { return };
         if backend.link.expect.is_empty() {
             return;

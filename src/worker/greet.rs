@@ -17,7 +17,7 @@ use super::{Worker, micros, next_serial, session_token};
 use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
 use crate::metrics::labels::ClientEnd;
-use crate::pool::spec::{PoolNumber, Spec, Welcome};
+use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
 use crate::session::front::Front;
 use crate::session::login::Authenticated;
 use crate::session::options;
@@ -66,9 +66,10 @@ impl Worker {
             request_ms: now_ms,
             idle_ms: now_ms,
             admitted,
+            seat: Seat::new(spec),
         };
         let key = self.sessions.insert(session);
-        if self.is_draining {
+        if self.sessions.get(key).is_some_and(|session| self.must_go(session)) {
             self.send_off(key);
         } else if !self.greet_if_known(key) {
             self.enqueue(key, spec.number);

@@ -14,13 +14,17 @@ use crate::backend::connect::{CancelKey, Opened};
 use crate::config::{General, PoolSettings};
 use crate::fault::Fault;
 use crate::net::Stream;
+use crate::pool::gate::Gate;
 use crate::pool::ledger::{Bound, Permit};
-use crate::pool::spec::{PoolNumber, Spec};
+use crate::pool::spec::Spec;
 use crate::session::login::Authenticated;
 
 /// Most messages that wait for one worker, or for the control plane. LIMIT: senders of the control
 /// plane wait, workers try again later.
 pub const MESSAGES_MAX: usize = 4096;
+
+/// Dropped when what was asked for is done; whoever waits for it holds the other half.
+pub type Done = mpsc::Sender<()>;
 
 /// Told to a worker.
 #[derive(Debug)]
@@ -46,11 +50,16 @@ pub enum ToWorker {
     /// The backend you asked for could not be opened.
     OpenFailed {
         /// Its pool.
-        pool: PoolNumber,
+        spec: Arc<Spec>,
         /// What clients are told.
         fault: Fault,
         /// Whether the server will accept connections soon (57P03): keep waiting.
         is_starting: bool,
+    },
+    /// The backend you asked for was not opened, because its pool is paused.
+    OpenAbandoned {
+        /// Its pool.
+        spec: Arc<Spec>,
     },
     /// Another worker gives you a backend that you asked for.
     Backend {
@@ -107,6 +116,42 @@ pub enum ToWorker {
     Reload {
         /// The new general settings.
         general: Arc<General>,
+        /// Dropped when it is done.
+        done: Done,
+    },
+    /// Gates or generations have changed, or SUSPEND: look at everything.
+    Review {
+        /// Dropped when it is done.
+        done: Done,
+    },
+    /// Close all clients and backends of a database, whose gate is closed.
+    Kill {
+        /// The gate of the database.
+        gate: Arc<Gate>,
+        /// Dropped when it is done.
+        done: Done,
+    },
+    /// Close the client of this number, and its backend.
+    KillClient {
+        /// Its number.
+        id: u64,
+        /// Is told whether you have it.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Say how many connections have not taken everything yet.
+    Unsent {
+        /// Where the answer goes.
+        reply: oneshot::Sender<usize>,
+    },
+    /// Close the connections that have not taken everything yet.
+    CloseUnsent {
+        /// Dropped when it is done.
+        done: Done,
+    },
+    /// Forget pools that nobody uses.
+    ForgetUnused {
+        /// Dropped when it is done.
+        done: Done,
     },
     /// Close idle clients now, the others when they are done, then end.
     Drain,

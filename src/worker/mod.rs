@@ -15,6 +15,7 @@ mod balance;
 mod checkout;
 mod chores;
 mod ends;
+mod gates;
 mod greet;
 mod list;
 mod mailbox;
@@ -39,7 +40,7 @@ use tokio::sync::mpsc;
 
 pub use greet::from_cancel_pid;
 pub use list::{ClientReport, ClientState, Held, HeldFor, Page, ServerReport, ServerState};
-pub use mailbox::{MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
+pub use mailbox::{Done, MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
 
 use backend::Backend;
 use pool::Pool;
@@ -48,6 +49,7 @@ use slab::{Key, Slab};
 
 use crate::config::General;
 use crate::net::Socket;
+use crate::pool::gate::Gate;
 use crate::pool::spec::{PoolNumber, Spec};
 use crate::wire::header::MESSAGE_BYTES_MAX;
 
@@ -66,7 +68,8 @@ const EVENTS_MAX: usize = 1024;
 /// Numbers sessions and backends; unique in the process.
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 
-fn next_serial() -> u64 {
+/// Returns a number that no client and no backend of this process has had.
+pub fn next_serial() -> u64 {
     NEXT_SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
@@ -88,6 +91,8 @@ struct Worker {
     /// All workers, this one too.
     workers: Vec<WorkerHandle>,
     general: Arc<General>,
+    /// Closed while nobody is to be read from.
+    suspension: Arc<Gate>,
     sessions: Slab<Session>,
     backends: Slab<Backend>,
     pools: Vec<Option<Pool>>,
@@ -108,12 +113,15 @@ struct Worker {
     next_tick_ms: u64,
     /// When other workers may be asked to close idle backends again.
     next_eviction_ms: u64,
+    /// Since when nobody is read from.
+    suspended_us: u64,
     is_busy: bool,
     is_draining: bool,
     /// How often the loop has gone round.
     turns: u64,
     /// Events that the system has reported.
     events_seen: u64,
+    is_suspended: bool,
 }
 
 /// What a worker is started with.
@@ -141,26 +149,36 @@ pub fn prepare(count: usize) -> io::Result<(Vec<Start>, Vec<WorkerHandle>)> {
     Ok((starts, handles))
 }
 
+/// What a worker works with.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// All workers, this one too.
+    pub workers: Vec<WorkerHandle>,
+    /// The way to the control plane.
+    pub control: mpsc::Sender<ToControl>,
+    /// `[general]` as it is in force.
+    pub general: Arc<General>,
+    /// Closed while nobody is to be read from.
+    pub suspension: Arc<Gate>,
+    /// The common zero of all workers' milliseconds.
+    pub epoch: Instant,
+}
+
 /// Starts a worker's thread; it ends when it has been drained.
 ///
 /// # Errors
 /// The system refuses another thread.
-pub fn spawn(
-    start: Start,
-    workers: Vec<WorkerHandle>,
-    control: mpsc::Sender<ToControl>,
-    general: Arc<General>,
-    epoch: Instant,
-) -> io::Result<JoinHandle<()>> {
+pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
     let name = format!("worker-{}", start.number);
     std::thread::Builder::new().name(name).spawn(move || {
         let mut worker = Worker {
             number: start.number,
             poll: start.poll,
             inbox: start.inbox,
-            control,
-            workers,
-            general,
+            control: with.control,
+            workers: with.workers,
+            general: with.general,
+            suspension: with.suspension,
             sessions: Slab::default(),
             backends: Slab::default(),
             pools: Vec::new(),
@@ -169,15 +187,17 @@ pub fn spawn(
             out: Vec::new(),
             runnable: VecDeque::new(),
             runnable_backends: VecDeque::new(),
-            epoch,
+            epoch: with.epoch,
             now_us: 0,
             now_ms: 0,
             next_tick_ms: 0,
             next_eviction_ms: 0,
+            suspended_us: 0,
             is_busy: false,
             is_draining: false,
             turns: 0,
             events_seen: 0,
+            is_suspended: false,
         };
         worker.run();
     })
@@ -274,42 +294,73 @@ impl Worker {
         // LIMIT: as many as fit; what comes meanwhile wakes us again.
         for _ in 0..MESSAGES_MAX {
             let Ok(message) = self.inbox.try_recv() else { return };
-            match message {
-                ToWorker::Client { spec, client } => self.welcome(&spec, *client),
-                ToWorker::Opened { spec, generation, opened, permit } => {
-                    self.opened(&spec, generation, *opened, permit);
-                }
-                ToWorker::OpenFailed { pool, fault, is_starting } => {
-                    self.open_failed(pool, fault, is_starting);
-                }
-                ToWorker::Backend { spec, backend } => self.receive_backend(&spec, *backend),
-                ToWorker::Beg { spec, worker, since_ms } => self.begged(&spec, worker, since_ms),
-                ToWorker::Evict { bound } => {
-                    if bound.is_full() {
-                        self.evict_idle(&bound);
-                    }
-                }
-                ToWorker::Cancel { session, secret, client } => {
-                    self.cancel(Key::new(session), secret, client);
-                }
-                ToWorker::CancelDone { backend, serial, is_certain } => {
-                    self.cancel_done(Key::new(backend), serial, is_certain);
-                }
-                ToWorker::Report { reply } => {
-                    // Whoever asked may have given up.
-                    let _ = reply.send(self.report());
-                }
-                ToWorker::List { from, reply } => {
-                    // Nobody listens any more if the command was given up.
-                    let _ = reply.send(self.list(from));
-                }
-                ToWorker::Reload { general } => self.reload(general),
-                ToWorker::Drain => self.drain(),
-            }
+            self.act_on(message);
         }
         // The mailbox may hold more without waking us again.
         self.next_tick_ms = self.now_ms;
         self.is_busy = true;
+    }
+
+    fn act_on(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Client { spec, client } => self.welcome(&spec, *client),
+            ToWorker::Opened { spec, generation, opened, permit } => {
+                self.opened(&spec, generation, *opened, permit);
+            }
+            ToWorker::OpenFailed { spec, fault, is_starting } => {
+                self.open_failed(spec.number, fault, is_starting);
+            }
+            ToWorker::Backend { spec, backend } => self.receive_backend(&spec, *backend),
+            ToWorker::Beg { spec, worker, since_ms } => self.begged(&spec, worker, since_ms),
+            ToWorker::Evict { bound } => {
+                if bound.is_full() {
+                    self.evict_idle(&bound);
+                }
+            }
+            ToWorker::Cancel { session, secret, client } => {
+                self.cancel(Key::new(session), secret, client);
+            }
+            ToWorker::CancelDone { backend, serial, is_certain } => {
+                self.cancel_done(Key::new(backend), serial, is_certain);
+            }
+            ToWorker::List { from, reply } => {
+                // Nobody listens any more if the command was given up.
+                let _ = reply.send(self.list(from));
+            }
+            ToWorker::Report { reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.report());
+            }
+            ToWorker::OpenAbandoned { spec } => self.open_abandoned(spec.number),
+            ToWorker::Reload { general, done } => {
+                self.reload(general);
+                drop(done);
+            }
+            ToWorker::Review { done } => {
+                self.review();
+                drop(done);
+            }
+            ToWorker::Kill { gate, done } => {
+                self.kill(&gate);
+                drop(done);
+            }
+            ToWorker::KillClient { id, reply } => {
+                // Nobody listens any more if the command was given up.
+                let _ = reply.send(self.kill_client(id));
+            }
+            ToWorker::Unsent { reply } => {
+                let _ = reply.send(self.unsent());
+            }
+            ToWorker::CloseUnsent { done } => {
+                self.close_unsent();
+                drop(done);
+            }
+            ToWorker::ForgetUnused { done } => {
+                self.forget_unused();
+                drop(done);
+            }
+            ToWorker::Drain => self.drain(),
+        }
     }
 
     fn pool(&self, number: PoolNumber) -> Option<&Pool> {
@@ -326,7 +377,9 @@ impl Worker {
         if self.pools.len() <= at {
             self.pools.resize_with(at + 1, || None);
         }
-        Some(self.pools.get_mut(at)?.get_or_insert_with(|| Pool::new(Arc::clone(spec))))
+        let now_us = self.now_us;
+        let place = self.pools.get_mut(at)?;
+        Some(place.get_or_insert_with(|| Pool::new(Arc::clone(spec), now_us)))
     }
 
     /// Registers a socket, once and for both directions.
@@ -343,7 +396,7 @@ impl Worker {
         for key in self.sessions.keys() {
             self.update_limits(key);
         }
-        self.retire_old_backends();
+        self.review();
     }
 
     /// Puts limits of a new configuration in force for a session that has begun.

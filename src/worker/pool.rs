@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::backend::Backend;
+use super::gates::Passage;
 use super::session::Session;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
@@ -63,6 +64,8 @@ pub struct Pool {
     pub beggar: Option<Beggar>,
     /// When we last asked other workers, in the worker's milliseconds.
     pub begged_ms: u64,
+    /// How its gates stood when we looked last.
+    pub passage: Passage,
     /// How many sessions of this worker use it.
     pub sessions: usize,
     /// What was done so far; apart, because the rest is small.
@@ -75,8 +78,14 @@ pub struct Pool {
 
 impl Pool {
     /// Starts with nothing.
-    pub fn new(spec: Arc<Spec>) -> Self {
+    pub fn new(spec: Arc<Spec>, now_us: u64) -> Self {
+        let passage = match (spec.is_removed(), spec.is_paused()) {
+            (true, _) => Passage::Removed,
+            (false, true) => Passage::Paused { since_us: now_us },
+            (false, false) => Passage::Open,
+        };
         Self {
+            passage,
             settings: spec.settings(),
             spec,
             slots: Slots::default(),

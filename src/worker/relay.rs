@@ -26,6 +26,10 @@ use crate::wire::tag::frontend as tag;
 impl Worker {
     /// Does for a client whatever can be done now.
     pub(super) fn pump_client(&mut self, key: Key<Session>) {
+        if self.is_suspended {
+            // Whoever resumes comes back here.
+            return;
+        }
         for _ in 0..TURNS_MAX {
             let Some(session) = self.sessions.get_mut(key) else { return };
             if session.pipe.has_unsent() && !session.pipe.is_read_closed() {
@@ -228,6 +232,9 @@ impl Worker {
 
     /// Does for a backend whatever can be done now.
     pub(super) fn pump_server(&mut self, key: Key<Backend>) {
+        if self.is_suspended {
+            return;
+        }
         for _ in 0..TURNS_MAX {
             let Some(backend) = self.backends.get_mut(key) else { return };
             let flow = match backend.role {

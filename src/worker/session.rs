@@ -7,7 +7,7 @@ use super::backend::Backend;
 use super::pipe::Pipe;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
-use crate::pool::spec::PoolNumber;
+use crate::pool::spec::{PoolNumber, Seat};
 use crate::session::admission::Admitted;
 use crate::session::front::Front;
 use crate::session::refuse;
@@ -91,6 +91,8 @@ pub struct Session {
     pub idle_ms: u64,
     /// Its place among the clients.
     pub admitted: Admitted,
+    /// Its place among the clients of its pool.
+    pub seat: Seat,
 }
 
 impl Session {

@@ -48,6 +48,11 @@ impl Worker {
         self.is_busy = self.is_draining;
         self.next_tick_ms = self.now_ms.saturating_add(IDLE_TICK_MS);
         self.read_mail_if_missed();
+        self.review_suspension();
+        if self.is_suspended {
+            // Nobody can be late who is not listened to.
+            return;
+        }
         for at in 0..self.pools.len() {
             if let Ok(number) = u32::try_from(at) {
                 self.tick_pool(PoolNumber(number));
@@ -70,6 +75,10 @@ impl Worker {
 
     fn tick_pool(&mut self, number: PoolNumber) {
         let now_ms = self.now_ms;
+        self.review_pool(number);
+        if self.pool(number).is_none_or(|pool| !pool.passage.is_open()) {
+            return;
+        }
         self.time_out_waiters(number);
         let Some(pool) = self.pool_mut(number) else { return };
         if let Some(first) = pool.slots.first_waiter() {
@@ -194,7 +203,7 @@ impl Worker {
                     self.remove_session(key);
                 }
             }
-            Phase::Idle if self.is_draining => self.send_off(key),
+            Phase::Idle if self.must_go(session) => self.send_off(key),
             Phase::Idle => {
                 let limit = self.pool(session.pool).and_then(|p| p.settings.client_idle_timeout);
                 let idle_ms = now_ms.saturating_sub(session.idle_ms);

@@ -15,6 +15,7 @@
 mod asynchronous;
 mod cancel;
 mod command_line;
+mod console;
 mod copy;
 mod driver;
 mod extended;
@@ -28,6 +29,7 @@ mod programs;
 mod queue;
 mod random;
 mod release;
+mod reload;
 mod servers;
 mod shutdown;
 mod sizes;

@@ -11,7 +11,7 @@ use crate::support::{
     cluster::free_port,
     config::Config,
     fixture::Fixture,
-    http::{ask, get},
+    http::{ask, get, request, try_ask},
     login::Login,
     message::{bind, close_statement, execute, message, parse, query, sync, terminate},
     poll,
@@ -338,16 +338,14 @@ fn panels_ask_what_prometheus_understands() {
     let source = fs::read_to_string(file("deploy/grafana/pgtandem.json")).expect("it is shipped");
     let quoted = source.lines().filter_map(|line| line.trim().strip_prefix("\"expr\": \""));
     let asked = quoted.filter_map(|rest| rest.trim_end_matches(',').strip_suffix('"'));
-    let mut rules = String::from("groups: [{name: panels, rules: [");
-    let mut count = 0;
-    for expression in asked {
-        // JSON's strings are YAML's too.
-        let expression = expression.replace("$__rate_interval", "1m");
-        rules.push_str(&format!("{{record: panel:{count}, expr: \"{expression}\"}},\n"));
-        count += 1;
-    }
-    rules.push_str("]}]");
-    assert!(count > 30, "{count} panels");
+    // JSON's strings are YAML's too.
+    let asked = asked.map(|expression| expression.replace("$__rate_interval", "1m"));
+    let rules: Vec<String> = (0..)
+        .zip(asked)
+        .map(|(at, expression)| format!("{{record: panel:{at}, expr: \"{expression}\"}}"))
+        .collect();
+    assert!(rules.len() > 30, "{} panels", rules.len());
+    let rules = format!("groups: [{{name: panels, rules: [{}]}}]", rules.join(",\n"));
     let mut check = Command::new("promtool");
     check.args(["check", "rules", "/dev/stdin"]);
     let complaints = feed(check, rules.as_bytes());
@@ -406,13 +404,44 @@ fn pages_and_methods() {
 }
 
 #[test]
+fn readiness_follows_the_operator() {
+    let mut watched = Watched::start(|config| config.general("default_pool_size = 2"));
+    let port = watched.port;
+    let becomes = |status: u16, words: &str| {
+        poll(words, || {
+            let answer = get(port, "/readyz");
+            answer.status == status && answer.body == words
+        });
+    };
+    let gauge = |name: &str| value_in(&watched.scrape(), name);
+    becomes(200, "ready\n");
+    assert_eq!(gauge("pgtandem_ready").to_bits(), 1.0_f64.to_bits());
+    watched.fixture.proxy.signal("USR1");
+    becomes(503, "not ready: paused\n");
+    assert_eq!(gauge("pgtandem_ready").to_bits(), 0.0_f64.to_bits());
+    assert_eq!(get(port, "/healthz").status, 200);
+    watched.fixture.proxy.signal("USR2");
+    becomes(200, "ready\n");
+    // The end comes when the transaction is over; until then it can be watched.
+    let mut client = watched.fixture.connect();
+    client.query("begin");
+    watched.fixture.proxy.signal("INT");
+    becomes(503, "not ready: shutting down\n");
+    assert_eq!(get(port, "/healthz").status, 200);
+    assert!(watched.scrape().contains("pgtandem_ready 0"));
+    client.send(&[query("commit")]);
+    client.until_end();
+    watched.fixture.proxy.wait();
+}
+
+#[test]
 fn hostile_requests_are_turned_away() {
     let watched = Watched::start(|config| config);
     let port = watched.port;
     let long = format!("GET / HTTP/1.1\r\nHost: x\r\nX: {}\r\n\r\n", "y".repeat(100_000));
     assert_eq!(ask(port, &long).status, 431);
     assert_eq!(ask(port, "\u{16}\u{3}\u{1} nonsense\r\n\r\n").status, 400);
-    let many: String = (0..1000).map(|n| format!("X-{n}: y\r\n")).collect();
+    let many = "X: y\r\n".repeat(1000);
     assert_eq!(ask(port, &format!("GET / HTTP/1.1\r\n{many}\r\n")).status, 431);
     // Everybody who only stands there is outnumbered by the places, and the rest is served.
     let idle: Vec<_> = (0..20)
@@ -449,7 +478,9 @@ fn a_reload_moves_the_listener() {
     let all = format!("listen = \"0.0.0.0:{new}\"");
     watched.fixture.proxy.reload(|config| config.metrics(&all));
     poll("the reload is done", || {
-        get(new, "/metrics").body.contains("pgtandem_config_reloads_total{result=\"success\"} 2")
+        // Who knocks while the door is moved is turned away.
+        let answer = try_ask(new, &request("/metrics"));
+        answer.is_some_and(|answer| answer.body.contains(&format!("{reloads} 2")))
     });
     watched.fixture.proxy.reload(|config| config.metrics("listen = \"\""));
     poll("nobody answers", || !answers(new));

@@ -51,6 +51,15 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one with these settings and waits until it accepts connections.
     pub fn start(cluster: &Cluster, config: Config) -> Self {
+        Self::start_subject(&Subject::current(), cluster, config)
+    }
+
+    /// Starts PgBouncer with these settings, to be compared with.
+    pub fn start_bouncer(cluster: &Cluster, config: Config) -> Self {
+        Self::start_subject(&Subject::Bouncer, cluster, config)
+    }
+
+    fn start_subject(subject: &Subject, cluster: &Cluster, config: Config) -> Self {
         let dir = private_dir("pgtandem-it-proxy-");
         reaper::adopt_dir(&dir);
         let port = free_port();
@@ -59,7 +68,6 @@ impl Proxy {
             .general(&format!("unix_socket_dir = \"{}\"", dir.display()));
         let socket = dir.join(format!(".s.PGSQL.{port}"));
         let mut proxy = Self { child: None, dir, port, socket, config };
-        let subject = Subject::current();
         proxy.write_files();
         let command = match subject {
             Subject::Postgres => {
@@ -90,6 +98,11 @@ impl Proxy {
     /// Its Unix socket.
     pub fn unix(&self) -> Address {
         Address::Unix(self.socket.clone())
+    }
+
+    /// The file of its Unix socket.
+    pub fn socket_file(&self) -> &Path {
+        &self.socket
     }
 
     /// Process id.
@@ -145,7 +158,7 @@ impl Proxy {
         self.child = Some(child);
         poll("the proxy accepts connections", || {
             assert!(self.is_running(), "the proxy ended at once:\n{}", self.log());
-            self.tcp().try_open().is_ok()
+            self.tcp().try_open().is_ok() && self.unix().try_open().is_ok()
         });
     }
 
