@@ -22,6 +22,7 @@ mod extended;
 mod import;
 mod login;
 mod logs;
+mod metrics;
 mod negotiation;
 mod parameters;
 mod pools;

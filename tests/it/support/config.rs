@@ -6,6 +6,7 @@ use std::fmt::Write;
 #[derive(Clone, Default)]
 pub struct Config {
     general: Section,
+    metrics: Section,
     databases: Vec<(String, Section)>,
     users: Vec<(String, Section)>,
     extra: String,
@@ -18,6 +19,12 @@ impl Config {
     /// Sets a key of `[general]`, written as in the file: `default_pool_size = 1`.
     pub fn general(mut self, line: &str) -> Self {
         set(&mut self.general, line);
+        self
+    }
+
+    /// Sets a key of `[metrics]`; they are off unless a test wants them.
+    pub fn metrics(mut self, line: &str) -> Self {
+        set(&mut self.metrics, line);
         self
     }
 
@@ -49,6 +56,9 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let mut text = String::from("[general]\n");
         write_lines(&mut text, &self.general);
+        text.push_str("\n[metrics]\n");
+        let off: Section = vec![("listen".to_owned(), "\"\"".to_owned())];
+        write_lines(&mut text, if self.metrics.is_empty() { &off } else { &self.metrics });
         for (kind, sections) in [("databases", &self.databases), ("users", &self.users)] {
             for (name, section) in sections {
                 let _ = writeln!(text, "\n[{kind}.\"{name}\"]");

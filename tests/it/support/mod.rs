@@ -6,6 +6,7 @@ pub mod config;
 pub mod drivers;
 pub mod fake;
 pub mod fixture;
+pub mod http;
 pub mod login;
 pub mod message;
 pub mod proxy;
