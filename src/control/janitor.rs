@@ -9,7 +9,7 @@ use super::Control;
 use crate::worker::ToWorker;
 
 /// Between two looks at the pools: a tenth of the time-out, within these.
-const INTERVALS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+const INTERVALS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(1));
 
 /// Looks after the registry for as long as the process lives.
 pub async fn janitor(control: Arc<Control>) {

@@ -20,6 +20,7 @@ mod driver;
 mod extended;
 mod login;
 mod negotiation;
+mod operations;
 mod parameters;
 mod pools;
 mod prepared;

@@ -5,6 +5,7 @@ pub mod cluster;
 pub mod config;
 pub mod fake;
 pub mod fixture;
+pub mod inside;
 pub mod login;
 pub mod message;
 pub mod proxy;
