@@ -9,6 +9,7 @@ pub mod control;
 pub mod demo;
 pub mod fault;
 pub mod log;
+pub mod metrics;
 pub mod net;
 pub mod pool;
 pub mod secret;

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -61,6 +62,8 @@ pub struct Opened {
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// What a cancel request must show; without a secret if the server gave none.
     pub cancel_key: CancelKey,
+    /// How long it took to connect and to log in.
+    pub took: Duration,
 }
 
 /// What a cancel request must show to the server.
@@ -102,6 +105,7 @@ async fn open_unbounded(
     settings: &PoolSettings,
     credentials: &Credentials,
 ) -> Result<Opened, ConnectError> {
+    let started = Instant::now();
     let stream = dial(&settings.host, settings.port)
         .await
         .map_err(|source| ConnectError::Dial { source })?;
@@ -110,7 +114,7 @@ async fn open_unbounded(
         log_in(&mut server, &settings.user, &settings.dbname, credentials).await?;
     let unread = server.inbox.to_vec();
     let socket = server.stream.into_socket().map_err(|source| ConnectError::Lost { source })?;
-    Ok(Opened { socket, unread, parameters, cancel_key })
+    Ok(Opened { socket, unread, parameters, cancel_key, took: started.elapsed() })
 }
 
 async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(

@@ -14,6 +14,7 @@ mod shutdown;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -34,7 +35,11 @@ use crate::pool::gate::Gate;
 use crate::pool::registry::Registry;
 use crate::pool::spec::Spec;
 use crate::session::login::Admission;
+use crate::worker::report::{PoolReport, WorkerReport, by_pool, collect};
 use crate::worker::{self, Done, ToWorker, WorkerHandle};
+
+/// How long workers may take to say how things stand.
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The running proxy, as the control plane sees it.
 #[derive(Debug)]
@@ -103,6 +108,16 @@ impl Control {
     /// Returns the pool of (`database`, `user`); `None` if there is no such database now.
     pub fn pool(&self, database: &str, user: &str) -> Option<Arc<Spec>> {
         self.registry.pool(|| self.config(), database, user)
+    }
+
+    /// Asks all workers how things stand; `None` for one that does not say so in time.
+    pub async fn reports(&self) -> Vec<Option<WorkerReport>> {
+        collect(&self.workers, REPORT_LIMIT).await
+    }
+
+    /// Asks all workers, and adds up what they say of each pool; ordered by database and user.
+    pub async fn pool_reports(&self) -> Vec<PoolReport> {
+        by_pool(self.reports().await.iter().flatten())
     }
 
     /// Passes a client's cancel request to the worker that its key names.

@@ -10,7 +10,7 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 use tracing::field::Empty;
@@ -83,6 +83,8 @@ pub struct Authenticated {
     pub unread: Vec<u8>,
     /// Its place among the clients; to be kept as long as its session.
     pub admitted: Admitted,
+    /// When its connection was accepted.
+    pub accepted_at: Instant,
 }
 
 impl Authenticated {
@@ -113,6 +115,7 @@ pub async fn accept(
     process_secret: &[u8; 32],
     admission: &Arc<Admission>,
 ) -> Accepted {
+    let accepted_at = Instant::now();
     let span = info_span!("login", client = %peer, user = Empty, database = Empty);
     let login = Login { config, process_secret, admission };
     async {
@@ -136,6 +139,7 @@ pub async fn accept(
                     greeting: output,
                     unread: std::mem::take(&mut *input),
                     admitted,
+                    accepted_at,
                 }))
             }
             Err(error) => {

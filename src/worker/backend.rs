@@ -46,9 +46,8 @@ pub enum ChoreKind {
     Check,
 }
 
-/// Moments in the life of a backend, in the worker's milliseconds.
+/// Moments in the life of a backend, in the worker's milliseconds or microseconds.
 #[derive(Debug, Clone, Copy, Default)]
-#[expect(clippy::struct_field_names, reason = "the unit is last in every name")]
 pub struct Times {
     /// When it was opened.
     pub opened_ms: u64,
@@ -58,12 +57,14 @@ pub struct Times {
     pub expires_ms: u64,
     /// When it became idle.
     pub idle_ms: u64,
-    /// When the transaction under way began.
-    pub transaction_ms: u64,
     /// When the query under way began.
     pub query_ms: u64,
     /// When the last ReadyForQuery came.
     pub ready_ms: u64,
+    /// When the transaction under way began.
+    pub transaction_us: u64,
+    /// When the segment under way began, or the one before it in a pipeline ended.
+    pub segment_us: u64,
 }
 
 /// One backend.

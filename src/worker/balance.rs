@@ -13,6 +13,7 @@ use super::pool::Beggar;
 use super::slab::Key;
 use super::timers::STARVING_MS;
 use super::{Worker, backend_token};
+use crate::metrics::labels::ServerClose;
 use crate::pool::ledger::Bound;
 use crate::pool::spec::{PoolNumber, Spec};
 
@@ -42,7 +43,8 @@ impl Worker {
         for (at, worker) in self.workers.iter().enumerate() {
             if at != me {
                 let spec = Arc::clone(&spec);
-                let message = ToWorker::Beg { spec, worker: me, since_ms: first.since_ms };
+                let since_ms = first.since_us / 1000;
+                let message = ToWorker::Beg { spec, worker: me, since_ms };
                 // A worker that is too busy to be asked is asked again at the next tick.
                 let _ = worker.try_send(message);
             }
@@ -72,7 +74,8 @@ impl Worker {
     pub(super) fn give_to_beggar(&mut self, key: Key<Backend>, number: PoolNumber) -> bool {
         let Some(pool) = self.pool_mut(number) else { return false };
         let Some(beggar) = pool.beggar else { return false };
-        let is_older = |first: crate::pool::slots::Waiter<_>| first.since_ms <= beggar.since_ms;
+        let is_older =
+            |first: crate::pool::slots::Waiter<_>| first.since_us / 1000 <= beggar.since_ms;
         if pool.slots.first_waiter().is_some_and(is_older) {
             return false;
         }
@@ -141,7 +144,7 @@ impl Worker {
             .filter_map(|pool| pool.slots.idle().next())
             .min_by_key(|key| self.backends.get(*key).map(|backend| backend.times.idle_ms));
         if let Some(key) = oldest {
-            self.close_backend(key);
+            self.close_backend(key, ServerClose::Evicted);
         }
         oldest.is_some()
     }

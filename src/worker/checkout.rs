@@ -6,15 +6,16 @@ use super::backend::{Backend, Chore, ChoreKind, Role, Times};
 use super::gates::Passage;
 use super::mailbox::ToControl;
 use super::pipe::Pipe;
-use super::pool::Failure;
+use super::pool::{Failure, cells_of};
 use super::session::{Phase, Session};
 use super::slab::Key;
-use super::{Flow, Worker, backend_token, millis, next_serial};
+use super::{Flow, Worker, backend_token, micros, millis, next_serial};
 use crate::backend::connect::Opened;
 use crate::backend::link::Link;
 use crate::backend::params::{Param, ParamSet, is_fact};
 use crate::config::PoolMode;
 use crate::fault::Fault;
+use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::pool::ledger::{Full, Permit};
 use crate::pool::slots::{Checkout, Order};
 use crate::pool::spec::{PoolNumber, Spec, Welcome};
@@ -53,19 +54,19 @@ impl Worker {
     /// Leases an idle backend to a session that waits or is to be greeted, or queues it.
     pub(super) fn enqueue(&mut self, key: Key<Session>, number: PoolNumber) {
         self.check_stale(number);
-        let (now_ms, is_draining) = (self.now_ms, self.is_draining);
+        let (now_us, is_draining) = (self.now_us, self.is_draining);
         let Some(pool) = self.pool_mut(number) else { return };
         match pool.passage {
             Passage::Open => {}
             Passage::Paused { .. } if !is_draining => {
-                pool.slots.queue(key, now_ms);
+                pool.slots.queue(key, now_us);
                 return;
             }
             Passage::Paused { .. } | Passage::Removed => return self.send_off(key),
         }
         let order = pool.order();
-        match pool.slots.checkout(key, order, now_ms) {
-            Checkout::Leased(backend) => self.lease(key, backend),
+        match pool.slots.checkout(key, order, now_us) {
+            Checkout::Leased(backend) => self.lease(key, backend, 0),
             Checkout::Queued => {
                 self.is_busy = true;
                 self.open_wanted(number, Growth::Share);
@@ -108,8 +109,8 @@ impl Worker {
         self.start_chore(key, ChoreKind::Check, query.as_bytes());
     }
 
-    /// Gives a busy backend to a session.
-    pub(super) fn lease(&mut self, key: Key<Session>, lease: Key<Backend>) {
+    /// Gives a busy backend to a session that has waited so long.
+    fn lease(&mut self, key: Key<Session>, lease: Key<Backend>, waited_us: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(backend) = self.backends.get_mut(lease) else { return };
         if matches!(session.phase, Phase::Greeting(_)) {
@@ -122,8 +123,12 @@ impl Worker {
         backend.link.has_unnamed = false;
         backend.cancel_due = None;
         backend.times.leased_ms = self.now_ms;
-        backend.times.transaction_ms = self.now_ms;
+        backend.times.transaction_us = self.now_us;
         backend.times.ready_ms = self.now_ms;
+        if let Some(cells) = cells_of(&mut self.pools, session.pool) {
+            cells.assignments += 1;
+            cells.wait.record(waited_us);
+        }
     }
 
     /// A session does not need its backend any more, unless its pool or a pin says that it keeps it.
@@ -154,12 +159,18 @@ impl Worker {
         let Some(backend) = self.backends.get_mut(key) else { return };
         let number = backend.pool;
         let is_reset = matches!(backend.role, Role::Chore(Chore { kind: ChoreKind::Reset, .. }));
-        let is_used_up = backend.link.expect.is_tainted()
-            || !backend.link.is_at_rest()
-            || self.now_ms >= backend.times.expires_ms;
+        let is_tainted = backend.link.expect.is_tainted() || !backend.link.is_at_rest();
+        let is_old = self.now_ms >= backend.times.expires_ms;
         let has_cancels = backend.cancels > 0;
-        if is_used_up || self.backends.get(key).is_some_and(|backend| self.is_unwanted(backend)) {
-            self.close_backend(key);
+        let why =
+            match (is_tainted, self.backends.get(key).and_then(|b| self.why_unwanted(b)), is_old) {
+                (true, ..) => Some(ServerClose::Tainted),
+                (_, Some(why), _) => Some(why),
+                (.., true) => Some(ServerClose::Lifetime),
+                (false, None, false) => None,
+            };
+        if let Some(why) = why {
+            self.close_backend(key, why);
             return;
         }
         let Some(pool) = self.pool(number) else { return };
@@ -182,18 +193,17 @@ impl Worker {
 
     /// Hands a backend that anybody may use to whoever needs it most.
     pub(super) fn put_back(&mut self, key: Key<Backend>, number: PoolNumber) {
-        let now_ms = self.now_ms;
         if self.give_to_beggar(key, number) {
             return;
         }
         let Some(pool) = self.pool_mut(number) else { return };
         let next = pool.slots.check_in(key);
         if let Some(next) = next {
-            self.lease(next, key);
-            self.runnable.push_back(next);
+            self.lease(next.session, key, self.now_us.saturating_sub(next.since_us));
+            self.runnable.push_back(next.session);
         } else if let Some(backend) = self.backends.get_mut(key) {
             backend.role = Role::Idle;
-            backend.times.idle_ms = now_ms;
+            backend.times.idle_ms = self.now_ms;
         }
     }
 
@@ -281,6 +291,7 @@ impl Worker {
             return;
         }
         pool.failure = None;
+        pool.cells.connect.record(micros(opened.took));
         if generation == spec.generation() {
             spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
         }
@@ -321,6 +332,7 @@ impl Worker {
             // Nobody waits for it, and it says nothing about later. Pooling point G53.
             return;
         }
+        pool.cells.connect_failures.add(SqlClass::of(fault.sqlstate.0));
         let longest_ms = millis(pool.settings.server_login_retry).max(1);
         let back_off_ms = match &pool.failure {
             Some(failure) if now_ms < failure.retry_at_ms => failure.back_off_ms,
@@ -355,8 +367,9 @@ impl Worker {
                 return;
             }
             let fault = failure.fault.clone();
-            let Some(waiter) = pool.slots.pop_waiter() else { return };
-            self.fail_session(waiter.session, &fault);
+            let Some(waiter) = pool.slots.first_waiter() else { return };
+            self.fail_session(waiter.session, ClientEnd::NoServer, &fault);
+            self.leave_queue(waiter.session, number);
         }
     }
 }

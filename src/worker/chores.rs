@@ -10,6 +10,7 @@ use super::{Flow, Worker};
 use crate::backend::link::Link;
 use crate::backend::params::{Interner, is_fact};
 use crate::fault::{Fault, Severity, SqlState};
+use crate::metrics::labels::ServerClose;
 use crate::wire::expect::TransactionStatus;
 use crate::wire::header::{self, HEADER_BYTES};
 use crate::wire::tag::backend as tag;
@@ -85,7 +86,7 @@ impl Worker {
                 }
                 (Heard::Answer | Heard::Ready(_) | Heard::Nonsense, _) => {
                     tracing::warn!("unexpected message on an idle server connection");
-                    self.backend_gone(key);
+                    self.backend_ends(key, ServerClose::Protocol);
                     return Flow::Blocked;
                 }
             }
@@ -93,7 +94,7 @@ impl Worker {
         backend.pipe.keep_rest(&stash, consumed);
         if matches!(backend.role, Role::Idle) && !may_be_asynchronous(&backend.pipe.stash) {
             tracing::warn!("unexpected message on an idle server connection");
-            self.backend_gone(key);
+            self.backend_ends(key, ServerClose::Protocol);
             return Flow::Blocked;
         }
         if backend.pipe.is_readable() { Flow::Again } else { Flow::Blocked }
@@ -118,7 +119,7 @@ impl Worker {
         }
         if error.is_some() || status != TransactionStatus::Idle {
             tracing::warn!(?kind, ?error, "server connection closed: our own query failed");
-            self.close_backend(key);
+            self.close_backend(key, ServerClose::Chore);
             return;
         }
         self.check_in(key);

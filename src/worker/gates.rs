@@ -10,6 +10,7 @@ use super::backend::Backend;
 use super::checkout::Growth;
 use super::session::{Phase, Session};
 use super::slab::Key;
+use crate::metrics::labels::ServerClose;
 use crate::pool::gate::Gate;
 use crate::pool::spec::PoolNumber;
 use crate::session::relay;
@@ -22,8 +23,8 @@ pub enum Passage {
     Open,
     /// Nobody gets a backend, and none is kept.
     Paused {
-        /// Since when, in the worker's milliseconds.
-        since_ms: u64,
+        /// Since when, in the worker's microseconds.
+        since_us: u64,
     },
     /// The database is gone: clients go as soon as they have nothing under way.
     Removed,
@@ -50,23 +51,23 @@ impl Worker {
 
     /// Looks at the gates of a pool, and acts on what has changed.
     pub(super) fn review_pool(&mut self, number: PoolNumber) {
-        let now_ms = self.now_ms;
+        let now_us = self.now_us;
         let Some(pool) = self.pool_mut(number) else { return };
         let was = pool.passage;
         let (is_removed, is_paused) = (pool.spec.is_removed(), pool.spec.is_paused());
         let is = match (is_removed, is_paused, was) {
             (true, _, _) => Passage::Removed,
             (false, true, Passage::Paused { .. }) => was,
-            (false, true, Passage::Open | Passage::Removed) => Passage::Paused { since_ms: now_ms },
+            (false, true, Passage::Open | Passage::Removed) => Passage::Paused { since_us: now_us },
             (false, false, _) => Passage::Open,
         };
         if is == was {
             return;
         }
         pool.passage = is;
-        if let Passage::Paused { since_ms } = was {
+        if let Passage::Paused { since_us } = was {
             // Their time-outs stood still. Pooling point G53.
-            pool.slots.postpone(now_ms.saturating_sub(since_ms), now_ms);
+            pool.slots.postpone(now_us.saturating_sub(since_us), now_us);
         }
         match is {
             Passage::Open => {
@@ -89,7 +90,7 @@ impl Worker {
         let Some(pool) = self.pool(number) else { return };
         let idle: Vec<Key<Backend>> = pool.slots.idle().collect();
         for key in idle {
-            self.close_backend(key);
+            self.close_backend(key, ServerClose::Admin);
         }
     }
 
@@ -117,9 +118,7 @@ impl Worker {
         }
         while let Some(waiter) = self.pool(number).and_then(|pool| pool.slots.first_waiter()) {
             self.send_off(waiter.session);
-            if let Some(pool) = self.pool_mut(number) {
-                pool.slots.leave(waiter.session);
-            }
+            self.leave_queue(waiter.session, number);
         }
     }
 
@@ -158,7 +157,7 @@ impl Worker {
             for key in self.backends.keys() {
                 if self.backends.get(key).is_some_and(|backend| backend.pool == number) {
                     self.cancel_and_forget(key);
-                    self.close_backend(key);
+                    self.close_backend(key, ServerClose::Admin);
                 }
             }
         }
@@ -182,7 +181,7 @@ impl Worker {
             Phase::Leased(lease) => {
                 self.cancel_and_forget(lease);
                 // Detached first: it must not go back to the pool.
-                self.close_backend(lease);
+                self.close_backend(lease, ServerClose::Admin);
                 self.send_off(key);
             }
             Phase::Leaving(lease, _) => {
@@ -196,13 +195,18 @@ impl Worker {
         }
     }
 
-    /// Says whether a backend must not go back to its pool: nobody may have it, or it is of no use.
-    pub(super) fn is_unwanted(&self, backend: &Backend) -> bool {
-        self.pool(backend.pool).is_none_or(|pool| {
-            !pool.passage.is_open()
-                || backend.generation != pool.spec.generation()
-                || pool.spec.ledger.pool().excess() > pool.settings.reserve_size
-        })
+    /// Says why a backend must not go back to its pool, if so: nobody may have it, or it is of no use.
+    pub(super) fn why_unwanted(&self, backend: &Backend) -> Option<ServerClose> {
+        let Some(pool) = self.pool(backend.pool) else { return Some(ServerClose::Admin) };
+        if !pool.passage.is_open() {
+            Some(ServerClose::Admin)
+        } else if backend.generation != pool.spec.generation() {
+            Some(ServerClose::Replaced)
+        } else if pool.spec.ledger.pool().excess() > pool.settings.reserve_size {
+            Some(ServerClose::Surplus)
+        } else {
+            None
+        }
     }
 
     /// Stops reading, or goes on.
@@ -214,13 +218,13 @@ impl Worker {
         }
         self.is_suspended = is_suspended;
         if is_suspended {
-            self.suspended_ms = self.now_ms;
+            self.suspended_us = self.now_us;
             return;
         }
-        let now_ms = self.now_ms;
-        let stood_ms = now_ms.saturating_sub(self.suspended_ms);
+        let now_us = self.now_us;
+        let stood_us = now_us.saturating_sub(self.suspended_us);
         for pool in self.pools.iter_mut().flatten() {
-            pool.slots.postpone(stood_ms, now_ms);
+            pool.slots.postpone(stood_us, now_us);
         }
         // What came meanwhile has had its event already.
         self.runnable_backends.extend(self.backends.keys());

@@ -13,9 +13,10 @@ use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
-use super::{Worker, next_serial, session_token};
+use super::{Worker, micros, next_serial, session_token};
 use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
+use crate::metrics::labels::ClientEnd;
 use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
 use crate::session::front::Front;
 use crate::session::login::Authenticated;
@@ -26,7 +27,8 @@ impl Worker {
     /// Takes a client that has logged in.
     pub(super) fn welcome(&mut self, spec: &Arc<Spec>, client: Authenticated) {
         let key = self.sessions.next_key();
-        let Authenticated { stream, parameters, greeting, unread, admitted, .. } = client;
+        let Authenticated { stream, parameters, greeting, unread, admitted, accepted_at, .. } =
+            client;
         let registered = stream
             .into_socket()
             .and_then(|mut socket| self.register(&mut socket, session_token(key)).map(|()| socket));
@@ -45,6 +47,7 @@ impl Worker {
         front.length_max = front.length_max.min(pool.settings.max_packet_size);
         let greeting = Greeting {
             hello: greeting,
+            accepted_at,
             parameters,
             wanted: None,
             foreign: Vec::new(),
@@ -156,7 +159,7 @@ impl Worker {
             let refused = error.or_else(|| self.unsupported(key));
             let wanted = self.detach_greeting(key);
             if let Some(fault) = refused {
-                self.fail_session(key, &fault);
+                self.fail_session(key, ClientEnd::Refused, &fault);
             } else {
                 let number = self.sessions.get_mut(key).map(|session| session.pool);
                 if let (Some(wanted), Some(number)) = (wanted, number)
@@ -209,10 +212,16 @@ impl Worker {
         let Phase::Greeting(greeting) = std::mem::replace(&mut session.phase, Phase::Idle) else {
             return;
         };
-        let pool = usize::try_from(session.pool.0).ok().and_then(|at| self.pools.get(at)?.as_ref());
+        let pool =
+            usize::try_from(session.pool.0).ok().and_then(|at| self.pools.get_mut(at)?.as_mut());
+        let took_us = self
+            .now_us
+            .saturating_sub(micros(greeting.accepted_at.saturating_duration_since(self.epoch)));
         let mut hello = greeting.hello;
-        if let Some(welcome) = pool.and_then(|pool| pool.spec.welcome()) {
-            for (name, value) in &welcome.facts {
+        if let Some(pool) = pool {
+            pool.cells.login.record(took_us);
+            let welcome = pool.spec.welcome();
+            for (name, value) in welcome.iter().flat_map(|welcome| &welcome.facts) {
                 encode::parameter_status(&mut hello, name, value);
             }
         }

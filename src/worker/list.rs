@@ -250,7 +250,7 @@ impl Worker {
             process: backend.cancel_key.pid,
             connected: self.moment(times.opened_ms),
             requested: self.moment(times.leased_ms.max(times.query_ms).max(times.opened_ms)),
-            is_close_needed: self.is_draining || self.is_unwanted(backend),
+            is_close_needed: self.is_draining || self.why_unwanted(backend).is_some(),
             link: session.and_then(|key| Some(self.sessions.get(key)?.serial)),
             held: self.held(backend, pool.settings.mode),
             application_name: application_name(&backend.link.params),
@@ -275,7 +275,7 @@ impl Worker {
                 } else if !backend.link.expect.is_empty() {
                     (HeldFor::Query, times.query_ms)
                 } else if backend.link.expect.status() != TransactionStatus::Idle || !is_at_rest {
-                    (HeldFor::Transaction, times.transaction_ms)
+                    (HeldFor::Transaction, times.transaction_us / 1000)
                 } else {
                     (keeps(session, mode).unwrap_or(HeldFor::Query), times.leased_ms)
                 }

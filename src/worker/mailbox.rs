@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::backend::Backend;
 use super::list::Page;
+use super::report::WorkerReport;
 use crate::backend::connect::{CancelKey, Opened};
 use crate::config::{General, PoolSettings};
 use crate::fault::Fault;
@@ -98,6 +99,11 @@ pub enum ToWorker {
         serial: u64,
         /// Whether the server has acted on it: if not, it may do so any time later.
         is_certain: bool,
+    },
+    /// Say what you have done so far, and how things stand.
+    Report {
+        /// Where to.
+        reply: oneshot::Sender<WorkerReport>,
     },
     /// Say which clients and backends you have; see [`Page`].
     List {

@@ -22,6 +22,7 @@ mod mailbox;
 mod pipe;
 mod pool;
 mod relay;
+pub mod report;
 mod session;
 mod slab;
 mod timers;
@@ -105,14 +106,20 @@ struct Worker {
     runnable_backends: VecDeque<Key<Backend>>,
     /// The common zero of all workers' milliseconds.
     epoch: Instant,
+    /// When this turn began; the one reading of the clock in it.
+    now_us: u64,
     now_ms: u64,
     next_tick_ms: u64,
     /// When other workers may be asked to close idle backends again.
     next_eviction_ms: u64,
     /// Since when nobody is read from.
-    suspended_ms: u64,
+    suspended_us: u64,
     is_busy: bool,
     is_draining: bool,
+    /// How often the loop has gone round.
+    turns: u64,
+    /// Events that the system has reported.
+    events_seen: u64,
     is_suspended: bool,
 }
 
@@ -180,12 +187,15 @@ pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
             runnable: VecDeque::new(),
             runnable_backends: VecDeque::new(),
             epoch: with.epoch,
+            now_us: 0,
             now_ms: 0,
             next_tick_ms: 0,
             next_eviction_ms: 0,
-            suspended_ms: 0,
+            suspended_us: 0,
             is_busy: false,
             is_draining: false,
+            turns: 0,
+            events_seen: 0,
             is_suspended: false,
         };
         worker.run();
@@ -202,9 +212,12 @@ impl Worker {
                 tracing::error!(%error, worker = self.number, "event loop failed");
                 return;
             }
-            self.now_ms = millis(self.epoch.elapsed());
+            self.now_us = micros(self.epoch.elapsed());
+            self.now_ms = self.now_us / 1000;
+            self.turns += 1;
             let mut has_mail = false;
             for event in &events {
+                self.events_seen += 1;
                 has_mail |= event.token() == MAILBOX;
                 self.dispatch(event);
             }
@@ -313,6 +326,10 @@ impl Worker {
                 // Nobody listens any more if the command was given up.
                 let _ = reply.send(self.list(from));
             }
+            ToWorker::Report { reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.report());
+            }
             ToWorker::OpenAbandoned { spec } => self.open_abandoned(spec.number),
             ToWorker::Reload { general, done } => {
                 self.reload(general);
@@ -359,9 +376,9 @@ impl Worker {
         if self.pools.len() <= at {
             self.pools.resize_with(at + 1, || None);
         }
-        let now_ms = self.now_ms;
+        let now_us = self.now_us;
         let place = self.pools.get_mut(at)?;
-        Some(place.get_or_insert_with(|| Pool::new(Arc::clone(spec), now_ms)))
+        Some(place.get_or_insert_with(|| Pool::new(Arc::clone(spec), now_us)))
     }
 
     /// Registers a socket, once and for both directions.
@@ -404,4 +421,17 @@ fn backend_token(key: Key<Backend>) -> usize {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// How many bytes these are, as they are counted.
+fn bytes(buffer: &[u8]) -> u64 {
+    length(buffer.len())
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

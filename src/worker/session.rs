@@ -1,6 +1,7 @@
 //! A client as its worker has it: socket, protocol state, and where in its life it is.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::backend::Backend;
 use super::pipe::Pipe;
@@ -51,6 +52,8 @@ pub enum Departure {
 pub struct Greeting {
     /// Not yet sent: the end of its login.
     pub hello: Vec<u8>,
+    /// When its connection was accepted.
+    pub accepted_at: Instant,
     /// Its startup parameters.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// The parameters it wants, before the server has seen them.

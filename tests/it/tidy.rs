@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Ranks of the code map; a module uses only lower ranks, itself, and what stands beside it here.
-const RANKS: [(&str, u8, &[&str]); 17] = [
+const RANKS: [(&str, u8, &[&str]); 18] = [
     ("wire", 0, &[]),
     ("secret", 0, &[]),
     ("config", 1, &[]),
     ("fault", 1, &[]),
     ("log", 1, &[]),
+    ("metrics", 1, &[]),
     ("signals", 1, &[]),
     ("net", 2, &[]),
     ("auth", 3, &[]),

@@ -79,10 +79,10 @@ pub fn may_begin(input: &[u8], front: &Front) -> bool {
 pub fn answer_alone(
     input: &[u8],
     front: &mut Front,
-    catalog: &mut Catalog,
+    shared: &mut Shared,
     replies: &mut Vec<u8>,
 ) -> usize {
-    let Some((changes, done)) = alone(input, front, catalog) else { return 0 };
+    let Some((changes, done)) = alone(input, front, &mut shared.catalog) else { return 0 };
     let prepared = front.prepared_mut();
     for change in changes {
         let awaited = match change {
@@ -92,6 +92,7 @@ pub fn answer_alone(
             }
             Change::Parse(name, statement) => {
                 prepared.insert(name.into(), statement);
+                shared.noted.statements.client_parses += 1;
                 Awaited::Parse
             }
         };
@@ -254,8 +255,19 @@ impl<'a> Message<'a, '_> {
         }
         match tag {
             tag::QUERY => Ok(self.query()),
-            tag::PARSE => self.parse(),
-            tag::BIND => self.bind(),
+            tag::PARSE => {
+                let step = self.parse()?;
+                // One that waits comes again.
+                let is_done = matches!(step, Step::Done(_));
+                self.shared.noted.statements.client_parses += u64::from(is_done);
+                Ok(step)
+            }
+            tag::BIND => {
+                let step = self.bind()?;
+                let is_done = matches!(step, Step::Done(_));
+                self.shared.noted.statements.binds += u64::from(is_done);
+                Ok(step)
+            }
             tag::DESCRIBE => self.describe(),
             tag::EXECUTE => Ok(self.extended(Awaited::Execute, Effect::None)),
             tag::CLOSE => self.close(),
@@ -292,6 +304,9 @@ impl<'a> Message<'a, '_> {
 
     /// Forwards a message of the extended protocol as it is.
     fn extended(&mut self, awaited: Awaited, effect: Effect) -> Step {
+        if awaited == Awaited::Parse {
+            self.shared.noted.statements.server_parses += 1;
+        }
         self.link.expect.push(awaited, Reply::Forward, effect);
         self.forward()
     }
@@ -342,6 +357,7 @@ impl<'a> Message<'a, '_> {
 
     fn evict_above(&mut self, limit: usize) {
         for statement in self.link.held.evict_above(limit) {
+            self.shared.noted.statements.evictions += 1;
             self.inject_close(&statement);
         }
     }
@@ -461,6 +477,7 @@ impl<'a> Message<'a, '_> {
             self.inject_close(&statement);
         }
         self.make_room_for_one();
+        self.shared.noted.statements.server_parses += 1;
         write_parse(&statement, self.splice.insert());
         let effect = Effect::Prepared { name, id, was_sent: true };
         self.push_named(Awaited::Parse, Reply::Forward, effect);
@@ -480,6 +497,7 @@ impl<'a> Message<'a, '_> {
         encode::close_statement(out, DUPLICATE_NAME);
         encode::parse(out, DUPLICATE_NAME, parse.definition);
         encode::parse(out, DUPLICATE_NAME, parse.definition);
+        self.shared.noted.statements.server_parses += 2;
         let name = String::from_utf8_lossy(parse.name);
         let fault = Fault::error(
             SqlState::DUPLICATE_PREPARED_STATEMENT,
@@ -607,18 +625,24 @@ impl<'a> Message<'a, '_> {
     fn ensure(&mut self, statement: &Arc<Statement>) -> Arc<Statement> {
         let mut statement = Arc::clone(statement);
         match self.link.held.touch(statement.id()) {
-            Held::Ready => return statement,
+            Held::Ready => {
+                self.shared.noted.statements.hits += 1;
+                return statement;
+            }
             Held::Stale => self.inject_close(&statement),
             Held::Missing if statement.dialect() != self.front.params.dialect() => {
                 let dialect = self.front.params.dialect();
                 statement = self.shared.catalog.intern(statement.definition(), dialect);
                 if self.link.held.touch(statement.id()) == Held::Ready {
+                    self.shared.noted.statements.hits += 1;
                     return statement;
                 }
             }
             Held::Missing => {}
         }
         self.make_room_for_one();
+        self.shared.noted.statements.server_parses += 1;
+        self.shared.noted.statements.misses += 1;
         write_parse(&statement, self.splice.insert());
         let effect = Effect::Injected(statement.id());
         self.push_named(Awaited::Parse, Reply::Swallow, effect);
@@ -636,6 +660,7 @@ impl<'a> Message<'a, '_> {
         if !self.link.has_unnamed {
             match self.front.prepared().map(|prepared| &prepared.unnamed) {
                 Some(Unnamed::Kept(definition)) => {
+                    self.shared.noted.statements.server_parses += 1;
                     encode::parse(self.splice.insert(), b"", definition);
                     let effect = Effect::InjectedUnnamed;
                     self.link.expect.push(Awaited::Parse, Reply::Swallow, effect);
