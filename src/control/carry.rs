@@ -53,7 +53,7 @@ async fn carry_out(control: &Control, message: ToControl) {
 /// A connection that becomes useless while it is opened is given up: PAUSE and WAIT_CLOSE need not
 /// wait for a server that does not answer.
 async fn open(spec: Arc<Spec>, mut permit: Permit) -> ToWorker {
-    let (generation, opened) = loop {
+    let (generation, settings, opened) = loop {
         let changed = spec.changed();
         if spec.is_paused() || spec.is_removed() {
             return ToWorker::OpenAbandoned { spec: Arc::clone(&spec) };
@@ -62,7 +62,7 @@ async fn open(spec: Arc<Spec>, mut permit: Permit) -> ToWorker {
         permit.begin(generation);
         let (settings, credentials) = (spec.settings(), spec.credentials());
         tokio::select! {
-            opened = connect::open(&settings, &credentials) => break (generation, opened),
+            opened = connect::open(&settings, &credentials) => break (generation, settings, opened),
             () = changed => {}
         }
     };
@@ -72,6 +72,7 @@ async fn open(spec: Arc<Spec>, mut permit: Permit) -> ToWorker {
             ToWorker::Opened {
                 spec: Arc::clone(&spec),
                 generation,
+                settings,
                 opened: Box::new(opened),
                 permit,
             }

@@ -92,6 +92,8 @@ impl Authenticated {
     pub async fn turn_away(self, fault: &Fault) {
         let sqlstate = fault.sqlstate;
         info!(database = self.database, user = self.user, %sqlstate, "login refused");
+        // Its place is free although it may take its time to leave.
+        drop(self.admitted);
         let mut conversation = Conversation::new(self.stream);
         fault.encode(&mut conversation.output);
         match timeout(FAREWELL, conversation.close()).await {

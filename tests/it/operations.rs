@@ -128,11 +128,13 @@ fn g53_a_pause_whose_caller_goes_away_is_undone() {
     assert_eq!(open.query("begin"), "C BEGIN | Z T");
     let pause = begin_pause(&inside, None);
     waits.send(&[query("select 1")]);
-    assert_eq!(open.query("commit"), "C COMMIT | Z I", "and its server is closed");
-    let mut open = inside.connect();
+    waits.assert_quiet();
     pause.abort();
     poll("it is undone", || !inside.control.is_paused());
+    let pid = open.backend_pid();
+    assert_eq!(open.query("commit"), "C COMMIT | Z I");
     assert_eq!(waits.ready(1), ONE);
+    assert_eq!(waits.backend_pid(), pid, "its server was kept");
     assert_eq!(open.query("select 1"), ONE);
 }
 
@@ -429,4 +431,75 @@ fn shutdown_becomes_faster_and_never_slower() {
     assert_eq!(open.query("commit"), "C COMMIT | Z I");
     assert_eq!(open.until_end(), "E FATAL 57P01 | EOF");
     assert_eq!(inside.wait(), std::process::ExitCode::SUCCESS);
+}
+
+#[test]
+fn g55_a_refused_login_gives_its_place_back() {
+    let inside = Inside::start(|config| config.general("max_client_conn = 1"));
+    let name = inside.database.as_str();
+    inside.control.disable(name).expect("it is there");
+    for _ in 0..3 {
+        assert!(inside.refusal(name).ends_with("E FATAL 55000 | EOF"));
+        assert!(inside.refusal("unknown").ends_with("E FATAL 3D000 | EOF"));
+    }
+    inside.control.enable(name).expect("it is there");
+    let mut only = inside.connect();
+    assert_eq!(only.query("select 1"), ONE);
+    assert!(inside.refusal(name).ends_with("E FATAL 53300 | EOF"));
+    inside.run(inside.control.kill(name)).expect("it is there");
+    assert_eq!(inside.control.admission.clients(), 0);
+    assert!(inside.control.pools().iter().all(|pool| (pool.clients, pool.connections) == (0, 0)));
+}
+
+#[test]
+fn g56_eviction_makes_just_the_room_that_is_needed() {
+    let inside = Inside::start(|config| {
+        config.general("default_pool_size = 4").general("max_db_connections = 4")
+    });
+    let connections = |user: &str| {
+        let pools = inside.control.pools();
+        pools.iter().find(|pool| pool.spec.user == user).map_or(0, |pool| pool.connections)
+    };
+    let login = |user: &str| {
+        let login = crate::support::login::Login::new(user, &inside.database);
+        login.connect(&inside.tcp()).expect("the proxy trusts everybody")
+    };
+    let mut clients: Vec<_> = (0..4).map(|_| inside.connect()).collect();
+    for client in &mut clients {
+        assert_eq!(client.query("begin"), "C BEGIN | Z T");
+    }
+    for client in &mut clients {
+        assert_eq!(client.query("commit"), "C COMMIT | Z I");
+    }
+    assert_eq!(connections("postgres"), 4);
+    let mut dave = login("dave");
+    assert_eq!(dave.query("begin"), "C BEGIN | Z T");
+    assert_eq!((connections("postgres"), connections("dave")), (3, 1), "one had to go");
+    // Far above the bound now: as many go as must, and nobody is let in above it.
+    inside.run(inside.control.set("max_db_connections", "2")).expect("it may be set");
+    let mut other = login("dave");
+    assert_eq!(other.query("select 1"), ONE);
+    assert_eq!((connections("postgres"), connections("dave")), (0, 2));
+}
+
+#[test]
+fn thousands_who_want_the_same_are_greeted_without_calling_each_other() {
+    let inside = Inside::transaction();
+    let mut holder = inside.connect();
+    assert_eq!(
+        holder.query("set application_name = 'same'"),
+        "C SET | S application_name=same | Z I"
+    );
+    assert_eq!(holder.query("begin"), "C BEGIN | Z T");
+    // What the server makes of their name is not known, but it has it already.
+    let login = crate::support::login::Login::new("postgres", &inside.database)
+        .parameter("application_name", "same");
+    let mut clients: Vec<_> = (0..2_000).map(|_| login.begin(&inside.tcp())).collect();
+    poll("they all wait", || {
+        inside.control.pools().iter().map(|pool| pool.clients).sum::<u32>() == 2_001
+    });
+    assert_eq!(holder.query("commit"), "C COMMIT | Z I");
+    for client in &mut clients {
+        assert_eq!(client.until(b'Z').last(), "Z I");
+    }
 }

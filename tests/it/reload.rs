@@ -315,16 +315,16 @@ fn databases_of_the_star_are_dropped_when_nobody_uses_them() {
         let databases = inside.control.databases().into_iter();
         databases.map(|report| (report.name, report.is_auto)).collect::<Vec<_>>()
     };
-    let named = (inside.database.clone(), false);
-    assert_eq!(names(), std::slice::from_ref(&named));
+    let own = (inside.database.clone(), false);
+    assert_eq!(names(), std::slice::from_ref(&own));
     let mut client = inside.connect_to("postgres");
     assert_eq!(client.query("select 1").last(), "Z I");
     let auto = ("postgres".to_owned(), true);
-    assert_eq!(names(), [auto.clone(), named.clone()]);
+    assert_eq!(names(), [auto.clone(), own.clone()]);
     let_pass(Duration::from_millis(900));
-    assert_eq!(names(), [auto, named.clone()], "somebody uses it");
+    assert_eq!(names(), [auto, own.clone()], "somebody uses it");
     drop(client);
-    poll("it is dropped", || names() == std::slice::from_ref(&named));
+    poll("it is dropped", || names() == std::slice::from_ref(&own));
     assert!(inside.control.pools().is_empty());
     // It can be made again, and a paused one is remembered.
     assert_eq!(inside.connect_to("postgres").query("select 1").last(), "Z I");
@@ -346,6 +346,24 @@ fn without_the_star_its_databases_are_gone() {
     assert_eq!(changes.databases.removed, ["*"]);
     assert_eq!(changes.pools.len(), 1, "{changes:?}");
     assert_eq!(client.until_end(), "E FATAL 57P01 | EOF");
+}
+
+#[test]
+fn a_query_is_cancelled_where_it_runs_although_the_pool_has_moved() {
+    let mut inside = Inside::transaction();
+    let mut client = inside.connect();
+    client.send(&[query("select pg_sleep(1000)")]);
+    poll("it runs", || {
+        let sql = "select count(*) from pg_stat_activity where query like '%pg_sleep(1000)%' \
+                   and state = 'active' and pid <> pg_backend_pid()";
+        inside.observer().value(sql) == "1"
+    });
+    let nobody = format!("port = {}", crate::support::cluster::free_port());
+    let name = inside.database.clone();
+    inside.write(|config| config.database(&name, &[&nobody]));
+    inside.run(inside.control.reload()).expect("it is correct");
+    inside.tcp().cancel(client.key);
+    assert_eq!(client.ready(1).last(), "Z I");
 }
 
 /// How many rounds of reloads and commands; more with `make reload-under-load`.
@@ -386,11 +404,11 @@ fn reload_under_load() {
             }
             runs
         });
-        let _over = EndsWith(&is_over);
+        let ends = EndsWith(&is_over);
         for round in 0..rounds() {
             disturb(&mut inside, round);
         }
-        drop(_over);
+        drop(ends);
         load.join().expect("no transaction fails")
     });
     assert!(runs > 0);
@@ -399,19 +417,22 @@ fn reload_under_load() {
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let load = scope.spawn(|| {
+            let _ends = EndsWith(&is_over);
             let mut command = tool("pgbench", &address, &database);
             command.args(["-n", "-c", "8", "-j", "2", "-T", "2"]);
-            let report = successful(command.output().expect("pgbench is installed"));
-            is_over.store(true, Ordering::Relaxed);
-            report
+            successful(command.output().expect("pgbench is installed"))
         });
+        let mut client = inside.connect();
         while !is_over.load(Ordering::Relaxed) {
             inside.run(inside.control.pause(Some(&database))).expect("it is there");
             inside.run(inside.control.resume(Some(&database))).expect("it is paused");
+            // Somebody must be served between two commands, or nobody is.
+            assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
             inside.run(inside.control.reconnect(None)).expect("it is there");
             inside.run(inside.control.wait_close(None)).expect("it is there");
             inside.run(inside.control.suspend()).expect("nobody is stuck");
             inside.run(inside.control.resume(None)).expect("it is suspended");
+            assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
         }
         let report = load.join().expect("no transaction fails");
         assert!(report.contains("number of failed transactions: 0 "), "{report}");
