@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
+use crate::admin::Admin;
 use crate::config::{Config, ConfigError, Source};
 use crate::control::{Changes, Control, Mode, Parts, PoolEffect, carry, janitor};
 use crate::fault::{Fault, SqlState};
@@ -83,6 +84,7 @@ pub fn run(config_path: &Path, source: Source, config: Config) -> Result<ExitCod
 #[derive(Debug)]
 pub struct App {
     control: Arc<Control>,
+    admin: Arc<Admin>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -117,8 +119,10 @@ impl App {
         let control = Arc::new(Control::new(parts));
         tokio::spawn(carry(Arc::clone(&control), from_workers));
         tokio::spawn(janitor(Arc::clone(&control)));
+        let admin = Admin::new(Arc::clone(&control));
+        tokio::spawn(Arc::clone(&admin).take_samples());
         tracing::info!(workers = count, version = env!("CARGO_PKG_VERSION"), "ready");
-        Ok(Self { control, threads })
+        Ok(Self { control, admin, threads })
     }
 
     /// Returns what operators do to it.
@@ -161,9 +165,9 @@ impl App {
                 _ = ending.changed() => {}
                 () = tokio::time::sleep(patience) => {}
                 (permit, (stream, peer)) = next_client(&logins, &self.control.listeners) => {
-                    let control = Arc::clone(&self.control);
+                    let (control, admin) = (Arc::clone(&self.control), Arc::clone(&self.admin));
                     tokio::spawn(async move {
-                        lead_in(&control, stream, peer).await;
+                        lead_in(&control, &admin, stream, peer).await;
                         drop(permit);
                     });
                 }
@@ -308,14 +312,21 @@ async fn next_client(
     (permit, listeners.accept().await)
 }
 
-/// Leads one new connection through its login, and hands it to the least loaded worker.
-async fn lead_in(control: &Control, stream: Stream, peer: Peer) {
+/// Leads one new connection through its login, and hands it to the least loaded worker, or to the
+/// admin console.
+async fn lead_in(control: &Control, admin: &Arc<Admin>, stream: Stream, peer: Peer) {
     let config = control.config();
     let accepted = accept(stream, peer, &config, &control.process_secret, &control.admission).await;
     match accepted {
         Accepted::Gone => {}
         Accepted::Cancel { pid, secret, stream } => {
-            control.cancel_for_client(pid, &secret, stream).await;
+            if !admin.cancel(pid, &secret) {
+                control.cancel_for_client(pid, &secret, stream).await;
+            }
+        }
+        Accepted::Console(visitor) => {
+            // LIMIT: the console has a bounded number of seats.
+            tokio::spawn(Arc::clone(admin).serve(visitor));
         }
         Accepted::Login(client) => hand_over(control, client).await,
     }

@@ -31,6 +31,15 @@ pub enum Command {
     Run,
     /// Read the configuration, say everything that is wrong with it, and give advice
     Check,
+    /// Turn PgBouncer's configuration into a proxy.toml on standard output
+    ///
+    /// The files it includes, its auth_file and its auth_hba_file are read too, so the output may
+    /// hold passwords. What is not carried over is listed on standard error, with its place and the
+    /// reason. Exit codes: 0 done, whatever is on that list; 2 the file cannot be read or parsed.
+    Import {
+        /// PgBouncer's configuration, such as /etc/pgbouncer/pgbouncer.ini
+        file: PathBuf,
+    },
     /// Show the whole product on throw-away databases
     Demo(demo::Args),
 }

@@ -35,6 +35,8 @@ impl SqlState {
     pub const INVALID_PASSWORD: Self = Self(*b"28P01");
     /// 3D000: no such database.
     pub const UNKNOWN_DATABASE: Self = Self(*b"3D000");
+    /// 42501: a user may not do this.
+    pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     /// 42P05: the prepared statement exists already.
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
     /// 42704: an object (here: a parameter) does not exist.

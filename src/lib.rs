@@ -1,5 +1,6 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+pub mod admin;
 pub mod app;
 pub mod auth;
 pub mod backend;
@@ -8,6 +9,7 @@ pub mod config;
 pub mod control;
 pub mod demo;
 pub mod fault;
+pub mod import;
 pub mod log;
 pub mod metrics;
 pub mod net;

@@ -4,11 +4,12 @@
 //! signal ended the demo.
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
 use pgtandem::cli::{Cli, Command};
-use pgtandem::{app, config, demo, log};
+use pgtandem::{app, config, control, demo, import, log};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     match &cli.command {
         None | Some(Command::Run) => run(&cli),
         Some(Command::Check) => check(&cli),
+        Some(Command::Import { file }) => run_import(file),
         Some(Command::Demo(args)) => run_demo(*args),
     }
 }
@@ -33,11 +35,13 @@ fn run(cli: &Cli) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    if let Err(error) = log::init(&config.general.log_level) {
+    if let Err(error) = log::init(&control::log_settings(&config.general)) {
         complain(&error.to_string());
         return ExitCode::from(2);
     }
-    match app::run(&path, source, config) {
+    let ended = app::run(&path, source, config);
+    log::flush();
+    match ended {
         Ok(code) => code,
         Err(error) => {
             complain(&format!("{:#}", anyhow::Error::from(error)));
@@ -60,6 +64,34 @@ fn check(cli: &Cli) -> ExitCode {
         Err(error) => {
             complain(&error.to_string());
             ExitCode::from(2)
+        }
+    }
+}
+
+fn run_import(file: &Path) -> ExitCode {
+    let imported = match import::import(file) {
+        Ok(imported) => imported,
+        Err(error) => {
+            complain(&error.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    if std::io::stdout().lock().write_all(imported.text.as_bytes()).is_err() {
+        complain("cannot write to standard output");
+        return ExitCode::FAILURE;
+    }
+    let mut err = std::io::stderr().lock();
+    for note in &imported.notes {
+        let _ = writeln!(err, "{note}");
+    }
+    if imported.has_secrets {
+        let _ = writeln!(err, "the output holds passwords: let nobody else read it (chmod 600)");
+    }
+    match imported.mismatch {
+        None => ExitCode::SUCCESS,
+        Some(mismatch) => {
+            complain(&format!("the output is not accepted by `pgtandem check`:\n{mismatch}"));
+            ExitCode::FAILURE
         }
     }
 }

@@ -38,11 +38,14 @@ impl Config {
         if !self.users.keys().any(|user| can_log_in(user)) {
             advice.push("no [users.NAME] has a password: nobody can log in".to_owned());
         }
-        for user in general.admin_users.iter().filter(|user| !can_log_in(user)) {
-            advice.push(format!(
-                "general.admin_users names {user:?}, who has no password in [users] and cannot \
-                 log in"
-            ));
+        for (key, users) in
+            [("admin_users", &general.admin_users), ("stats_users", &general.stats_users)]
+        {
+            for user in users.iter().filter(|user| !can_log_in(user)) {
+                advice.push(format!(
+                    "general.{key} names {user:?}, who has no password in [users] and cannot log in"
+                ));
+            }
         }
         for (name, user) in &self.users {
             let is_md5 = user.password.as_ref().is_some_and(is_md5_hash);

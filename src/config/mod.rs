@@ -11,6 +11,7 @@
 mod advice;
 mod checked;
 mod diff;
+mod entries;
 mod keys;
 mod kind;
 mod problem;
@@ -27,10 +28,11 @@ mod tests;
 use std::path::Path;
 
 pub use checked::{
-    ANY_DATABASE, AuthType, Config, Database, General, Host, PoolDefaults, PoolMode, PoolSettings,
-    User,
+    ANY_DATABASE, AuthType, Config, Database, General, Host, LogFormat, Logging, PoolDefaults,
+    PoolMode, PoolSettings, User,
 };
 pub use diff::{Difference, Sections, is_for_start};
+pub use entries::Entry;
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 pub use source::Source;
 

@@ -9,6 +9,7 @@ mod carry;
 mod command;
 mod inspect;
 mod janitor;
+mod logging;
 mod reload;
 mod shutdown;
 
@@ -23,6 +24,7 @@ pub use carry::carry;
 pub use command::CommandError;
 pub use inspect::{DatabaseReport, Inventory, PoolInfo, UserReport};
 pub use janitor::janitor;
+pub use logging::log_settings;
 pub use reload::{Changes, ReloadError, Sections, SetError};
 pub use shutdown::Mode;
 

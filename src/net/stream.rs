@@ -41,6 +41,23 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Asks the system for our own end.
+    pub fn local(&self) -> Option<Peer> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok().map(Peer::Tcp),
+            Self::Unix(_) => Some(Peer::Unix),
+        }
+    }
+
+    /// Asks the system which user the process at the other end of a Unix socket ran as when it
+    /// connected.
+    pub fn peer_uid(&self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(unix) => unix.peer_cred().ok().map(|credentials| credentials.uid()),
+        }
+    }
+
     /// Takes the connection out of tokio, for an event loop of the data plane.
     pub fn into_socket(self) -> io::Result<Socket> {
         Ok(match self {

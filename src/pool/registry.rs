@@ -9,6 +9,7 @@ use super::gate::Gate;
 use super::ledger::{Bound, Ledger};
 use super::spec::{Change, Gates, PoolNumber, Spec};
 use crate::config::{Config, PoolSettings};
+use crate::log::Plain;
 
 /// All pools that a client has asked for.
 #[derive(Debug, Default)]
@@ -120,6 +121,9 @@ impl Registry {
         if let Some(known) = tables.pools.get_mut(&key) {
             known.unused_since = None;
             return (!known.spec.is_removed()).then(|| Arc::clone(&known.spec));
+        }
+        if !config.databases.contains_key(database) && !tables.databases.contains_key(database) {
+            tracing::info!(database, "registered new auto-database: db={}", Plain(database));
         }
         let shared = tables.database(config, database);
         let user_bound = tables.user(&settings);

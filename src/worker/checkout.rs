@@ -15,6 +15,7 @@ use crate::backend::link::Link;
 use crate::backend::params::{Param, ParamSet, is_fact};
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
+use crate::log::{Kind, admit};
 use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::pool::ledger::{Full, Permit};
 use crate::pool::slots::{Checkout, Order};
@@ -238,8 +239,16 @@ impl Worker {
             }
             let reserve = if growth == Growth::Reserve { pool.settings.reserve_size } else { 0 };
             let spec = Arc::clone(&pool.spec);
+            let is_full = spec.ledger.pool().count() >= pool.settings.size;
             match spec.ledger.reserve(reserve) {
                 Ok(permit) => {
+                    if is_full && admit(Kind::Reserve) {
+                        tracing::warn!(
+                            database = spec.database,
+                            user = spec.user,
+                            "taking connection from reserve_pool"
+                        );
+                    }
                     if !self.ask_for_backend(spec, permit) {
                         return;
                     }

@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
+use super::pool::Pool;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
 use super::{Worker, micros, next_serial, session_token};
@@ -18,7 +19,7 @@ use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
 use crate::metrics::labels::{ClientEnd, ServerClose};
 use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
-use crate::session::front::Front;
+use crate::session::front::{Front, StatementRules};
 use crate::session::login::Authenticated;
 use crate::session::options;
 use crate::wire::encode;
@@ -27,8 +28,9 @@ impl Worker {
     /// Takes a client that has logged in.
     pub(super) fn welcome(&mut self, spec: &Arc<Spec>, client: Authenticated) {
         let key = self.sessions.next_key();
-        let Authenticated { stream, parameters, greeting, unread, admitted, accepted_at, .. } =
-            client;
+        let Authenticated {
+            stream, peer, parameters, greeting, unread, admitted, accepted_at, ..
+        } = client;
         let registered = stream
             .into_socket()
             .and_then(|mut socket| self.register(&mut socket, session_token(key)).map(|()| socket));
@@ -58,10 +60,12 @@ impl Worker {
             pipe: Pipe::new(socket, unread),
             front,
             serial: next_serial(),
+            peer,
             pool: spec.number,
             phase: Phase::Greeting(Box::new(greeting)),
             secret: rand::random(),
             is_fresh: false,
+            unreported: Box::default(),
             login_ms: now_ms,
             request_ms: now_ms,
             idle_ms: now_ms,
@@ -193,10 +197,17 @@ impl Worker {
     }
 
     /// What to tell a client that wants a parameter which the server knows, but does not report: it
-    /// could not be restored on the next backend.
+    /// could not be restored on the next backend. A client that has only one gets it set there,
+    /// provided that it will be taken back before the next client.
     fn unsupported(&mut self, key: Key<Session>) -> Option<Fault> {
-        let session = self.sessions.get_mut(key)?;
+        let session = self.sessions.get(key)?;
         let Phase::Greeting(greeting) = &session.phase else { return None };
+        let resets = |pool: &Pool| !pool.settings.server_reset_query.is_empty();
+        if session.front.rules == StatementRules::Pass
+            && self.pool(session.pool).is_some_and(resets)
+        {
+            return None;
+        }
         let (name, _) = greeting.foreign.first()?;
         let name = String::from_utf8_lossy(name);
         let text = format!("unsupported startup parameter: {name}");
@@ -232,6 +243,7 @@ impl Worker {
         let took_us = self
             .now_us
             .saturating_sub(micros(greeting.accepted_at.saturating_duration_since(self.epoch)));
+        session.unreported = greeting.foreign.into();
         let mut hello = greeting.hello;
         if let Some(pool) = pool {
             pool.cells.login.record(took_us);

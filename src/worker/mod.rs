@@ -3,7 +3,8 @@
 //! The loop waits for events and messages, and drives the state machines: [`relay`] moves bytes
 //! between a session and its lease, [`checkout`] gives backends out and takes them back, [`greet`]
 //! welcomes new clients, [`chores`] runs our own queries, [`ends`] closes things, [`timers`] looks at
-//! the clock, [`balance`] shares backends with other workers, [`list`] tells what there is.
+//! the clock, [`balance`] shares backends with other workers, [`list`] tells what there is, [`log`]
+//! says why things end.
 //!
 //! Nothing is shared with other threads but the pools' ledgers. Per message there is no lock, no
 //! allocation, no log line, no timer and no change to epoll.
@@ -18,6 +19,7 @@ mod ends;
 mod gates;
 mod greet;
 mod list;
+mod log;
 mod mailbox;
 mod pipe;
 mod pool;
@@ -68,7 +70,8 @@ const EVENTS_MAX: usize = 1024;
 /// Numbers sessions and backends; unique in the process.
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
 
-fn next_serial() -> u64 {
+/// Returns a number that no client and no backend of this process has had.
+pub fn next_serial() -> u64 {
     NEXT_SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
@@ -170,7 +173,13 @@ pub struct Surroundings {
 pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
     let name = format!("worker-{}", start.number);
     std::thread::Builder::new().name(name).spawn(move || {
-        let mut worker = Worker {
+        Worker::new(start, with).run();
+    })
+}
+
+impl Worker {
+    fn new(start: Start, with: Surroundings) -> Self {
+        Self {
             number: start.number,
             poll: start.poll,
             inbox: start.inbox,
@@ -197,12 +206,9 @@ pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
             turns: 0,
             events_seen: 0,
             is_suspended: false,
-        };
-        worker.run();
-    })
-}
+        }
+    }
 
-impl Worker {
     fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while !(self.is_draining && self.sessions.is_empty()) {
@@ -212,23 +218,28 @@ impl Worker {
                 tracing::error!(%error, worker = self.number, "event loop failed");
                 return;
             }
-            self.now_us = micros(self.epoch.elapsed());
-            self.now_ms = self.now_us / 1000;
-            self.turns += 1;
-            let mut has_mail = false;
-            for event in &events {
-                self.events_seen += 1;
-                has_mail |= event.token() == MAILBOX;
-                self.dispatch(event);
-            }
-            if has_mail {
-                // Last: what is new takes places that events of this batch may still be about.
-                self.read_mail();
-            }
-            self.run_runnable();
-            self.tick_if_due();
+            self.turn(&events);
         }
         self.close_all_backends();
+    }
+
+    /// Does what a batch of events asks for, and whatever else can be done now.
+    fn turn(&mut self, events: &Events) {
+        self.now_us = micros(self.epoch.elapsed());
+        self.now_ms = self.now_us / 1000;
+        self.turns += 1;
+        let mut has_mail = false;
+        for event in events {
+            self.events_seen += 1;
+            has_mail |= event.token() == MAILBOX;
+            self.dispatch(event);
+        }
+        if has_mail {
+            // Last: what is new takes places that events of this batch may still be about.
+            self.read_mail();
+        }
+        self.run_runnable();
+        self.tick_if_due();
     }
 
     /// How long to wait for events.
@@ -435,3 +446,6 @@ fn length(bytes: usize) -> u64 {
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

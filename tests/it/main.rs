@@ -15,10 +15,13 @@
 mod asynchronous;
 mod cancel;
 mod command_line;
+mod console;
 mod copy;
 mod driver;
 mod extended;
+mod import;
 mod login;
+mod logs;
 mod negotiation;
 mod operations;
 mod parameters;

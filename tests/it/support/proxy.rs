@@ -51,6 +51,15 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one with these settings and waits until it accepts connections.
     pub fn start(cluster: &Cluster, config: Config) -> Self {
+        Self::start_subject(&Subject::current(), cluster, config)
+    }
+
+    /// Starts PgBouncer with these settings, to be compared with.
+    pub fn start_bouncer(cluster: &Cluster, config: Config) -> Self {
+        Self::start_subject(&Subject::Bouncer, cluster, config)
+    }
+
+    fn start_subject(subject: &Subject, cluster: &Cluster, config: Config) -> Self {
         let dir = private_dir("pgtandem-it-proxy-");
         reaper::adopt_dir(&dir);
         let port = free_port();
@@ -59,7 +68,6 @@ impl Proxy {
             .general(&format!("unix_socket_dir = \"{}\"", dir.display()));
         let socket = dir.join(format!(".s.PGSQL.{port}"));
         let mut proxy = Self { child: None, dir, port, socket, config };
-        let subject = Subject::current();
         proxy.write_files();
         let command = match subject {
             Subject::Postgres => {
@@ -130,6 +138,14 @@ impl Proxy {
         let mut child = self.child.take().expect("a proxy was started");
         reaper::release_process(child.id());
         child.wait().expect("it is our child")
+    }
+
+    /// Its resident memory.
+    pub fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the proxy runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// What it has logged so far.
