@@ -112,6 +112,8 @@ impl Authenticated {
                 "login failed: {reason}"
             );
         }
+        // Its place is free although it may take its time to leave.
+        drop(self.admitted);
         let mut conversation = Conversation::new(self.stream);
         fault.encode(&mut conversation.output);
         match timeout(FAREWELL, conversation.close()).await {

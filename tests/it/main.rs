@@ -24,6 +24,7 @@ mod login;
 mod logs;
 mod metrics;
 mod negotiation;
+mod operations;
 mod parameters;
 mod pools;
 mod prepared;

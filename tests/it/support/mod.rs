@@ -7,6 +7,7 @@ pub mod drivers;
 pub mod fake;
 pub mod fixture;
 pub mod http;
+pub mod inside;
 pub mod login;
 pub mod message;
 pub mod proxy;
