@@ -19,5 +19,6 @@ pub mod pool;
 pub mod secret;
 pub mod session;
 pub mod signals;
+pub mod status;
 pub mod wire;
 pub mod worker;

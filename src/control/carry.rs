@@ -82,6 +82,7 @@ async fn open(control: &Control, spec: Arc<Spec>, mut permit: Permit) -> ToWorke
             ToWorker::Opened {
                 spec: Arc::clone(&spec),
                 generation,
+                settings,
                 opened: Box::new(opened),
                 permit,
             }
