@@ -65,14 +65,15 @@ fn violation(message: impl Into<std::borrow::Cow<'static, str>>) -> End {
 impl Console {
     /// Leads the session to its end.
     pub async fn serve(admin: Arc<Admin>, visitor: Visitor) {
-        let Visitor { stream, peer, database, user, role, parameters, greeting, unread } = visitor;
-        let ends = (peer, stream.local());
+        let seat = admin.seat(&visitor);
+        let Visitor { stream, role, parameters, greeting, unread, .. } = visitor;
         let mut line = Line::new(stream, unread, greeting);
-        let Some(seat) = admin.seats.take(&user, &database, role, ends) else {
-            let message = "too many sessions of the admin console";
-            let fault = Fault::fatal(SqlState::TOO_MANY_CONNECTIONS, message);
-            tracing::info!("{message}");
-            return line.close(&End::Fault(fault)).await;
+        let seat = match seat {
+            Ok(seat) => seat,
+            Err(fault) => {
+                tracing::info!(user = visitor.user, sqlstate = %fault.sqlstate, "console refused");
+                return line.close(&End::Fault(fault)).await;
+            }
         };
         let named =
             parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case(b"application_name"));
@@ -346,7 +347,8 @@ impl Console {
     async fn act(&mut self, action: &Action) -> Result<Rows, Stop> {
         self.must_be_admin()?;
         let occupant = Arc::clone(&self.seat.occupant);
-        tracing::info!(user = occupant.user, command = %action, "admin command");
+        let (user, client) = (&occupant.user, occupant.peer);
+        tracing::info!(user, %client, command = %action, "admin command");
         // What was asked before is answered before this one may wait.
         self.line.flush().await?;
         let admin = Arc::clone(&self.admin);
@@ -363,7 +365,7 @@ impl Console {
             admin.act(action).await
         };
         let acted = acted.inspect_err(|refusal| {
-            tracing::info!(user = occupant.user, command = %action, error = %refusal, "admin command failed");
+            tracing::info!(user, %client, command = %action, error = %refusal, "admin command failed");
         })?;
         for warning in acted.warnings {
             notice(&mut self.line.output, "WARNING", &warning, None);

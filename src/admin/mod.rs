@@ -30,12 +30,13 @@ use tokio::time::timeout;
 use books::Rows;
 use console::Console;
 use refusal::Refusal;
-use seats::Seats;
+use seats::{Seat, Seats};
 use show::Show;
-use totals::Samples;
+use totals::{Samples, Totals};
 
 use crate::control::Control;
-use crate::session::login::Visitor;
+use crate::fault::{Fault, SqlState};
+use crate::session::login::{ConsoleRole, Visitor};
 
 /// How long a SHOW waits for the workers.
 const SHOW_LIMIT: Duration = Duration::from_secs(10);
@@ -76,11 +77,35 @@ impl Admin {
 
     /// Takes a sample of all counters every `stats_period`, for averages; never returns.
     pub async fn take_samples(self: Arc<Self>) {
+        let mut last = (Totals::default(), Instant::now());
         loop {
             tokio::time::sleep(self.control.config().general.stats_period).await;
             let databases = self.done_by_database().await;
-            self.samples.take(databases, Instant::now());
+            let done = databases.values().fold(Totals::default(), |sum, one| sum.plus(one));
+            let now = Instant::now();
+            self.samples.take(databases, now);
+            if self.control.config().general.log.log_stats {
+                done.averages(&last.0, now.saturating_duration_since(last.1)).log();
+            }
+            last = (done, now);
         }
+    }
+
+    /// Gives a visitor a seat.
+    ///
+    /// # Errors
+    /// What it is told if there is none (53300), or if the proxy shuts down (57P03), when only
+    /// administrators get one.
+    fn seat(&self, visitor: &Visitor) -> Result<Seat, Fault> {
+        let Visitor { stream, peer, database, user, role, .. } = visitor;
+        if *role == ConsoleRole::Stats && self.control.shutting_down().is_some() {
+            let message = "the database system is shutting down";
+            return Err(Fault::fatal(SqlState::CANNOT_CONNECT_NOW, message));
+        }
+        self.seats.take(user, database, *role, (*peer, stream.local())).ok_or_else(|| {
+            let message = "too many sessions of the admin console";
+            Fault::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
+        })
     }
 
     fn count_command(&self) {

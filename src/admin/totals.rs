@@ -87,7 +87,7 @@ impl Totals {
 
     /// Returns counts and bytes per second since it was `earlier`, `elapsed` ago; times are per
     /// transaction, per query, and per backend that a client got.
-    fn averages(&self, earlier: &Self, elapsed: Duration) -> Self {
+    pub fn averages(&self, earlier: &Self, elapsed: Duration) -> Self {
         // What is fewer than before was begun anew.
         let since = self.zip(earlier, u64::saturating_sub);
         let elapsed_us = u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX).max(1);
@@ -101,6 +101,25 @@ impl Totals {
             wait_us: since.wait_us / since.assignments.max(1),
             ..per_second
         }
+    }
+}
+
+impl Totals {
+    /// Logs averages, in PgBouncer's words.
+    pub fn log(&self) {
+        let Self { xacts, queries, received_bytes, sent_bytes, xact_us, query_us, wait_us, .. } =
+            self;
+        tracing::info!(
+            xacts,
+            queries,
+            received_bytes,
+            sent_bytes,
+            xact_us,
+            query_us,
+            wait_us,
+            "stats: {xacts} xacts/s, {queries} queries/s, in {received_bytes} B/s, out \
+             {sent_bytes} B/s, xact {xact_us} us, query {query_us} us, wait {wait_us} us"
+        );
     }
 }
 

@@ -8,6 +8,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
@@ -16,7 +17,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::auth::Credentials;
-use crate::auth::scram::{self, ClientCredential, ClientExchange, ScramError};
+use crate::auth::scram::{self, ClientCredential, ClientExchange, DerivedKeys, ScramError};
 use crate::config::PoolSettings;
 use crate::fault::SqlState;
 use crate::net::Socket;
@@ -154,7 +155,7 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
                 return Err(ConnectError::UnsupportedMechanism);
             }
             let credential = credentials.scram().ok_or_else(unusable)?;
-            authenticate_scram(server, credential).await?;
+            authenticate_scram(server, credential, Arc::clone(&credentials.derived)).await?;
         }
         _ => return Err(ConnectError::UnsupportedMethod { request }),
     }
@@ -164,9 +165,10 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
 async fn authenticate_scram<S: AsyncRead + AsyncWrite + Unpin>(
     server: &mut Server<S>,
     credential: ClientCredential,
+    derived: Arc<DerivedKeys>,
 ) -> Result<(), ConnectError> {
     let failed = |source| ConnectError::Scram { source };
-    let exchange = ClientExchange::new(credential, scram::nonce());
+    let exchange = ClientExchange::new(credential, scram::nonce()).with_derived(derived);
     let client_first = exchange.first();
     server
         .answer(|out| {

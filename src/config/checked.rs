@@ -82,12 +82,44 @@ pub struct General {
     pub log_connections: bool,
     /// Whether each end of a session is logged.
     pub log_disconnections: bool,
+    /// What else is logged, how, and where to.
+    pub log: Logging,
     /// How long averages in the admin console look back, at least a second.
     pub stats_period: Duration,
     /// How long SIGTERM waits for running transactions; `None` is as long as they need.
     pub shutdown_timeout: Option<Duration>,
     /// What pools do unless their database or user says otherwise.
     pub pool: PoolDefaults,
+}
+
+/// The keys of `[general]` about the log, apart from those that switch single lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logging {
+    /// How a line is written; as of the start.
+    pub log_format: LogFormat,
+    /// A file to append to; opened anew by a reload.
+    pub logfile: Option<PathBuf>,
+    /// Whether lines go to the system's log.
+    pub syslog: bool,
+    /// What they are said to be from there.
+    pub syslog_ident: String,
+    /// A facility's name.
+    pub syslog_facility: String,
+    /// 1 is the level debug, 2 and more trace; 0 leaves it to [`General::log_level`].
+    pub verbose: u32,
+    /// Whether errors of ours that clients are told are logged.
+    pub log_pooler_errors: bool,
+    /// Whether a line about the traffic is logged every now and then.
+    pub log_stats: bool,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object.
+    Json,
 }
 
 /// The keys of `[general]` about pools, as they are written: 0 stays 0.
@@ -289,6 +321,17 @@ pub struct PoolSettings {
     pub max_prepared_statements: u32,
     /// Bytes of one message.
     pub max_packet_size: u32,
+}
+
+impl PoolSettings {
+    /// Returns host and port of the server, for the log.
+    pub fn server(&self) -> String {
+        match &self.host {
+            Host::Tcp(name) if name.contains(':') => format!("[{name}]:{}", self.port),
+            Host::Tcp(name) => format!("{name}:{}", self.port),
+            Host::Unix(directory) => format!("{}:{}", directory.display(), self.port),
+        }
+    }
 }
 
 impl Config {

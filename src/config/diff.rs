@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::checked::{Config, Database, General, PoolDefaults, User};
+use super::checked::{Config, Database, General, Logging, PoolDefaults, User};
 
 /// Keys of `[general]` that come into force at a start only.
-const AT_START: [&str; 2] = ["workers", "log_level"];
+const AT_START: [&str; 2] = ["workers", "log_format"];
 
 /// What another configuration changes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -45,9 +45,10 @@ impl Config {
     /// Says what `new` changes. Passwords are compared, and not shown.
     pub fn difference(&self, new: &Self) -> Difference {
         let mut general = general_keys(&self.general, &new.general);
+        general.extend(log_keys(&self.general.log, &new.general.log));
         general.extend(pool_keys(&self.general.pool, &new.general.pool));
-        // The fields of pools are listed by name.
-        general.retain(|key| *key != "pool");
+        // Their fields are listed by name.
+        general.retain(|key| !matches!(*key, "log" | "pool"));
         Difference {
             general,
             databases: sections(&self.databases, &new.databases, database_keys),
@@ -106,9 +107,28 @@ fn general_keys(old: &General, new: &General) -> Vec<&'static str> {
             log_level,
             log_connections,
             log_disconnections,
+            log,
             stats_period,
             shutdown_timeout,
             pool,
+        ]
+    )
+}
+
+fn log_keys(old: &Logging, new: &Logging) -> Vec<&'static str> {
+    differing!(
+        Logging,
+        old,
+        new,
+        [
+            log_format,
+            logfile,
+            syslog,
+            syslog_ident,
+            syslog_facility,
+            verbose,
+            log_pooler_errors,
+            log_stats,
         ]
     )
 }

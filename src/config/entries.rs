@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::checked::{AuthType, General, PoolDefaults, PoolMode};
+use super::checked::{AuthType, General, LogFormat, Logging, PoolDefaults, PoolMode};
 use super::diff::is_for_start;
 
 /// One key of `[general]`.
@@ -43,6 +43,7 @@ impl General {
             log_level,
             log_connections,
             log_disconnections,
+            log,
             stats_period,
             shutdown_timeout,
             suspend_timeout,
@@ -79,11 +80,40 @@ impl General {
             ("suspend_timeout", seconds(*suspend_timeout)),
             ("autodb_idle_timeout", timeout(*autodb_idle_timeout)),
         ];
+        entries.extend(log_entries(log));
         entries.extend(pool_entries(pool));
         entries.sort_unstable();
         let entry = |(key, value)| Entry { key, value, is_changeable: !is_for_start(key) };
         entries.into_iter().map(entry).collect()
     }
+}
+
+fn log_entries(log: &Logging) -> Vec<(&'static str, String)> {
+    let Logging {
+        log_format,
+        logfile,
+        syslog,
+        syslog_ident,
+        syslog_facility,
+        verbose,
+        log_pooler_errors,
+        log_stats,
+    } = log;
+    let format = match log_format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    };
+    let file = logfile.as_ref().map(|path| path.display().to_string());
+    vec![
+        ("log_format", format.to_owned()),
+        ("logfile", file.unwrap_or_default()),
+        ("syslog", syslog.to_string()),
+        ("syslog_ident", syslog_ident.clone()),
+        ("syslog_facility", syslog_facility.clone()),
+        ("verbose", verbose.to_string()),
+        ("log_pooler_errors", log_pooler_errors.to_string()),
+        ("log_stats", log_stats.to_string()),
+    ]
 }
 
 fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {

@@ -8,7 +8,8 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::checked::{
-    ANY_DATABASE, AuthType, Config, Database, General, Host, Metrics, PoolDefaults, PoolMode, User,
+    ANY_DATABASE, AuthType, Config, Database, General, Host, LogFormat, Logging, Metrics,
+    PoolDefaults, PoolMode, User,
 };
 use super::kind::Kind;
 use super::problem::{Reason, Unavailable};
@@ -31,6 +32,9 @@ const PACKET_MAX: u32 = 0x7fff_ffff;
 
 /// The greatest backlog; the system lowers it to its own bound.
 const BACKLOG_MAX: u32 = 65_535;
+
+/// Higher levels of PgBouncer's mean no more than 2.
+const VERBOSE_MAX: u32 = 9;
 
 /// The databases of the admin console.
 const RESERVED_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
@@ -138,9 +142,23 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
         log_level: section.get("log_level", "info".to_owned(), read::log_filter),
         log_connections: section.get("log_connections", true, read::boolean),
         log_disconnections: section.get("log_disconnections", true, read::boolean),
+        log: logging(section),
         stats_period: section.get("stats_period", 60 * SECOND, read::period),
         shutdown_timeout: section.get("shutdown_timeout", None, read::timeout),
         pool: pool_defaults(section),
+    }
+}
+
+fn logging(section: &mut Section<'_, '_>) -> Logging {
+    Logging {
+        log_format: section.get("log_format", LogFormat::Text, read::log_format),
+        logfile: section.get("logfile", None, read::file),
+        syslog: section.get("syslog", false, read::boolean),
+        syslog_ident: section.get("syslog_ident", "pgtandem".to_owned(), read::name),
+        syslog_facility: section.get("syslog_facility", "daemon".to_owned(), read::facility),
+        verbose: section.get("verbose", 0, read::count(0..=VERBOSE_MAX)),
+        log_pooler_errors: section.get("log_pooler_errors", true, read::boolean),
+        log_stats: section.get("log_stats", true, read::boolean),
     }
 }
 

@@ -22,12 +22,11 @@ pub(super) enum Kind {
 
 /// Keys of PgBouncer's main section that have no counterpart yet, separated by spaces.
 const LATER_GENERAL: &str = "application_name_add_host auth_dbname auth_file auth_hba_file \
-    auth_ident_file auth_query auth_user disable_pqexec dns_max_ttl \
-    dns_nxdomain_ttl dns_zone_check_period log_pooler_errors log_stats logfile \
-    login_notify_message max_db_client_connections max_user_client_connections peer_id pidfile \
-    pkt_buf pool_idle_timeout query_wait_notify resolv_conf sbuf_loopcnt scram_iterations \
-    server_fast_close so_reuseport syslog \
-    syslog_facility syslog_ident tcp_defer_accept tcp_socket_buffer track_extra_parameters \
+    auth_ident_file auth_query auth_user disable_pqexec dns_max_ttl dns_nxdomain_ttl \
+    dns_zone_check_period login_notify_message max_db_client_connections \
+    max_user_client_connections peer_id pidfile pkt_buf pool_idle_timeout query_wait_notify \
+    resolv_conf sbuf_loopcnt scram_iterations server_fast_close so_reuseport \
+    tcp_defer_accept tcp_socket_buffer track_extra_parameters \
     unix_socket_group user";
 
 /// Keys of PgBouncer's database lines, and sections of ours, that have no counterpart yet.
@@ -88,7 +87,6 @@ impl Kind {
             Self::General => &[
                 ("pool_size", "default_pool_size"),
                 ("reserve_pool", "reserve_pool_size"),
-                ("verbose", "log_level"),
                 ("host", "listen_addr"),
                 ("port", "listen_port"),
             ],

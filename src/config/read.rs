@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checked::{AuthType, Host, PoolMode};
+use super::checked::{AuthType, Host, LogFormat, PoolMode};
 use super::problem::{Hint, Reason, Unavailable};
 use super::suggest;
 use super::units;
@@ -393,6 +393,31 @@ pub(super) fn log_filter(value: &Value) -> Result<String, Reason> {
         }
     }
     Ok(filter)
+}
+
+/// A file to write; empty means none.
+pub(super) fn file(value: &Value) -> Result<Option<PathBuf>, Reason> {
+    let text = text(value)?;
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+pub(super) fn log_format(value: &Value) -> Result<LogFormat, Reason> {
+    match text(value)?.as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(not_a_choice(other, &["text", "json"])),
+    }
+}
+
+/// A facility of the system's log. Source: RFC 3164, section 4.1.1.
+pub(super) fn facility(value: &Value) -> Result<String, Reason> {
+    const CHOICES: &[&str] = &[
+        "auth", "authpriv", "cron", "daemon", "ftp", "kern", "lpr", "mail", "news", "syslog",
+        "user", "uucp", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
+        "local7",
+    ];
+    let name = text(value)?;
+    if CHOICES.contains(&name.as_str()) { Ok(name) } else { Err(not_a_choice(&name, CHOICES)) }
 }
 
 fn not_a_choice(found: &str, choices: &'static [&'static str]) -> Reason {

@@ -147,6 +147,7 @@ fn advice() {
         &["general.auth_type is \"trust\""],
     );
     check("[general]\nadmin_users = [\"eve\", \"root\"]\n", &["general.admin_users names \"eve\""]);
+    check("[general]\nstats_users = \"eve\"\n", &["general.stats_users names \"eve\""]);
     check(
         "[users.old]\npassword = \"md5d41d8cd98f00b204e9800998ecf8427e\"\n",
         &["users.old.password is an md5 hash"],

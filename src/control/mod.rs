@@ -9,6 +9,7 @@ mod carry;
 mod command;
 mod inspect;
 mod janitor;
+mod logging;
 mod reload;
 mod reloads;
 mod shutdown;
@@ -24,6 +25,7 @@ pub use carry::carry;
 pub use command::CommandError;
 pub use inspect::{DatabaseReport, Inventory, PoolInfo, UserReport};
 pub use janitor::janitor;
+pub use logging::log_settings;
 pub use reload::{Changes, ReloadError, Sections, SetError};
 pub use reloads::Reloads;
 pub use shutdown::Mode;
@@ -110,6 +112,11 @@ impl Control {
         self.config.load_full()
     }
 
+    /// Returns the pool of (`database`, `user`); `None` if there is no such database now.
+    pub fn pool(&self, database: &str, user: &str) -> Option<Arc<Spec>> {
+        self.registry.pool(|| self.config(), database, user)
+    }
+
     /// Asks all workers how things stand; `None` for one that does not say so in time.
     pub async fn reports(&self) -> Vec<Option<WorkerReport>> {
         collect(&self.workers, REPORT_LIMIT).await
@@ -118,11 +125,6 @@ impl Control {
     /// Asks all workers, and adds up what they say of each pool; ordered by database and user.
     pub async fn pool_reports(&self) -> Vec<PoolReport> {
         by_pool(self.reports().await.iter().flatten())
-    }
-
-    /// Returns the pool of (`database`, `user`); `None` if there is no such database now.
-    pub fn pool(&self, database: &str, user: &str) -> Option<Arc<Spec>> {
-        self.registry.pool(|| self.config(), database, user)
     }
 
     /// Passes a client's cancel request to the worker that its key names.

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task;
 
-use super::{Control, tell_all};
+use super::{Control, log_settings, tell_all};
 use crate::config::{Config, ConfigError, General, Source, is_for_start};
+use crate::log::{self, LogError};
 use crate::net::listen::{ListenError, Rebind, Rebound};
 use crate::pool::registry::PoolChange;
 use crate::worker::ToWorker;
@@ -40,6 +41,9 @@ impl Changes {
 /// Why a configuration was not put in force. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
 pub enum ReloadError {
+    /// The log's file cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LogError),
     /// The file is wrong or cannot be read; says everything that is wrong, with lines.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -135,6 +139,8 @@ impl Control {
     ) -> Result<Changes, ReloadError> {
         let config = source.parse()?;
         let rebind = self.prepare(&config.general).await?;
+        // The last that can fail. It also opens the log's file anew, for whoever rotates it.
+        log::change(&log_settings(&config.general))?;
         let listening = rebind.map_or_else(Rebound::default, |rebind| self.listeners.apply(rebind));
         let changes = self.changes(&config, listening);
         let general = Arc::new(config.general.clone());

@@ -9,6 +9,7 @@ use super::gate::Gate;
 use super::ledger::{Bound, Ledger};
 use super::spec::{Change, Gates, PoolNumber, Spec};
 use crate::config::{Config, PoolSettings};
+use crate::log::Plain;
 
 /// All pools that a client has asked for.
 #[derive(Debug, Default)]
@@ -121,6 +122,9 @@ impl Registry {
             known.unused_since = None;
             return (!known.spec.is_removed()).then(|| Arc::clone(&known.spec));
         }
+        if !config.databases.contains_key(database) && !tables.databases.contains_key(database) {
+            tracing::info!(database, "registered new auto-database: db={}", Plain(database));
+        }
         let shared = tables.database(config, database);
         let user_bound = tables.user(&settings);
         let gates = Gates { database: shared.gate, pooler: Arc::clone(&self.pooler) };
@@ -208,16 +212,18 @@ impl Registry {
         }
     }
 
-    /// Says whether there are pools that nobody has used for `timeout`, or whose database is gone
-    /// and that nobody uses. `None` keeps the others for ever.
-    pub fn has_unused(&self, timeout: Option<Duration>, now: Instant) -> bool {
+    /// Returns the pools that nobody has used for `timeout`, or whose database is gone and that
+    /// nobody uses. `None` keeps the others for ever.
+    pub fn unused(&self, timeout: Option<Duration>, now: Instant) -> Vec<PoolNumber> {
         let mut tables = self.tables();
-        let mut found = false;
+        let mut unused = Vec::new();
         for entry in tables.pools.values_mut() {
             entry.note_use(now);
-            found |= entry.is_over(timeout, now);
+            if entry.is_over(timeout, now) {
+                unused.push(entry.spec.number);
+            }
         }
-        found
+        unused
     }
 
     /// Forgets those pools, as far as no worker knows them any more, and databases and users that

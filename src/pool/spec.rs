@@ -7,6 +7,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::gate::Gate;
 use super::ledger::Ledger;
+use crate::auth::scram::DerivedKeys;
 use crate::auth::{Credentials, Learned};
 use crate::backend::params::{Param, ParamSet};
 use crate::config::PoolSettings;
@@ -50,6 +51,7 @@ pub struct Spec {
     /// Counts changes that make existing backends useless: another server, another login.
     generation: AtomicU64,
     learned: Mutex<Option<Learned>>,
+    derived: Arc<DerivedKeys>,
     /// As of the backend opened last, by whichever worker.
     welcome: ArcSwapOption<Welcome>,
 }
@@ -102,6 +104,7 @@ impl Spec {
             settings: ArcSwap::from_pointee(settings),
             generation: AtomicU64::new(0),
             learned: Mutex::new(None),
+            derived: Arc::default(),
             welcome: ArcSwapOption::empty(),
         }
     }
@@ -199,7 +202,8 @@ impl Spec {
         } else {
             self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone()
         };
-        Credentials { stored: settings.password.clone(), learned }
+        let derived = Arc::clone(&self.derived);
+        Credentials { stored: settings.password.clone(), learned, derived }
     }
 }
 

@@ -11,7 +11,7 @@
 //! told the same.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::geteuid;
@@ -22,6 +22,7 @@ use tracing::{Instrument, Span, debug, info, info_span};
 use crate::auth::Learned;
 use crate::config::Config;
 use crate::fault::{Fault, SqlState};
+use crate::log::{Kind, Plain, admit};
 use crate::metrics::labels::LoginOutcome;
 use crate::net::{Peer, Stream};
 use crate::wire::encode;
@@ -101,7 +102,18 @@ impl Authenticated {
     /// Refuses the client a session after all, and waits for up to a second until it has read why.
     pub async fn turn_away(self, fault: &Fault) {
         let sqlstate = fault.sqlstate;
-        info!(database = self.database, user = self.user, %sqlstate, "login refused");
+        if admit(Kind::LoginFailed) {
+            let reason = Plain(&fault.message);
+            info!(
+                database = self.database,
+                user = self.user,
+                client = %self.peer,
+                %sqlstate,
+                "login failed: {reason}"
+            );
+        }
+        // Its place is free although it may take its time to leave.
+        drop(self.admitted);
         let mut conversation = Conversation::new(self.stream);
         fault.encode(&mut conversation.output);
         match timeout(FAREWELL, conversation.close()).await {
@@ -157,7 +169,8 @@ pub async fn accept(
 ) -> Accepted {
     let accepted_at = Instant::now();
     let span = info_span!("login", client = %peer, user = Empty, database = Empty);
-    let login = Login { config, process_secret, admission };
+    let names = OnceLock::new();
+    let login = Login { config, process_secret, admission, peer, names: &names };
     async {
         let mut conversation = Conversation::new(stream);
         match login.run(&mut conversation).await {
@@ -182,9 +195,7 @@ pub async fn accept(
             }
             Ok(Outcome::Login { request, learned, admitted }) => {
                 admission.outcomes().add(LoginOutcome::Success);
-                if config.general.log_connections {
-                    info!("client logged in");
-                }
+                debug!("client logged in");
                 let Conversation { stream, mut input, output } = conversation;
                 Accepted::Login(Box::new(Authenticated {
                     stream,
@@ -201,6 +212,7 @@ pub async fn accept(
             }
             Err(error) => {
                 admission.outcomes().add(error.outcome());
+                login.log(&error);
                 turn_away(conversation, &error).await;
                 Accepted::Gone
             }
@@ -216,18 +228,9 @@ enum Outcome {
     Login { request: Request, learned: Option<Learned>, admitted: Admitted },
 }
 
-/// Logs why a connection ends and tells the client what it may know.
+/// Tells a client that is turned away what it may know.
 async fn turn_away(mut conversation: Conversation, error: &LoginError) {
-    let Some(fault) = error.fault() else {
-        if error.is_unremarkable() {
-            debug!(%error, "connection ended before login");
-        } else {
-            info!(error = %chain(error), "connection ended before login");
-        }
-        return;
-    };
-    let sqlstate = String::from_utf8_lossy(&fault.sqlstate.0);
-    info!(%sqlstate, error = %chain(error), "login refused");
+    let Some(fault) = error.fault() else { return };
     fault.encode(&mut conversation.output);
     match timeout(FAREWELL, conversation.close()).await {
         Ok(Ok(())) => {}
@@ -328,9 +331,60 @@ struct Login<'a> {
     config: &'a Config,
     process_secret: &'a [u8; 32],
     admission: &'a Arc<Admission>,
+    peer: Peer,
+    /// Set once the client has said them.
+    names: &'a OnceLock<Names>,
+}
+
+/// What a client calls itself and its database.
+struct Names {
+    user: String,
+    database: String,
 }
 
 impl Login<'_> {
+    /// Logs that a client begins to log in, in PgBouncer's words.
+    fn log_attempt(self, request: &Request) {
+        let Request { user, database, .. } = request;
+        let names = Names { user: user.clone(), database: database.clone() };
+        // It is set here only.
+        let _ = self.names.set(names);
+        Span::current().record("user", user).record("database", database);
+        if self.config.general.log_connections {
+            info!(
+                parent: None,
+                database,
+                user,
+                client = %self.peer,
+                "login attempt: db={} user={} tls=no",
+                Plain(database),
+                Plain(user)
+            );
+        }
+    }
+
+    /// Logs why a client was not let in.
+    fn log(self, error: &LoginError) {
+        if error.is_unremarkable() {
+            debug!(%error, "connection ended before login");
+            return;
+        }
+        if !self.config.general.log.log_pooler_errors || !admit(Kind::LoginFailed) {
+            return;
+        }
+        let names = self.names.get();
+        let sqlstate = error.fault().map(|fault| fault.sqlstate.to_string());
+        info!(
+            parent: None,
+            database = names.map(|names| names.database.as_str()),
+            user = names.map(|names| names.user.as_str()),
+            client = %self.peer,
+            sqlstate,
+            "login failed: {}",
+            Plain(&chain(error))
+        );
+    }
+
     async fn run(self, conversation: &mut Conversation) -> Result<Outcome, LoginError> {
         let mut has_started = false;
         let outcome = async {
@@ -339,8 +393,7 @@ impl Login<'_> {
                 Opening::Login(request) => request,
             };
             has_started = true;
-            let span = Span::current();
-            span.record("user", &request.user).record("database", &request.database);
+            self.log_attempt(&request);
             self.admit(request, conversation).await
         };
         let limit = self.config.general.client_login_timeout;

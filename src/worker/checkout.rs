@@ -13,8 +13,9 @@ use super::{Flow, Worker, backend_token, micros, millis, next_serial};
 use crate::backend::connect::Opened;
 use crate::backend::link::Link;
 use crate::backend::params::{Param, ParamSet, is_fact};
-use crate::config::PoolMode;
+use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
+use crate::log::{Kind, admit};
 use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::pool::ledger::{Full, Permit};
 use crate::pool::slots::{Checkout, Order};
@@ -114,6 +115,8 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(backend) = self.backends.get_mut(lease) else { return };
         if matches!(session.phase, Phase::Greeting(_)) {
+            // Busy, and nobody's: it may be closed or put back by what follows.
+            backend.role = Role::Cancelling;
             self.try_greeting(key, lease);
             return;
         }
@@ -196,8 +199,15 @@ impl Worker {
         if self.give_to_beggar(key, number) {
             return;
         }
-        let Some(pool) = self.pool_mut(number) else { return };
-        let next = pool.slots.check_in(key);
+        // Whoever needs no backend after all is not leased one. A loop: there may be thousands.
+        let next = loop {
+            let Some(pool) = self.pool_mut(number) else { return };
+            match pool.slots.check_in(key) {
+                Some(next)
+                    if self.is_greeting(next.session) && self.greet_if_known(next.session) => {}
+                next => break next,
+            }
+        };
         if let Some(next) = next {
             self.lease(next.session, key, self.now_us.saturating_sub(next.since_us));
             self.runnable.push_back(next.session);
@@ -229,8 +239,16 @@ impl Worker {
             }
             let reserve = if growth == Growth::Reserve { pool.settings.reserve_size } else { 0 };
             let spec = Arc::clone(&pool.spec);
+            let is_full = spec.ledger.pool().count() >= pool.settings.size;
             match spec.ledger.reserve(reserve) {
                 Ok(permit) => {
+                    if is_full && admit(Kind::Reserve) {
+                        tracing::warn!(
+                            database = spec.database,
+                            user = spec.user,
+                            "taking connection from reserve_pool"
+                        );
+                    }
                     if !self.ask_for_backend(spec, permit) {
                         return;
                     }
@@ -268,7 +286,7 @@ impl Worker {
     pub(super) fn opened(
         &mut self,
         spec: &Arc<Spec>,
-        generation: u64,
+        (generation, opened_with): (u64, Arc<PoolSettings>),
         opened: Opened,
         permit: Permit,
     ) {
@@ -313,6 +331,7 @@ impl Worker {
             role: Role::Cancelling,
             permit,
             generation,
+            opened_with,
             cancel_key: Arc::new(opened.cancel_key),
             serial,
             times,

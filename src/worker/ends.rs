@@ -13,6 +13,7 @@ use super::slab::Key;
 use super::{Worker, bytes, millis};
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
+use crate::log::{Kind, admit};
 use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::net::Stream;
 use crate::pool::spec::PoolNumber;
@@ -40,6 +41,14 @@ impl Leave {
             Self::Lost => ClientEnd::Lost,
         }
     }
+
+    /// PgBouncer's words.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Terminate => "client close request",
+            Self::Lost => "client unexpected eof",
+        }
+    }
 }
 
 impl Worker {
@@ -49,6 +58,8 @@ impl Worker {
         if matches!(session.phase, Phase::Leaving(..)) {
             return;
         }
+        self.log_client_end(key, how.reason());
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if let Phase::Leased(lease) = session.phase {
             let Some(backend) = self.backends.get_mut(lease) else { return };
             if backend.link.expect.will_be_ready() && session.front.passage.is_boundary() {
@@ -58,14 +69,6 @@ impl Worker {
         }
         if let Some(cells) = cells_of(&mut self.pools, session.pool) {
             cells.client_ends.add(how.end());
-        }
-        if self.general.log_disconnections {
-            let age = self.now_ms.saturating_sub(session.login_ms) / 1000;
-            let reason = match how {
-                Leave::Terminate => "client close request",
-                Leave::Lost => "client connection lost",
-            };
-            tracing::debug!(reason, age, "closing client");
         }
         self.remove_session(key);
     }
@@ -169,12 +172,15 @@ impl Worker {
     /// Closes a client with a last message; `end` is for statistics.
     pub(super) fn fail_session(&mut self, key: Key<Session>, end: ClientEnd, fault: &Fault) {
         let until_ms = self.now_ms.saturating_add(FAREWELL_MS);
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        tracing::debug!(sqlstate = %fault.sqlstate, message = %fault.message, "closing client");
+        let Some(session) = self.sessions.get(key) else { return };
         let mut message = Vec::new();
         fault.encode(&mut message);
         // Whoever has left already was counted then.
         let is_there = !matches!(session.phase, Phase::Leaving(..) | Phase::Closing { .. });
+        if is_there {
+            self.log_fault(key, end, fault);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if is_there && let Some(cells) = cells_of(&mut self.pools, session.pool) {
             cells.client_ends.add(end);
             cells.pooler_errors.add(SqlClass::of(fault.sqlstate.0));
@@ -263,6 +269,8 @@ impl Worker {
             self.remove_session(session);
         } else if has_said_why {
             // The client has been told in the server's own words. Pooling point B21.
+            self.log_client_end(session, "server conn crashed?");
+            let Some(client) = self.sessions.get(session) else { return };
             if let Some(cells) = cells_of(&mut self.pools, client.pool) {
                 cells.client_ends.add(ClientEnd::ServerLost);
             }
@@ -293,7 +301,9 @@ impl Worker {
         session: Key<Session>,
         failure: &ServerFailure,
     ) {
-        tracing::warn!(error = %failure, "server connection closed");
+        if admit(Kind::ServerMisbehaved) {
+            tracing::warn!(error = %failure, "server connection closed");
+        }
         let (end, why, fault) = match failure {
             ServerFailure::ParameterRefused { sqlstate, message } => {
                 let message = String::from_utf8_lossy(message);
@@ -318,6 +328,7 @@ impl Worker {
     /// Its session, if it has one, must be told by the caller.
     pub(super) fn close_backend(&mut self, key: Key<Backend>, why: ServerClose) {
         let Some(mut backend) = self.backends.remove(key) else { return };
+        self.log_server_end(&backend, why);
         let number = backend.pool;
         let mut goodbye = Vec::new();
         encode::terminate(&mut goodbye);
@@ -405,9 +416,7 @@ impl Worker {
         let tell = Teller { worker, backend: key.index(), serial: backend.serial };
         let cancel_key = Arc::clone(&backend.cancel_key);
         let number = backend.pool;
-        let Some(settings) = self.pool(number).map(|pool| Arc::clone(&pool.settings)) else {
-            return;
-        };
+        let settings = Arc::clone(&backend.opened_with);
         let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), client };
         if self.control.try_send(message).is_ok()
             && let Some(backend) = self.backends.get_mut(key)
@@ -426,11 +435,10 @@ impl Worker {
             return;
         }
         let number = backend.pool;
-        let Some(pool) = self.pool(number) else { return };
-        let settings = Arc::clone(&pool.settings);
+        let settings = Arc::clone(&backend.opened_with);
         let cancel_key = Arc::clone(&backend.cancel_key);
         let message = ToControl::Cancel { settings, key: cancel_key, tell: None, client: None };
-        if self.control.try_send(message).is_err() {
+        if self.control.try_send(message).is_err() && admit(Kind::Cancel) {
             tracing::warn!("too busy to cancel an abandoned query");
         } else if let Some(cells) = cells_of(&mut self.pools, number) {
             cells.cancels_sent += 1;

@@ -3,7 +3,8 @@
 //! The loop waits for events and messages, and drives the state machines: [`relay`] moves bytes
 //! between a session and its lease, [`checkout`] gives backends out and takes them back, [`greet`]
 //! welcomes new clients, [`chores`] runs our own queries, [`ends`] closes things, [`timers`] looks at
-//! the clock, [`balance`] shares backends with other workers, [`list`] tells what there is.
+//! the clock, [`balance`] shares backends with other workers, [`list`] tells what there is, [`log`]
+//! says why things end.
 //!
 //! Nothing is shared with other threads but the pools' ledgers. Per message there is no lock, no
 //! allocation, no log line, no timer and no change to epoll.
@@ -18,6 +19,7 @@ mod ends;
 mod gates;
 mod greet;
 mod list;
+mod log;
 mod mailbox;
 mod pipe;
 mod pool;
@@ -171,7 +173,13 @@ pub struct Surroundings {
 pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
     let name = format!("worker-{}", start.number);
     std::thread::Builder::new().name(name).spawn(move || {
-        let mut worker = Worker {
+        Worker::new(start, with).run();
+    })
+}
+
+impl Worker {
+    fn new(start: Start, with: Surroundings) -> Self {
+        Self {
             number: start.number,
             poll: start.poll,
             inbox: start.inbox,
@@ -198,12 +206,9 @@ pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
             turns: 0,
             events_seen: 0,
             is_suspended: false,
-        };
-        worker.run();
-    })
-}
+        }
+    }
 
-impl Worker {
     fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while !(self.is_draining && self.sessions.is_empty()) {
@@ -213,23 +218,28 @@ impl Worker {
                 tracing::error!(%error, worker = self.number, "event loop failed");
                 return;
             }
-            self.now_us = micros(self.epoch.elapsed());
-            self.now_ms = self.now_us / 1000;
-            self.turns += 1;
-            let mut has_mail = false;
-            for event in &events {
-                self.events_seen += 1;
-                has_mail |= event.token() == MAILBOX;
-                self.dispatch(event);
-            }
-            if has_mail {
-                // Last: what is new takes places that events of this batch may still be about.
-                self.read_mail();
-            }
-            self.run_runnable();
-            self.tick_if_due();
+            self.turn(&events);
         }
         self.close_all_backends();
+    }
+
+    /// Does what a batch of events asks for, and whatever else can be done now.
+    fn turn(&mut self, events: &Events) {
+        self.now_us = micros(self.epoch.elapsed());
+        self.now_ms = self.now_us / 1000;
+        self.turns += 1;
+        let mut has_mail = false;
+        for event in events {
+            self.events_seen += 1;
+            has_mail |= event.token() == MAILBOX;
+            self.dispatch(event);
+        }
+        if has_mail {
+            // Last: what is new takes places that events of this batch may still be about.
+            self.read_mail();
+        }
+        self.run_runnable();
+        self.tick_if_due();
     }
 
     /// How long to wait for events.
@@ -304,8 +314,8 @@ impl Worker {
     fn act_on(&mut self, message: ToWorker) {
         match message {
             ToWorker::Client { spec, client } => self.welcome(&spec, *client),
-            ToWorker::Opened { spec, generation, opened, permit } => {
-                self.opened(&spec, generation, *opened, permit);
+            ToWorker::Opened { spec, generation, settings, opened, permit } => {
+                self.opened(&spec, (generation, settings), *opened, permit);
             }
             ToWorker::OpenFailed { spec, fault, is_starting } => {
                 self.open_failed(spec.number, fault, is_starting);
@@ -355,8 +365,8 @@ impl Worker {
                 self.close_unsent();
                 drop(done);
             }
-            ToWorker::ForgetUnused { done } => {
-                self.forget_unused();
+            ToWorker::Forget { pools, done } => {
+                self.forget(&pools);
                 drop(done);
             }
             ToWorker::Drain => self.drain(),
@@ -436,3 +446,6 @@ fn length(bytes: usize) -> u64 {
 fn micros(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,6 +7,7 @@ use super::backend::Backend;
 use super::pipe::Pipe;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
+use crate::net::Peer;
 use crate::pool::spec::{PoolNumber, Seat};
 use crate::session::admission::Admitted;
 use crate::session::front::Front;
@@ -73,6 +74,8 @@ pub struct Session {
     pub front: Front,
     /// Tells it from all other sessions and backends of the process.
     pub serial: u64,
+    /// Where it comes from.
+    pub peer: Peer,
     /// Its pool.
     pub pool: PoolNumber,
     /// Where in its life it is.
@@ -89,6 +92,8 @@ pub struct Session {
     pub request_ms: u64,
     /// When it was last given an answer or a backend, in the worker's milliseconds.
     pub idle_ms: u64,
+    /// Its startup parameters that servers do not report: set once, on the only backend it gets.
+    pub unreported: Box<[(Vec<u8>, Vec<u8>)]>,
     /// Its place among the clients.
     pub admitted: Admitted,
     /// Its place among the clients of its pool.

@@ -1,7 +1,7 @@
 //! Looks at the clock: every 50 ms while somebody waits or runs something, once a second otherwise,
 //! never while there is nothing at all. Nothing is armed per query.
 
-use super::backend::{Backend, Role};
+use super::backend::{Backend, ChoreKind, Role};
 use super::checkout::Growth;
 use super::pool::cells_of;
 use super::session::{Phase, Session};
@@ -21,7 +21,8 @@ const BUSY_TICK_MS: u64 = 50;
 /// Between two looks at the clock while nothing is.
 const IDLE_TICK_MS: u64 = 1_000;
 
-/// A query of our own that takes longer has failed.
+/// A query of our own that takes longer has failed; one that a login waits for must be done within
+/// `server_connect_timeout` as well.
 const CHORE_MS: u64 = 30_000;
 
 /// Who has waited this long without a backend gets one beyond this worker's share.
@@ -175,7 +176,14 @@ impl Worker {
             Role::Chore(chore) => {
                 self.is_busy = true;
                 let took_ms = now_ms.saturating_sub(backend.times.query_ms);
-                if took_ms >= CHORE_MS {
+                let limit = match chore.kind {
+                    // A client's login is not done before.
+                    ChoreKind::Greet(_) => self
+                        .pool(backend.pool)
+                        .and_then(|pool| pool.settings.server_connect_timeout),
+                    ChoreKind::Reset | ChoreKind::Check => None,
+                };
+                if took_ms >= limit.map_or(CHORE_MS, millis).min(CHORE_MS) {
                     tracing::warn!(kind = ?chore.kind, "server connection closed: it hangs");
                     self.backend_ends(key, ServerClose::Chore);
                 }

@@ -1,8 +1,19 @@
 //! The end: SIGTERM waits for clients, SIGINT for transactions, SIGQUIT for nobody.
 
-use std::{os::unix::process::ExitStatusExt, time::Instant};
+use std::{
+    os::unix::process::ExitStatusExt,
+    sync::{Mutex, PoisonError, mpsc::sync_channel},
+    time::{Duration, Instant},
+};
 
-use crate::support::{PATIENCE, fixture::Fixture, message::*, poll};
+use crate::support::{
+    PATIENCE,
+    fake::{Caller, FakeServer},
+    fixture::Fixture,
+    message::*,
+    poll,
+    proxy::Subject,
+};
 
 #[test]
 fn sigint_lets_transactions_finish() {
@@ -189,4 +200,60 @@ fn sigquit_waits_for_nobody() {
     assert_eq!(open.until_end().last(), "EOF");
     let status = fixture.proxy.wait();
     assert!(status.signal().is_none(), "{status}");
+}
+
+#[test]
+fn sigint_while_a_client_is_greeted_ends_it_all_the_same() {
+    let (let_in, may_enter) = sync_channel(2);
+    let may_enter = Mutex::new(may_enter);
+    let server = FakeServer::start(move |mut caller: Caller| {
+        // The first client of a pool is greeted when its first backend is there.
+        let told = may_enter.lock().unwrap_or_else(PoisonError::into_inner).recv_timeout(PATIENCE);
+        if told.is_ok() {
+            caller.welcome();
+            caller.serve();
+        }
+    });
+    let [host, port] = server.database();
+    let mut fixture = Fixture::start(|config| {
+        config.database("fake", &[&host, &port]).general("default_pool_size = 2")
+    });
+    if matches!(Subject::current(), Subject::Postgres) {
+        return;
+    }
+    let login = |messages: &[Bytes]| {
+        let mut client = fixture.proxy.tcp().open();
+        client.send(&[startup(PROTOCOL_3_0, &[("user", "postgres"), ("database", "fake")])]);
+        client.send(messages);
+        client
+    };
+    let mut silent = login(&[]);
+    let mut eager = login(&[query("select 1")]);
+    poll("they wait for their greeting", || server.connections() == 2);
+    fixture.proxy.signal("INT");
+    assert!(silent.reply_within(Duration::from_millis(300)).is_none(), "nothing can be said yet");
+    assert!(fixture.proxy.is_running());
+    for _ in 0..2 {
+        let_in.send(()).expect("the server waits for it");
+    }
+    assert_eq!(silent.until_end().last(), "EOF");
+    // What was sent with the login may be served, or not: but nobody is left hanging.
+    assert_eq!(eager.until_end().last(), "EOF");
+    assert_eq!(fixture.proxy.wait().code(), Some(0));
+}
+
+#[test]
+fn signals_are_heard_while_the_house_is_full_of_stalled_logins() {
+    let mut fixture = Fixture::start(|config| config.general("client_login_timeout = 600"));
+    let mut inside = fixture.connect();
+    // More than are led in at a time: the last ones are not even accepted.
+    let stalled: Vec<_> = (0..4200).filter_map(|_| fixture.proxy.tcp().try_open().ok()).collect();
+    assert!(stalled.len() > 4096, "{} clients could connect", stalled.len());
+    let before = fixture.proxy.log().len();
+    fixture.proxy.signal("HUP");
+    poll("it reads its settings", || fixture.proxy.log()[before..].contains("reloaded"));
+    assert_eq!(inside.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+    fixture.proxy.signal("INT");
+    assert_eq!(inside.until_end(), "E FATAL 57P01 | EOF");
+    assert_eq!(fixture.proxy.wait().code(), Some(0));
 }

@@ -8,10 +8,12 @@
 //! Budget per simple-query transaction: one pass over each header, no allocation, no copy.
 //! A body is parsed only for the tags that are named in the two `match`es.
 
+mod alone;
 mod client;
 mod server;
 
-pub use client::{ClientTurn, Stop, answer_alone, from_client, may_begin};
+pub use alone::{answer_alone, may_begin};
+pub use client::{ClientTurn, Stop, from_client};
 pub use server::{ServerTurn, from_server};
 
 use crate::backend::link::{Effect, Link, Unnamed};

@@ -1,6 +1,7 @@
 //! The admin console: who gets in, what it answers, byte by byte and to real drivers.
 
 mod access;
+mod commands;
 mod drivers;
 mod extended;
 mod shows;

@@ -37,6 +37,12 @@ impl Config {
         self
     }
 
+    /// Takes `[databases.NAME]` away.
+    pub fn without_database(mut self, name: &str) -> Self {
+        self.databases.retain(|(known, _)| known != name);
+        self
+    }
+
     /// Sets keys of `[users.NAME]`.
     pub fn user(mut self, name: &str, lines: &[&str]) -> Self {
         let section = named(&mut self.users, name);
