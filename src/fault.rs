@@ -35,6 +35,8 @@ impl SqlState {
     pub const INVALID_PASSWORD: Self = Self(*b"28P01");
     /// 3D000: no such database.
     pub const UNKNOWN_DATABASE: Self = Self(*b"3D000");
+    /// 42501: a user may not do this.
+    pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     /// 42P05: the prepared statement exists already.
     pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
     /// 42704: an object (here: a parameter) does not exist.
@@ -43,6 +45,8 @@ impl SqlState {
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     /// 54000: a limit of the program is exceeded, e.g. the size of a message.
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");
+    /// 55000: the object is not in a state for this.
+    pub const OBJECT_NOT_IN_PREREQUISITE_STATE: Self = Self(*b"55000");
     /// 57014: cancelled, or a query ran for too long.
     pub const QUERY_CANCELED: Self = Self(*b"57014");
     /// 57P01: shut down by the administrator.

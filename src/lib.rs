@@ -1,19 +1,25 @@
 #![doc = include_str!("ARCHITECTURE.md")]
 
+pub mod admin;
 pub mod app;
 pub mod auth;
 pub mod backend;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod demo;
 pub mod fault;
+pub mod import;
 pub mod log;
+pub mod metrics;
 pub mod net;
+pub mod password;
 pub mod pool;
 pub mod replication;
 pub mod secret;
 pub mod session;
 pub mod signals;
+pub mod status;
 pub mod wire;
 pub mod worker;

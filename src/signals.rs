@@ -8,14 +8,18 @@ use tokio::signal::unix::{self, SignalKind, signal};
 /// A signal that we know what to do with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Signal {
-    /// SIGTERM: stop, but let clients finish.
+    /// SIGTERM: stop when the clients have left.
     Terminate,
-    /// SIGINT: as a rule Ctrl-C.
+    /// SIGINT, as a rule Ctrl-C: stop when the transactions are over.
     Interrupt,
     /// SIGQUIT: stop at once.
     Quit,
     /// SIGHUP: read the configuration again.
     Hangup,
+    /// SIGUSR1: pause everything.
+    Pause,
+    /// SIGUSR2: go on.
+    Resume,
 }
 
 /// The signals sent to this process, one at a time.
@@ -28,6 +32,8 @@ pub struct Signals {
     interrupt: unix::Signal,
     quit: unix::Signal,
     hangup: unix::Signal,
+    pause: unix::Signal,
+    resume: unix::Signal,
 }
 
 impl Signals {
@@ -41,6 +47,8 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
             hangup: signal(SignalKind::hangup())?,
+            pause: signal(SignalKind::user_defined1())?,
+            resume: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -55,6 +63,8 @@ impl Signals {
             Some(()) = self.interrupt.recv() => Signal::Interrupt,
             Some(()) = self.terminate.recv() => Signal::Terminate,
             Some(()) = self.hangup.recv() => Signal::Hangup,
+            Some(()) = self.pause.recv() => Signal::Pause,
+            Some(()) = self.resume.recv() => Signal::Resume,
             // `recv` returns `None` only when the runtime is shutting down.
             else => pending().await,
         }
@@ -79,6 +89,8 @@ mod tests {
             (Raw::TERM, Signal::Terminate),
             (Raw::INT, Signal::Interrupt),
             (Raw::QUIT, Signal::Quit),
+            (Raw::USR1, Signal::Pause),
+            (Raw::USR2, Signal::Resume),
         ] {
             send(raw);
             assert_eq!(timeout(Duration::from_secs(10), signals.next()).await, Ok(signal));

@@ -4,13 +4,14 @@
 //! sockets or configuration; nonces and salts are arguments, so every exchange can be replayed.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::secret::Secret;
 
 pub mod md5;
 pub mod scram;
 
-use scram::{ClientCredential, ClientKeys, ScramSecret};
+use scram::{ClientCredential, ClientKeys, DerivedKeys, ScramSecret};
 
 /// A kept password, told apart by its form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +63,8 @@ pub struct Credentials {
     pub stored: Option<Secret>,
     /// What the client's own login taught us.
     pub learned: Option<Learned>,
+    /// What a password of these was derived to; shared by all logins of a pool.
+    pub derived: Arc<DerivedKeys>,
 }
 
 impl Credentials {
@@ -128,7 +131,7 @@ mod tests {
         $WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
 
     fn credentials(stored: Option<&str>, learned: Option<Learned>) -> Credentials {
-        Credentials { stored: stored.map(Secret::new), learned }
+        Credentials { stored: stored.map(Secret::new), learned, ..Credentials::default() }
     }
 
     fn keys() -> Learned {

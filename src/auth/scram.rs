@@ -10,6 +10,8 @@
 //! Source: RFC 5802, RFC 7677; PostgreSQL `src/backend/libpq/auth-scram.c`,
 //! `src/interfaces/libpq/fe-auth-scram.c`, `src/common/scram-common.c`.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
 use subtle::{Choice, ConstantTimeEq};
@@ -22,7 +24,7 @@ mod keys;
 mod prepare;
 
 use grammar::{Attributes, Challenge};
-pub use keys::{ClientKeys, DEFAULT_ITERATIONS, ScramSecret};
+pub use keys::{ClientKeys, DEFAULT_ITERATIONS, DerivedKeys, ScramSecret};
 use keys::{KEY_LEN, hmac, sha256, xor};
 
 /// Name of the mechanism, as a server offers it.
@@ -215,6 +217,7 @@ pub enum ClientCredential {
 #[derive(Debug)]
 pub struct ClientExchange {
     credential: ClientCredential,
+    derived: Arc<DerivedKeys>,
     client_nonce: String,
     /// The signature that the server owes us, once the proof is made.
     owed_signature: Option<[u8; KEY_LEN]>,
@@ -223,7 +226,13 @@ pub struct ClientExchange {
 impl ClientExchange {
     /// Prepares to log in with `credential`; `client_nonce` must be fresh, see [`nonce`].
     pub fn new(credential: ClientCredential, client_nonce: String) -> Self {
-        Self { credential, client_nonce, owed_signature: None }
+        Self { credential, derived: Arc::default(), client_nonce, owed_signature: None }
+    }
+
+    /// Has it use, and leave behind for the next exchange, what the password is derived to.
+    #[must_use]
+    pub fn with_derived(self, derived: Arc<DerivedKeys>) -> Self {
+        Self { derived, ..self }
     }
 
     /// Returns client-first-message. It names no user: the startup packet does.
@@ -281,7 +290,7 @@ impl ClientExchange {
                 Err(ScramError::TooManyIterations { iterations })
             }
             ClientCredential::Password(password) => {
-                Ok(ClientKeys::from_password(password.expose(), &challenge.salt, iterations))
+                Ok(self.derived.of(password, &challenge.salt, iterations))
             }
         }
     }

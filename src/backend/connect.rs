@@ -8,6 +8,8 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -15,7 +17,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::auth::Credentials;
-use crate::auth::scram::{self, ClientCredential, ClientExchange, ScramError};
+use crate::auth::scram::{self, ClientCredential, ClientExchange, DerivedKeys, ScramError};
 use crate::config::PoolSettings;
 use crate::fault::SqlState;
 use crate::net::Socket;
@@ -61,6 +63,8 @@ pub struct Opened {
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// What a cancel request must show; without a secret if the server gave none.
     pub cancel_key: CancelKey,
+    /// How long it took to connect and to log in.
+    pub took: Duration,
 }
 
 /// What a cancel request must show to the server.
@@ -102,6 +106,7 @@ async fn open_unbounded(
     settings: &PoolSettings,
     credentials: &Credentials,
 ) -> Result<Opened, ConnectError> {
+    let started = Instant::now();
     let stream = dial(&settings.host, settings.port)
         .await
         .map_err(|source| ConnectError::Dial { source })?;
@@ -110,7 +115,7 @@ async fn open_unbounded(
         log_in(&mut server, &settings.user, &settings.dbname, credentials).await?;
     let unread = server.inbox.to_vec();
     let socket = server.stream.into_socket().map_err(|source| ConnectError::Lost { source })?;
-    Ok(Opened { socket, unread, parameters, cancel_key })
+    Ok(Opened { socket, unread, parameters, cancel_key, took: started.elapsed() })
 }
 
 async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
@@ -150,7 +155,7 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
                 return Err(ConnectError::UnsupportedMechanism);
             }
             let credential = credentials.scram().ok_or_else(unusable)?;
-            authenticate_scram(server, credential).await?;
+            authenticate_scram(server, credential, Arc::clone(&credentials.derived)).await?;
         }
         _ => return Err(ConnectError::UnsupportedMethod { request }),
     }
@@ -160,9 +165,10 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
 async fn authenticate_scram<S: AsyncRead + AsyncWrite + Unpin>(
     server: &mut Server<S>,
     credential: ClientCredential,
+    derived: Arc<DerivedKeys>,
 ) -> Result<(), ConnectError> {
     let failed = |source| ConnectError::Scram { source };
-    let exchange = ClientExchange::new(credential, scram::nonce());
+    let exchange = ClientExchange::new(credential, scram::nonce()).with_derived(derived);
     let client_first = exchange.first();
     server
         .answer(|out| {

@@ -128,11 +128,7 @@ pub fn is_fact(name: &[u8]) -> bool {
 /// (`search_path`) as if it were one name.
 pub fn write_set(sql: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     if name.eq_ignore_ascii_case(b"search_path") {
-        sql.extend_from_slice(b"SELECT pg_catalog.set_config(");
-        write_literal(sql, name);
-        sql.extend_from_slice(b", ");
-        write_literal(sql, value);
-        sql.extend_from_slice(b", false);");
+        write_set_config(sql, name, value);
     } else {
         sql.extend_from_slice(b"SET ");
         write_identifier(sql, name);
@@ -144,12 +140,23 @@ pub fn write_set(sql: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 
 /// Writes a statement that fails exactly if the server refuses the value, and changes nothing.
 pub fn write_trial(sql: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    // Local to the transaction of this query.
+    write_call(sql, name, value, b"true");
+}
+
+/// Writes a statement that sets any parameter to any value, and returns a row.
+pub fn write_set_config(sql: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    write_call(sql, name, value, b"false");
+}
+
+fn write_call(sql: &mut Vec<u8>, name: &[u8], value: &[u8], is_local: &[u8]) {
     sql.extend_from_slice(b"SELECT pg_catalog.set_config(");
     write_literal(sql, name);
     sql.extend_from_slice(b", ");
     write_literal(sql, value);
-    // Local to the transaction of this query.
-    sql.extend_from_slice(b", true);");
+    sql.extend_from_slice(b", ");
+    sql.extend_from_slice(is_local);
+    sql.extend_from_slice(b");");
 }
 
 /// Writes `text` so that it is one string literal whatever `standard_conforming_strings` says.

@@ -106,20 +106,36 @@ impl std::borrow::Borrow<[u8]> for ByDefinition {
     }
 }
 
+/// So many statements are kept at least, although nobody uses them: somebody may prepare them again.
+const UNUSED_KEPT_MAX: usize = 1024;
+
+/// Of so many bytes at most, unless those in use have more.
+const UNUSED_KEPT_BYTES_MAX: usize = 16 << 20;
+
 /// Every statement that sessions of one worker have prepared, by definition.
 ///
-/// LIMIT: statements that nobody uses any more are dropped whenever the number has doubled.
+/// LIMIT: statements that nobody uses any more are dropped whenever their number or their length has
+/// doubled.
 #[derive(Debug)]
 pub struct Catalog {
     statements: HashSet<ByDefinition>,
+    /// Bytes of all their keys.
+    bytes: usize,
     purge_at: usize,
+    purge_at_bytes: usize,
     /// Where the key of a look-up is built.
     key: Vec<u8>,
 }
 
 impl Default for Catalog {
     fn default() -> Self {
-        Self { statements: HashSet::new(), purge_at: 1024, key: Vec::new() }
+        Self {
+            statements: HashSet::new(),
+            bytes: 0,
+            purge_at: UNUSED_KEPT_MAX,
+            purge_at_bytes: UNUSED_KEPT_BYTES_MAX,
+            key: Vec::new(),
+        }
     }
 }
 
@@ -144,10 +160,11 @@ impl Catalog {
         if let Some(known) = self.statements.get(self.key.as_slice()) {
             return Arc::clone(&known.0);
         }
-        if self.statements.len() >= self.purge_at {
-            self.statements.retain(|known| Arc::strong_count(&known.0) > 1);
-            self.purge_at = (self.statements.len() * 2).max(1024);
+        let is_full = self.bytes + self.key.len() > self.purge_at_bytes;
+        if is_full || self.statements.len() >= self.purge_at {
+            self.purge();
         }
+        self.bytes += self.key.len();
         let id = StatementId(NEXT_ID.fetch_add(1, Ordering::Relaxed));
         let key = self.key.as_slice().into();
         let definition_bytes = definition.len();
@@ -155,6 +172,18 @@ impl Catalog {
         let statement = Arc::new(Statement { id, key, definition_bytes, is_proven });
         self.statements.insert(ByDefinition(Arc::clone(&statement)));
         statement
+    }
+
+    fn purge(&mut self) {
+        let mut bytes = 0;
+        self.statements.retain(|known| {
+            let is_used = Arc::strong_count(&known.0) > 1;
+            bytes += if is_used { known.0.key.len() } else { 0 };
+            is_used
+        });
+        self.bytes = bytes;
+        self.purge_at = (self.statements.len() * 2).max(UNUSED_KEPT_MAX);
+        self.purge_at_bytes = (bytes * 2).max(UNUSED_KEPT_BYTES_MAX);
     }
 }
 
@@ -304,5 +333,24 @@ mod tests {
         }
         assert!(catalog.statements.len() <= 1025);
         assert!(Arc::ptr_eq(&kept, &catalog.intern(b"kept", b"MDY")));
+    }
+
+    #[test]
+    fn a14_few_long_statements_that_nobody_uses_are_too_many() {
+        let mut catalog = Catalog::default();
+        let long = |number: usize| format!("{number:04}").repeat(1 << 18);
+        let kept: Vec<_> = (0..20).map(|n| catalog.intern(long(n).as_bytes(), b"")).collect();
+        for number in 100..140 {
+            catalog.intern(long(number).as_bytes(), b"");
+        }
+        let kept_bytes: usize = kept.iter().map(|statement| statement.key.len()).sum();
+        let bytes: usize = catalog.statements.iter().map(|known| known.0.key.len()).sum();
+        assert_eq!(bytes, catalog.bytes);
+        assert!(bytes <= 2 * kept_bytes, "{bytes} bytes, of which {kept_bytes} are used");
+        drop(kept);
+        for number in 200..220 {
+            catalog.intern(long(number).as_bytes(), b"");
+        }
+        assert!(catalog.bytes <= UNUSED_KEPT_BYTES_MAX, "{} bytes", catalog.bytes);
     }
 }

@@ -1,6 +1,7 @@
 //! The checked configuration, and what it means for one database and user.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,17 +9,26 @@ use super::read::unless_zero;
 use crate::secret::Secret;
 
 /// The name of the database entry that stands for all others.
-pub(super) const ANY_DATABASE: &str = "*";
+pub const ANY_DATABASE: &str = "*";
 
 /// The configuration as it is in force; never changes, a reload makes another one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Config {
     /// `[general]`.
     pub general: General,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// `[databases.*]` by the name clients ask for; `"*"` stands for all others.
     pub databases: BTreeMap<String, Database>,
     /// `[users.*]` by the name clients log in with.
     pub users: BTreeMap<String, User>,
+}
+
+/// `[metrics]`: what a monitoring system asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where to answer HTTP; `None` is nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[general]`: the process as a whole, and what holds for pools that say nothing else.
@@ -46,6 +56,10 @@ pub struct General {
     pub client_login_timeout: Option<Duration>,
     /// How long a cancel request may wait for its connection to the server.
     pub cancel_wait_timeout: Option<Duration>,
+    /// How long SUSPEND waits for connections that do not take what they are sent.
+    pub suspend_timeout: Duration,
+    /// How long a pool without clients and backends is remembered; `None` is for ever.
+    pub autodb_idle_timeout: Option<Duration>,
     /// Whether the system probes idle connections.
     pub tcp_keepalive: bool,
     /// Whole seconds until the first probe; `None` leaves it to the system.
@@ -60,16 +74,52 @@ pub struct General {
     pub ignore_startup_parameters: Vec<String>,
     /// Users who may use the admin console.
     pub admin_users: Vec<String>,
+    /// Users who may look, but not act, in the admin console.
+    pub stats_users: Vec<String>,
     /// A level, or `target=level` directives with commas.
     pub log_level: String,
     /// Whether each login is logged.
     pub log_connections: bool,
     /// Whether each end of a session is logged.
     pub log_disconnections: bool,
+    /// What else is logged, how, and where to.
+    pub log: Logging,
+    /// How long averages in the admin console look back, at least a second.
+    pub stats_period: Duration,
     /// How long SIGTERM waits for running transactions; `None` is as long as they need.
     pub shutdown_timeout: Option<Duration>,
     /// What pools do unless their database or user says otherwise.
     pub pool: PoolDefaults,
+}
+
+/// The keys of `[general]` about the log, apart from those that switch single lines.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Logging {
+    /// How a line is written; as of the start.
+    pub log_format: LogFormat,
+    /// A file to append to; opened anew by a reload.
+    pub logfile: Option<PathBuf>,
+    /// Whether lines go to the system's log.
+    pub syslog: bool,
+    /// What they are said to be from there.
+    pub syslog_ident: String,
+    /// A facility's name.
+    pub syslog_facility: String,
+    /// 1 is the level debug, 2 and more trace; 0 leaves it to [`General::log_level`].
+    pub verbose: u32,
+    /// Whether errors of ours that clients are told are logged.
+    pub log_pooler_errors: bool,
+    /// Whether a line about the traffic is logged every now and then.
+    pub log_stats: bool,
+}
+
+/// How a line of the log is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// A JSON object.
+    Json,
 }
 
 /// The keys of `[general]` about pools, as they are written: 0 stays 0.
@@ -341,10 +391,32 @@ pub struct PoolSettings {
     pub max_packet_size: u32,
 }
 
+impl PoolSettings {
+    /// Returns host and port of the server, for the log.
+    pub fn server(&self) -> String {
+        match &self.host {
+            Host::Tcp(name) if name.contains(':') => format!("[{name}]:{}", self.port),
+            Host::Tcp(name) => format!("{name}:{}", self.port),
+            Host::Unix(directory) => format!("{}:{}", directory.display(), self.port),
+        }
+    }
+}
+
 impl Config {
     /// Finds the entry for a database: its own, else `"*"`.
     pub fn database(&self, name: &str) -> Option<&Database> {
         self.databases.get(name).or_else(|| self.databases.get(ANY_DATABASE))
+    }
+
+    /// Says how many backends a database may have over all its pools; `None` means no bound.
+    pub fn max_db_connections(&self, entry: &Database) -> Option<u32> {
+        bound(entry.max_db_connections.unwrap_or(self.general.pool.max_db_connections))
+    }
+
+    /// Says how many backends may log in as `user`; `None` means no bound.
+    pub fn max_user_connections(&self, user: &str) -> Option<u32> {
+        let own = self.users.get(user).and_then(|user| user.max_user_connections);
+        bound(own.unwrap_or(self.general.pool.max_user_connections))
     }
 
     /// Works out what holds when `user` asks for `database`; `None` if there is no such database.
@@ -362,7 +434,6 @@ impl Config {
 
         let size = owner.pool_size.or(entry.pool_size).unwrap_or(general.default_pool_size);
         let timeout = |user: Option<Duration>, general| unless_zero(user.unwrap_or(general));
-        let bound = |number: u32| (number > 0).then_some(number);
         Some(PoolSettings {
             host: entry.host.clone(),
             port: entry.port,
@@ -378,12 +449,8 @@ impl Config {
                 .or(entry.reserve_pool_size)
                 .unwrap_or(general.reserve_pool_size),
             reserve_timeout: unless_zero(general.reserve_pool_timeout),
-            max_db_connections: bound(
-                entry.max_db_connections.unwrap_or(general.max_db_connections),
-            ),
-            max_user_connections: bound(
-                owner.max_user_connections.unwrap_or(general.max_user_connections),
-            ),
+            max_db_connections: self.max_db_connections(entry),
+            max_user_connections: self.max_user_connections(server_user),
             query_wait_timeout: timeout(
                 session.query_wait_timeout.or(entry.query_wait_timeout),
                 general.query_wait_timeout,
@@ -408,4 +475,8 @@ impl Config {
             max_packet_size: general.max_packet_size,
         })
     }
+}
+
+fn bound(number: u32) -> Option<u32> {
+    (number > 0).then_some(number)
 }

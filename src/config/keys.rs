@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::checked::{
-    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, Host, PoolDefaults,
-    PoolMode, Replication, Secondary, User,
+    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, Host, LogFormat,
+    Logging, Metrics, PoolDefaults, PoolMode, Replication, Secondary, User,
 };
 use super::kind::Kind;
 use super::problem::{Reason, Unavailable};
@@ -46,6 +47,8 @@ const COPY_WORKERS_MAX: u32 = 64;
 
 /// Connections to a secondary: one applies, and something else must be possible beside it.
 const SECONDARY_POOL: RangeInclusive<u32> = 2..=1_000;
+/// Higher levels of PgBouncer's mean no more than 2.
+const VERBOSE_MAX: u32 = 9;
 
 /// The databases of the admin console.
 const RESERVED_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
@@ -63,6 +66,11 @@ pub(super) fn config<'a>(walk: &mut Walk<'a>, root: &DeTable<'a>) -> Config {
                     config.general = read_section(walk, path, table, Kind::General, general);
                 }
             }
+            "metrics" => {
+                if let Some(table) = walk.section(&path, value.get_ref()) {
+                    config.metrics = read_section(walk, path, table, Kind::Metrics, metrics);
+                }
+            }
             "databases" => {
                 config.databases =
                     read_each(walk, &path, value.get_ref(), Kind::Database, database);
@@ -70,6 +78,12 @@ pub(super) fn config<'a>(walk: &mut Walk<'a>, root: &DeTable<'a>) -> Config {
             "users" => config.users = read_each(walk, &path, value.get_ref(), Kind::User, user),
             _ => walk.report(path, Kind::Root.explain(name, is_section(value))),
         }
+    }
+    if !root.iter().any(|(key, _)| key.get_ref().as_ref() == "general") {
+        // Keys may have been set by hand although the file has no such section.
+        let mut section = Section::new(walk, "general".to_owned(), None);
+        config.general = general(&mut section);
+        section.finish(|key, is_section| Kind::General.explain(key, is_section));
     }
     check_names(walk, &config);
     config
@@ -125,6 +139,8 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
         max_client_conn: section.get("max_client_conn", 10_000, read::count(1..=CLIENTS_MAX)),
         client_login_timeout: section.get("client_login_timeout", Some(60 * SECOND), read::timeout),
         cancel_wait_timeout: section.get("cancel_wait_timeout", Some(10 * SECOND), read::timeout),
+        suspend_timeout: section.get("suspend_timeout", 10 * SECOND, read::duration),
+        autodb_idle_timeout: section.get("autodb_idle_timeout", Some(3600 * SECOND), read::timeout),
         tcp_keepalive: section.get("tcp_keepalive", true, read::boolean),
         tcp_keepidle: section.get("tcp_keepidle", None, read::keepalive),
         tcp_keepintvl: section.get("tcp_keepintvl", None, read::keepalive),
@@ -136,12 +152,35 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
             read::words,
         ),
         admin_users: section.get("admin_users", vec![], read::words),
+        stats_users: section.get("stats_users", vec![], read::words),
         log_level: section.get("log_level", "info".to_owned(), read::log_filter),
         log_connections: section.get("log_connections", true, read::boolean),
         log_disconnections: section.get("log_disconnections", true, read::boolean),
+        log: logging(section),
+        stats_period: section.get("stats_period", 60 * SECOND, read::period),
         shutdown_timeout: section.get("shutdown_timeout", None, read::timeout),
         pool: pool_defaults(section),
     }
+}
+
+fn logging(section: &mut Section<'_, '_>) -> Logging {
+    Logging {
+        log_format: section.get("log_format", LogFormat::Text, read::log_format),
+        logfile: section.get("logfile", None, read::file),
+        syslog: section.get("syslog", false, read::boolean),
+        syslog_ident: section.get("syslog_ident", "pgtandem".to_owned(), read::name),
+        syslog_facility: section.get("syslog_facility", "daemon".to_owned(), read::facility),
+        verbose: section.get("verbose", 0, read::count(0..=VERBOSE_MAX)),
+        log_pooler_errors: section.get("log_pooler_errors", true, read::boolean),
+        log_stats: section.get("log_stats", true, read::boolean),
+    }
+}
+
+/// Where monitoring systems look by default: on this machine only.
+const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9930);
+
+pub(super) fn metrics(section: &mut Section<'_, '_>) -> Metrics {
+    Metrics { listen: section.get("listen", Some(METRICS_ADDRESS), read::socket_address) }
 }
 
 fn pool_defaults(section: &mut Section<'_, '_>) -> PoolDefaults {
@@ -274,6 +313,13 @@ impl Default for Secondary {
     fn default() -> Self {
         let mut walk = Walk::new("", "", &|_| None);
         secondary(&mut Section::new(&mut walk, String::new(), None))
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut walk = Walk::new("", "", &|_| None);
+        metrics(&mut Section::new(&mut walk, String::new(), None))
     }
 }
 

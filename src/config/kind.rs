@@ -12,6 +12,8 @@ pub(super) enum Kind {
     Root,
     /// `[general]`
     General,
+    /// `[metrics]`
+    Metrics,
     /// `[databases.NAME]`
     Database,
     /// `[users.NAME]`
@@ -24,12 +26,11 @@ pub(super) enum Kind {
 
 /// Keys of PgBouncer's main section that have no counterpart yet, separated by spaces.
 const LATER_GENERAL: &str = "application_name_add_host auth_dbname auth_file auth_hba_file \
-    auth_ident_file auth_query auth_user autodb_idle_timeout disable_pqexec dns_max_ttl \
-    dns_nxdomain_ttl dns_zone_check_period log_pooler_errors log_stats logfile \
-    login_notify_message max_db_client_connections max_user_client_connections peer_id pidfile \
-    pkt_buf pool_idle_timeout query_wait_notify resolv_conf sbuf_loopcnt scram_iterations \
-    server_fast_close so_reuseport stats_period stats_users suspend_timeout syslog \
-    syslog_facility syslog_ident tcp_defer_accept tcp_socket_buffer track_extra_parameters \
+    auth_ident_file auth_query auth_user disable_pqexec dns_max_ttl dns_nxdomain_ttl \
+    dns_zone_check_period login_notify_message max_db_client_connections \
+    max_user_client_connections peer_id pidfile pkt_buf pool_idle_timeout query_wait_notify \
+    resolv_conf sbuf_loopcnt scram_iterations server_fast_close so_reuseport \
+    tcp_defer_accept tcp_socket_buffer track_extra_parameters \
     unix_socket_group user";
 
 /// Keys of PgBouncer's database lines that have no counterpart yet.
@@ -41,14 +42,21 @@ const LATER_PREFIXES: [&str; 2] = ["client_tls_", "server_tls_"];
 
 impl Kind {
     /// The kinds whose keys are settings.
-    pub(super) const WITH_KEYS: [Self; 5] =
-        [Self::General, Self::Database, Self::User, Self::Replication, Self::Secondary];
+    pub(super) const WITH_KEYS: [Self; 6] = [
+        Self::General,
+        Self::Metrics,
+        Self::Database,
+        Self::User,
+        Self::Replication,
+        Self::Secondary,
+    ];
 
     /// The names of the section, for people.
     fn name(self) -> &'static str {
         match self {
             Self::Root => "the top level",
             Self::General => "[general]",
+            Self::Metrics => "[metrics]",
             Self::Database => "[databases.NAME]",
             Self::User => "[users.NAME]",
             Self::Replication => "[databases.NAME.replication]",
@@ -61,8 +69,9 @@ impl Kind {
         let mut walk = Walk::new("", "", &|_| None);
         let mut section = Section::new(&mut walk, String::new(), None);
         match self {
-            Self::Root => return vec!["general", "databases", "users"],
+            Self::Root => return vec!["general", "metrics", "databases", "users"],
             Self::General => drop(keys::general(&mut section)),
+            Self::Metrics => drop(keys::metrics(&mut section)),
             Self::Database => drop(keys::database(&mut section)),
             Self::User => drop(keys::user(&mut section)),
             Self::Replication => drop(keys::replication(&mut section)),
@@ -74,8 +83,9 @@ impl Kind {
     /// Lists what a later version will understand.
     fn later(self) -> impl Iterator<Item = &'static str> {
         let names = match self {
-            Self::Root => "metrics peers",
+            Self::Root => "peers",
             Self::General => LATER_GENERAL,
+            Self::Metrics => "",
             Self::Database => LATER_DATABASE,
             Self::User => "max_user_client_connections",
             Self::Replication | Self::Secondary => "",
@@ -87,10 +97,10 @@ impl Kind {
     fn renamed(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Root => &[("pgbouncer", "general")],
+            Self::Metrics => &[("listen_addr", "listen"), ("address", "listen")],
             Self::General => &[
                 ("pool_size", "default_pool_size"),
                 ("reserve_pool", "reserve_pool_size"),
-                ("verbose", "log_level"),
                 ("host", "listen_addr"),
                 ("port", "listen_port"),
             ],
@@ -132,7 +142,12 @@ impl Kind {
         }
         let sections: &[&str] = match self {
             Self::Database => &["replication", "secondaries"],
-            Self::Root | Self::General | Self::User | Self::Replication | Self::Secondary => &[],
+            Self::Root
+            | Self::General
+            | Self::Metrics
+            | Self::User
+            | Self::Replication
+            | Self::Secondary => &[],
         };
         let candidates =
             self.keys().into_iter().chain(sections.iter().copied()).chain(self.later());

@@ -10,11 +10,14 @@
 
 mod advice;
 mod checked;
+mod diff;
+mod entries;
 mod keys;
 mod kind;
 mod problem;
 mod raw;
 mod read;
+mod source;
 mod suggest;
 mod units;
 mod value;
@@ -24,13 +27,16 @@ mod tests;
 
 use std::path::Path;
 
-use zeroize::Zeroizing;
-
 pub use checked::{
-    AuthType, Capture, Config, Consistency, Database, General, Host, PoolDefaults, PoolMode,
-    PoolSettings, Replication, Secondary, User,
+    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, Host, LogFormat,
+    Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary, User,
 };
+pub use diff::{Difference, Sections, is_for_start};
+pub use entries::Entry;
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
+pub use source::Source;
+
+use source::Overlay;
 
 /// Reads and checks the configuration at `path`, with the variables of our environment.
 ///
@@ -40,11 +46,7 @@ pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 /// [`ConfigError::Read`] if there is no such file or it is not UTF-8; [`ConfigError::Invalid`] with
 /// every problem in it.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
-    // The text may hold passwords.
-    let text = std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .map_err(|error| ConfigError::Read { path: path.to_owned(), error })?;
-    Config::parse(&text, &path.display().to_string(), &|name| std::env::var(name).ok())
+    Source::read(path)?.parse()
 }
 
 impl Config {
@@ -58,7 +60,18 @@ impl Config {
         file_name: &str,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
+        Self::parse_with(text, file_name, env, &Overlay::new())
+    }
+
+    /// Checks the configuration in `text` with some keys of `[general]` set on top of it.
+    fn parse_with(
+        text: &str,
+        file_name: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+        overlay: &Overlay,
+    ) -> Result<Self, ConfigError> {
         let mut walk = raw::Walk::new(file_name, text, env);
+        walk.overlay = Some(overlay);
         let (root, first_error) = walk.parse();
         let config = keys::config(&mut walk, &root);
         match first_error {

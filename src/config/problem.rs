@@ -28,9 +28,9 @@ pub enum ConfigError {
 /// One problem, with the place to mend it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The file, as it was named to us.
+    /// The file, as it was named to us; empty for a key that was set by hand.
     pub file: String,
-    /// Counted from 1.
+    /// Counted from 1; 0 for a key that was set by hand.
     pub line: usize,
     /// Full path of the offending key, such as `databases.app.port`; empty if the text is not TOML.
     pub key: String,
@@ -40,7 +40,9 @@ pub struct Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}: ", self.file, self.line)?;
+        if self.line > 0 {
+            write!(f, "{}:{}: ", self.file, self.line)?;
+        }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;
         }

@@ -7,8 +7,10 @@ use std::collections::BTreeMap;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
 
 use super::problem::{Hint, Problem, Reason};
+use super::source::Overlay;
 use super::value::{Env, Value};
 
 /// The text that is being read, and what was found wrong with it so far.
@@ -19,11 +21,13 @@ pub(super) struct Walk<'a> {
     /// Where each key and section that was met begins, in bytes, by full path.
     offsets: BTreeMap<String, usize>,
     problems: Vec<Problem>,
+    /// Keys of `[general]` that stand above those of the text.
+    pub(super) overlay: Option<&'a Overlay>,
 }
 
 impl<'a> Walk<'a> {
     pub(super) fn new(file: &'a str, text: &'a str, env: &'a Env<'a>) -> Self {
-        Self { file, text, env, offsets: BTreeMap::new(), problems: Vec::new() }
+        Self { file, text, env, offsets: BTreeMap::new(), problems: Vec::new(), overlay: None }
     }
 
     /// Parses the text as TOML, and reports what is no TOML.
@@ -73,6 +77,17 @@ impl<'a> Walk<'a> {
     /// Whether nothing was reported at all.
     pub(super) fn is_all_clean(&self) -> bool {
         self.problems.is_empty()
+    }
+
+    /// Returns what stands above a key of the text.
+    fn set_value(&self, path: &str) -> Option<&'a str> {
+        let key = path.strip_prefix("general.")?;
+        self.overlay?.get(key).map(String::as_str)
+    }
+
+    /// Reports a problem with a key that stands above the text.
+    fn report_set(&mut self, key: &str, reason: Reason) {
+        self.problems.push(Problem { file: String::new(), line: 0, key: key.to_owned(), reason });
     }
 
     /// Forgets what was reported for lines from `line` on, except about syntax.
@@ -152,8 +167,18 @@ impl<'w, 'a> Section<'w, 'a> {
         read: impl FnOnce(&Value) -> Result<T, Reason>,
     ) -> Option<T> {
         self.known.push(key);
-        let (spanned, value) = self.table?.get_key_value(key)?;
         let path = join(&self.path, key);
+        if let Some(text) = self.walk.set_value(&path) {
+            let text = Zeroizing::new(text.to_owned());
+            return match read(&Value::Text { text, from_env: true }) {
+                Ok(value) => Some(value),
+                Err(reason) => {
+                    self.walk.report_set(key, reason);
+                    None
+                }
+            };
+        }
+        let (spanned, value) = self.table?.get_key_value(key)?;
         self.walk.remember(&path, spanned.span().start);
         match Value::new(value.get_ref(), self.walk.env).and_then(|value| read(&value)) {
             Ok(value) => Some(value),
@@ -182,6 +207,13 @@ impl<'w, 'a> Section<'w, 'a> {
             if !self.known.contains(&name) && !self.below.contains(&name) {
                 let reason = explain(name, is_section(value));
                 self.walk.report_at(key.span().start, join(&self.path, name), reason);
+            }
+        }
+        if self.path == "general" {
+            for key in self.walk.overlay.into_iter().flat_map(Overlay::keys) {
+                if !self.known.contains(&key.as_str()) {
+                    self.walk.report_set(key, explain(key, false));
+                }
             }
         }
         self.known

@@ -1,12 +1,12 @@
 //! Readers: each checks a [`Value`] for one kind of key, and says why it does not fit.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checked::{AuthType, Capture, Consistency, Host, PoolMode};
+use super::checked::{AuthType, Capture, Consistency, Host, LogFormat, PoolMode};
 use super::problem::{Hint, Reason, Unavailable};
 use super::suggest;
 use super::units;
@@ -44,7 +44,12 @@ pub(super) fn boolean(value: &Value) -> Result<bool, Reason> {
     const EXPECTED: &str = "true or false";
     if let Value::Text { text, from_env: true } = value {
         let malformed = |_| Reason::Malformed { found: text.to_string(), expected: EXPECTED };
-        return text.trim().parse().map_err(malformed);
+        return match text.trim() {
+            // As PgBouncer writes them.
+            "1" => Ok(true),
+            "0" => Ok(false),
+            text => text.parse().map_err(malformed),
+        };
     }
     let Value::Bool(boolean) = value else {
         return Err(value.wrong_type(EXPECTED));
@@ -85,6 +90,18 @@ pub(super) fn addresses(value: &Value) -> Result<Vec<String>, Reason> {
             expected: "an address to listen on, such as \"127.0.0.1\", \"::1\" or \"*\"",
         }),
     }
+}
+
+/// An IP address and a port; empty is none.
+pub(super) fn socket_address(value: &Value) -> Result<Option<SocketAddr>, Reason> {
+    let text = text(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| Reason::Malformed {
+        found: text,
+        expected: "an IP address and a port, such as \"127.0.0.1:9930\" or \"[::]:9930\"",
+    })
 }
 
 fn integer(value: &Value) -> Result<i64, Reason> {
@@ -172,6 +189,16 @@ fn duration_in(value: &Value, unit: Duration) -> Result<Duration, Reason> {
 /// A duration that can be switched off with 0.
 pub(super) fn timeout(value: &Value) -> Result<Option<Duration>, Reason> {
     duration(value).map(unless_zero)
+}
+
+/// A duration between things that are done again and again: not shorter than a second.
+pub(super) fn period(value: &Value) -> Result<Duration, Reason> {
+    let period = duration(value)?;
+    if period < Duration::from_secs(1) {
+        let found = format!("{period:?}");
+        return Err(Reason::OutOfRange { found, expected: "1s to 3650d".to_owned() });
+    }
+    Ok(period)
 }
 
 /// As [`timeout`], a bare number counting milliseconds.
@@ -410,6 +437,31 @@ pub(super) fn log_filter(value: &Value) -> Result<String, Reason> {
         }
     }
     Ok(filter)
+}
+
+/// A file to write; empty means none.
+pub(super) fn file(value: &Value) -> Result<Option<PathBuf>, Reason> {
+    let text = text(value)?;
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
+}
+
+pub(super) fn log_format(value: &Value) -> Result<LogFormat, Reason> {
+    match text(value)?.as_str() {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        other => Err(not_a_choice(other, &["text", "json"])),
+    }
+}
+
+/// A facility of the system's log. Source: RFC 3164, section 4.1.1.
+pub(super) fn facility(value: &Value) -> Result<String, Reason> {
+    const CHOICES: &[&str] = &[
+        "auth", "authpriv", "cron", "daemon", "ftp", "kern", "lpr", "mail", "news", "syslog",
+        "user", "uucp", "local0", "local1", "local2", "local3", "local4", "local5", "local6",
+        "local7",
+    ];
+    let name = text(value)?;
+    if CHOICES.contains(&name.as_str()) { Ok(name) } else { Err(not_a_choice(&name, CHOICES)) }
 }
 
 fn not_a_choice(found: &str, choices: &'static [&'static str]) -> Reason {

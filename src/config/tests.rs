@@ -147,6 +147,7 @@ fn advice() {
         &["general.auth_type is \"trust\""],
     );
     check("[general]\nadmin_users = [\"eve\", \"root\"]\n", &["general.admin_users names \"eve\""]);
+    check("[general]\nstats_users = \"eve\"\n", &["general.stats_users names \"eve\""]);
     check(
         "[users.old]\npassword = \"md5d41d8cd98f00b204e9800998ecf8427e\"\n",
         &["users.old.password is an md5 hash"],
@@ -233,6 +234,14 @@ fn fragments() -> impl Strategy<Value = String> {
         pieces.extend(kind.keys());
     }
     prop::collection::vec(prop::sample::select(pieces), 0..40).prop_map(|pieces| pieces.concat())
+}
+
+#[test]
+fn metrics_are_for_this_machine_unless_told_otherwise() {
+    assert_eq!(parse("").metrics.listen, "127.0.0.1:9930".parse().ok());
+    assert_eq!(parse("[metrics]\nlisten = \"\"\n").metrics.listen, None);
+    let all = parse("[metrics]\nlisten = \"[::]:0\"\n").metrics.listen;
+    assert_eq!(all, "[::]:0".parse().ok());
 }
 
 proptest! {

@@ -1,11 +1,18 @@
 //! Opens backends and carries cancel requests for the workers.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 
 use super::Control;
+use crate::backend::connect::{ConnectError, Opened};
 use crate::backend::{cancel, connect};
+use crate::config::PoolSettings;
+use crate::log::{Kind, Plain, admit};
+use crate::net::Peer;
+use crate::pool::ledger::Permit;
+use crate::pool::spec::Spec;
 use crate::worker::{ToControl, ToWorker};
 
 /// Does what workers ask for, each in a task of its own.
@@ -23,40 +30,16 @@ async fn carry_out(control: &Control, message: ToControl) {
     match message {
         ToControl::Open { spec, permit, worker } => {
             let Some(worker) = control.workers.get(worker) else { return };
-            let generation = spec.generation();
-            let number = spec.number;
-            let opened = connect::open(&spec.settings(), &spec.credentials()).await;
-            let answer = match opened {
-                Ok(opened) => {
-                    tracing::debug!(
-                        database = spec.database,
-                        user = spec.user,
-                        "new connection to server"
-                    );
-                    let opened = Box::new(opened);
-                    ToWorker::Opened { spec, generation, opened, permit }
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        database = spec.database,
-                        user = spec.user,
-                        %error,
-                        source = std::error::Error::source(&error).map(tracing::field::display),
-                        "cannot open a server connection"
-                    );
-                    drop(permit);
-                    let is_starting = error.is_retryable();
-                    ToWorker::OpenFailed { pool: number, fault: error.fault(), is_starting }
-                }
-            };
             // An ended worker drops the connection and its place.
-            let _ = worker.send(answer).await;
+            let _ = worker.send(open(control, spec, permit).await).await;
         }
         ToControl::Cancel { settings, key, tell, client } => {
             let limit = control.config().general.cancel_wait_timeout;
             let done = cancel::cancel(&settings.host, settings.port, &key, limit).await;
             let is_certain = done.is_ok();
-            if let Err(error) = done {
+            if let Err(error) = done
+                && admit(Kind::Cancel)
+            {
                 tracing::warn!(%error, "cannot cancel a query");
             }
             // The server has been told: now the client may go on.
@@ -70,4 +53,81 @@ async fn carry_out(control: &Control, message: ToControl) {
             }
         }
     }
+}
+
+/// Opens a backend, in a place of its pool.
+///
+/// A connection that becomes useless while it is opened is given up: PAUSE and WAIT_CLOSE need not
+/// wait for a server that does not answer.
+async fn open(control: &Control, spec: Arc<Spec>, mut permit: Permit) -> ToWorker {
+    let since = Instant::now();
+    let (generation, settings, opened) = loop {
+        let changed = spec.changed();
+        if spec.is_paused() || spec.is_removed() {
+            return ToWorker::OpenAbandoned { spec: Arc::clone(&spec) };
+        }
+        let generation = spec.generation();
+        permit.begin(generation);
+        let (settings, credentials) = (spec.settings(), spec.credentials());
+        tokio::select! {
+            opened = connect::open(&settings, &credentials) => break (generation, settings, opened),
+            () = changed => {}
+        }
+    };
+    match opened {
+        Ok(opened) => {
+            if control.config().general.log_connections {
+                log_opened(&spec, &settings, &opened);
+            }
+            ToWorker::Opened {
+                spec: Arc::clone(&spec),
+                generation,
+                settings,
+                opened: Box::new(opened),
+                permit,
+            }
+        }
+        Err(error) => {
+            log_failed(&spec, &settings, &error, since.elapsed());
+            let is_starting = error.is_retryable();
+            ToWorker::OpenFailed { spec: Arc::clone(&spec), fault: error.fault(), is_starting }
+        }
+    }
+}
+
+fn log_opened(spec: &Spec, settings: &PoolSettings, opened: &Opened) {
+    let from = match opened.socket.local() {
+        Some(local @ Peer::Tcp(_)) => format!(" (from {local})"),
+        Some(Peer::Unix) | None => String::new(),
+    };
+    tracing::info!(
+        database = spec.database,
+        user = spec.user,
+        server = settings.server(),
+        backend_pid = opened.cancel_key.pid,
+        "new connection to server{from}"
+    );
+}
+
+fn log_failed(spec: &Spec, settings: &PoolSettings, error: &ConnectError, age: Duration) {
+    if !admit(Kind::ServerFailed) {
+        return;
+    }
+    let age = age.as_secs();
+    let reason = if let ConnectError::Refused { message, .. } = error {
+        format!("server login failed: FATAL {}", Plain(message))
+    } else if let ConnectError::TimedOut { .. } = error {
+        format!("closing because: connect timeout (age={age}s)")
+    } else {
+        format!("closing because: connect failed (age={age}s)")
+    };
+    tracing::warn!(
+        database = spec.database,
+        user = spec.user,
+        server = settings.server(),
+        sqlstate = %error.fault().sqlstate,
+        %error,
+        source = std::error::Error::source(error).map(tracing::field::display),
+        "{reason}"
+    );
 }

@@ -1,52 +1,113 @@
 //! What the tasks of the control plane share, and what they do to the running proxy.
 //!
 //! All state of sessions and backends is the workers'; what is here is the way to them, the
-//! configuration in force, and the registry of pools.
+//! configuration in force, the registry of pools, and the commands of operators: [`command`] is
+//! about databases and clients, [`reload`] about the configuration, [`shutdown`] about the end,
+//! [`inspect`] only looks.
 
 mod carry;
+mod command;
+mod inspect;
+mod janitor;
+mod logging;
+mod reload;
+mod reloads;
+mod shutdown;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use carry::carry;
+pub use command::CommandError;
+pub use inspect::{DatabaseReport, Inventory, PoolInfo, UserReport};
+pub use janitor::janitor;
+pub use logging::log_settings;
+pub use reload::{Changes, ReloadError, Sections, SetError};
+pub use reloads::Reloads;
+pub use shutdown::Mode;
 
-use crate::config::{self, Config};
+pub use crate::pool::registry::{PoolChange, PoolEffect};
+
+use crate::config::{Config, Source};
 use crate::net::Stream;
+use crate::net::listen::Listeners;
+use crate::pool::gate::Gate;
 use crate::pool::registry::Registry;
 use crate::replication::supervisor::Supervisor;
+use crate::pool::spec::Spec;
 use crate::session::login::Admission;
-use crate::worker::{self, ToWorker, WorkerHandle};
+use crate::worker::report::{PoolReport, WorkerReport, by_pool, collect};
+use crate::worker::{self, Done, ToWorker, WorkerHandle};
+
+/// How long workers may take to say how things stand.
+const REPORT_LIMIT: Duration = Duration::from_secs(2);
 
 /// The running proxy, as the control plane sees it.
 #[derive(Debug)]
 pub struct Control {
     config_path: PathBuf,
-    config: ArcSwap<Config>,
+    config: Arc<ArcSwap<Config>>,
+    /// The text that the configuration in force was read from.
+    source: ArcSwap<Source>,
     /// All pools.
-    pub registry: Registry,
+    pub registry: Arc<Registry>,
     /// All workers.
     pub workers: Vec<WorkerHandle>,
     /// The secondaries of all databases.
     pub secondaries: Supervisor,
+    /// Where clients come in.
+    pub listeners: Arc<Listeners>,
     /// The clients that are in.
     pub admission: Arc<Admission>,
+    /// How often the configuration has changed.
+    pub reloads: Reloads,
     /// Makes challenges for unknown users the same each time; never leaves the process.
     pub process_secret: [u8; 32],
+    /// Closed by SUSPEND.
+    suspension: Arc<Gate>,
+    ending: watch::Sender<Option<Mode>>,
+    /// One configuration comes into force at a time.
+    turns: Arc<Semaphore>,
+}
+
+/// What the control plane starts with.
+#[derive(Debug)]
+pub struct Parts {
+    /// Where the configuration was read from.
+    pub config_path: PathBuf,
+    /// Its text.
+    pub source: Source,
+    /// What it says.
+    pub config: Config,
+    /// All workers.
+    pub workers: Vec<WorkerHandle>,
+    /// Where clients come in.
+    pub listeners: Listeners,
+    /// Closed by SUSPEND; the workers look at it.
+    pub suspension: Arc<Gate>,
 }
 
 impl Control {
     /// Starts with no pools and no clients, and with a task for each secondary.
-    pub fn new(config_path: &Path, config: Config, workers: Vec<WorkerHandle>) -> Self {
+    pub fn new(parts: Parts) -> Self {
         Self {
-            config_path: config_path.to_owned(),
-            secondaries: Supervisor::start(&config),
-            config: ArcSwap::from_pointee(config),
-            registry: Registry::default(),
-            workers,
+            config_path: parts.config_path,
+            secondaries: Supervisor::start(&parts.config),
+            config: Arc::new(ArcSwap::from_pointee(parts.config)),
+            source: ArcSwap::from_pointee(parts.source),
+            registry: Arc::default(),
+            workers: parts.workers,
+            listeners: Arc::new(parts.listeners),
             admission: Admission::new(),
+            reloads: Reloads::default(),
             process_secret: rand::random(),
+            suspension: parts.suspension,
+            ending: watch::Sender::new(None),
+            turns: Arc::new(Semaphore::new(1)),
         }
     }
 
@@ -55,26 +116,19 @@ impl Control {
         self.config.load_full()
     }
 
-    /// Reads the configuration again. A bad one changes nothing and says everything that is wrong.
-    pub async fn reload(&self) {
-        let config = match config::load(&self.config_path) {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!(%error, "configuration not reloaded");
-                return;
-            }
-        };
-        let changed = self.registry.reload(&config);
-        if !follows_alike(&self.config(), &config) {
-            tracing::warn!("changes of replication and secondaries take effect at the next start");
-        }
-        let general = Arc::new(config.general.clone());
-        self.config.store(Arc::new(config));
-        for worker in &self.workers {
-            // An ended worker has nothing to change.
-            let _ = worker.send(ToWorker::Reload { general: Arc::clone(&general) }).await;
-        }
-        tracing::info!(changed_pools = changed, "configuration reloaded");
+    /// Returns the pool of (`database`, `user`); `None` if there is no such database now.
+    pub fn pool(&self, database: &str, user: &str) -> Option<Arc<Spec>> {
+        self.registry.pool(|| self.config(), database, user)
+    }
+
+    /// Asks all workers how things stand; `None` for one that does not say so in time.
+    pub async fn reports(&self) -> Vec<Option<WorkerReport>> {
+        collect(&self.workers, REPORT_LIMIT).await
+    }
+
+    /// Asks all workers, and adds up what they say of each pool; ordered by database and user.
+    pub async fn pool_reports(&self) -> Vec<PoolReport> {
+        by_pool(self.reports().await.iter().flatten())
     }
 
     /// Passes a client's cancel request to the worker that its key names.
@@ -86,18 +140,35 @@ impl Control {
             let _ = worker.send(ToWorker::Cancel { session, secret, client }).await;
         }
     }
+
+    /// Tells all workers something, and waits until all have done it.
+    ///
+    /// Cancel safe: all are told even if nobody waits for it.
+    async fn tell_all(&self, message: impl Fn(Done) -> ToWorker) {
+        tell_all(&self.workers, message).until_done().await;
+    }
 }
 
-/// Whether two configurations have the same secondaries and the same ways to follow.
-fn follows_alike(old: &Config, new: &Config) -> bool {
-    let of = |config: &Config| {
-        let databases = config.databases.iter();
-        let following = databases.filter(|(_, database)| database.replication.is_some());
-        following
-            .map(|(name, database)| {
-                (name.clone(), database.replication.clone(), database.secondaries.clone())
-            })
-            .collect::<Vec<_>>()
-    };
-    of(old) == of(new)
+/// Tells all workers something, also if nobody waits until they have done it.
+fn tell_all(workers: &[WorkerHandle], message: impl Fn(Done) -> ToWorker) -> Told {
+    let (done, all_done) = mpsc::channel(1);
+    let messages: Vec<_> =
+        workers.iter().map(|worker| (worker.clone(), message(done.clone()))).collect();
+    tokio::spawn(async move {
+        for (worker, message) in messages {
+            // One that has ended has nothing to do.
+            let _ = worker.send(message).await;
+        }
+    });
+    Told(all_done)
+}
+
+/// What all workers have been told to do.
+struct Told(mpsc::Receiver<()>);
+
+impl Told {
+    async fn until_done(mut self) {
+        // Nobody sends; it ends when the last worker has dropped its half.
+        while self.0.recv().await.is_some() {}
+    }
 }

@@ -114,6 +114,8 @@ impl DemoError {
             Self::Interrupted { signal: Signal::Hangup } => 129,
             Self::Interrupted { signal: Signal::Interrupt } => 130,
             Self::Interrupted { signal: Signal::Quit } => 131,
+            Self::Interrupted { signal: Signal::Pause } => 138,
+            Self::Interrupted { signal: Signal::Resume } => 140,
             Self::Interrupted { signal: Signal::Terminate } => 143,
             Self::NoPostgres { .. }
             | Self::Start { .. }
@@ -139,6 +141,8 @@ fn signal_name(signal: Signal) -> &'static str {
         Signal::Interrupt => "Ctrl-C (SIGINT)",
         Signal::Quit => "SIGQUIT",
         Signal::Hangup => "SIGHUP",
+        Signal::Pause => "SIGUSR1",
+        Signal::Resume => "SIGUSR2",
     }
 }
 

@@ -39,7 +39,7 @@ impl Proxy {
         let mut command = Command::new(program);
         command.arg("--config").arg(file).arg("run");
         let accepts = async || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await.is_ok();
-        workspace.serve("pgtandem", command, Signal::TERM, accepts).await?;
+        workspace.serve("pgtandem", command, Signal::INT, accepts).await?;
         // Long, and not for every eye.
         let configuration = configuration.replace(role.secret(), "SCRAM-SHA-256$…");
         Ok(Self { port, server_port: cluster.port(), configuration })
@@ -73,6 +73,9 @@ pool_mode = "transaction"
 default_pool_size = {pool_size}
 log_connections = false
 log_disconnections = false
+
+[metrics]
+listen = ""
 
 [users.{name}]
 password = "{secret}"

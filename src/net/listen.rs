@@ -1,32 +1,33 @@
 //! Listening on TCP addresses and on a Unix socket.
 //!
-//! Job: bind what `[general]` names, hand out accepted connections one by one, and stay calm when
-//! the system cannot give us another one. It never reads from a connection.
+//! Job: bind what `[general]` names, hand out accepted connections one by one, follow the
+//! configuration without touching what stays, and keep calm when the system cannot give us another
+//! connection. It never reads from one.
 
-use std::fs::{self, Permissions};
+mod bind;
+
+use std::collections::VecDeque;
 use std::future::poll_fn;
-use std::io::{self, ErrorKind};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use socket2::{Domain, SockAddr, Socket, TcpKeepalive, Type};
 use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, info, warn};
 
-use crate::config::General;
+use bind::{Bound, Purpose, SocketFile};
 
 use super::stream::{Peer, Stream};
+use crate::config::General;
 
 /// How long accepting pauses when the system is out of something; doubles up to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
-
-/// How often a free port is looked for that is free on all addresses.
-const FREE_PORT_ATTEMPTS: u32 = 16;
 
 /// Something named in the configuration cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -75,21 +76,33 @@ pub enum ListenError {
     Nothing,
 }
 
-/// Every socket that we accept clients on.
+/// Every socket that we accept clients on. One task accepts; any may rebind.
 ///
 /// Dropping it closes them and removes the file of the Unix socket.
 #[derive(Debug)]
 pub struct Listeners {
+    // Locked for single system calls, never across a wait.
+    state: Mutex<State>,
+    /// Other doors are there than the ones that are waited at.
+    changed: Notify,
+}
+
+#[derive(Debug)]
+struct State {
     doors: Vec<Door>,
+    /// Connections that came to a door before it was closed.
+    pending: VecDeque<(Stream, Peer)>,
     /// The door that is looked at first: the one behind the last that let somebody in.
     next: usize,
     paused: Option<Pause>,
     port: u16,
+    /// Whether TCP is closed for good: the proxy shuts down.
+    is_tcp_closed: bool,
 }
 
 #[derive(Debug)]
 enum Door {
-    Tcp(TcpListener),
+    Tcp { listener: TcpListener, address: SocketAddr },
     Unix { listener: UnixListener, file: SocketFile },
 }
 
@@ -97,6 +110,23 @@ enum Door {
 struct Pause {
     until: Instant,
     length: Duration,
+}
+
+/// Other doors, bound and not used yet. Dropping it closes those that are new.
+#[derive(Debug)]
+pub struct Rebind {
+    bound: Vec<Bound>,
+    port: u16,
+    general: General,
+}
+
+/// What is listened on from now on, and what is not any more: addresses and paths.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Rebound {
+    /// New ones.
+    pub opened: Vec<String>,
+    /// Closed ones.
+    pub closed: Vec<String>,
 }
 
 impl Listeners {
@@ -109,25 +139,131 @@ impl Listeners {
     /// # Errors
     /// See [`ListenError`]. Nothing stays bound then.
     pub fn bind(general: &General) -> Result<Self, ListenError> {
-        let names = resolve(&general.listen_addr)?;
-        let tcp = bind_all(&names, general)?;
-        let port = tcp.first().map_or(general.listen_port, |(address, _)| address.port());
-        let mut doors = Vec::new();
-        for (address, socket) in tcp {
-            let listener = TcpListener::from_std(socket.into())
-                .map_err(|source| ListenError::Tcp { address, source })?;
-            info!(%address, "listening");
-            doors.push(Door::Tcp(listener));
-        }
-        // TCP first: of two processes with the same settings only one comes this far, so that they
-        // cannot take each other's socket file for a stale one.
-        if let Some(directory) = &general.unix_socket_dir {
-            doors.push(bind_unix(directory.join(format!(".s.PGSQL.{port}")), general)?);
-        }
-        if doors.is_empty() {
+        let listeners = Self {
+            state: Mutex::new(State {
+                doors: Vec::new(),
+                pending: VecDeque::new(),
+                next: 0,
+                paused: None,
+                port: 0,
+                is_tcp_closed: false,
+            }),
+            changed: Notify::new(),
+        };
+        let rebind = listeners.prepare(general)?;
+        listeners.apply(rebind);
+        Ok(listeners)
+    }
+
+    /// Binds what another configuration names and is not bound yet; changes nothing that is in use.
+    /// Who comes to what is new waits until it is applied.
+    ///
+    /// May block, and must be called inside a tokio runtime, like [`bind`](Self::bind).
+    ///
+    /// # Errors
+    /// See [`ListenError`]. Nothing new stays bound then.
+    pub fn prepare(&self, general: &General) -> Result<Rebind, ListenError> {
+        self.bind_new(general, Purpose::Use)
+    }
+
+    /// Says what another configuration would open and close.
+    ///
+    /// May block, like [`bind`](Self::bind).
+    ///
+    /// # Errors
+    /// See [`ListenError`].
+    pub fn try_out(&self, general: &General) -> Result<Rebound, ListenError> {
+        Ok(self.preview(&self.bind_new(general, Purpose::Trial)?))
+    }
+
+    fn bind_new(&self, general: &General, purpose: Purpose) -> Result<Rebind, ListenError> {
+        let names = bind::resolve(&general.listen_addr)?;
+        let state = self.state();
+        let names = if state.is_tcp_closed { Vec::new() } else { names };
+        let (bound, port) = bind::bind_all(&names, general, &state.doors, state.port, purpose)?;
+        if bound.is_empty() && !state.is_tcp_closed {
             return Err(ListenError::Nothing);
         }
-        Ok(Self { doors, next: 0, paused: None, port })
+        Ok(Rebind { bound, port, general: general.clone() })
+    }
+
+    /// Says what [`apply`](Self::apply) would open and close.
+    fn preview(&self, rebind: &Rebind) -> Rebound {
+        let state = self.state();
+        let is_kept = |at: usize| {
+            rebind.bound.iter().any(|bound| matches!(bound, Bound::Kept(door) if *door == at))
+        };
+        let closed = state.doors.iter().enumerate().filter(|(at, _)| !is_kept(*at));
+        Rebound {
+            opened: rebind.bound.iter().filter_map(Bound::name).collect(),
+            closed: closed.map(|(_, door)| door.name()).collect(),
+        }
+    }
+
+    /// Puts other doors to use, and closes those that are not named any more; who waits at one of
+    /// these is let in first. Doors that stay get the new options.
+    ///
+    /// Must be called inside a tokio runtime.
+    pub fn apply(&self, rebind: Rebind) -> Rebound {
+        let rebound = self.preview(&rebind);
+        let mut state = self.state();
+        let mut old: Vec<Option<Door>> =
+            std::mem::take(&mut state.doors).into_iter().map(Some).collect();
+        for bound in rebind.bound {
+            let door = match bound {
+                Bound::Kept(at) => {
+                    let kept = old.get_mut(at).and_then(Option::take);
+                    kept.inspect(|door| door.set_options(&rebind.general))
+                }
+                Bound::Tcp { socket, address } => TcpListener::from_std(socket.into())
+                    .inspect_err(|error| warn!(%address, %error, "cannot listen"))
+                    .ok()
+                    .map(|listener| Door::Tcp { listener, address }),
+                Bound::Unix { socket, file } => UnixListener::from_std(socket.into())
+                    .inspect_err(|error| warn!(%error, "cannot listen"))
+                    .ok()
+                    .map(|listener| Door::Unix { listener, file }),
+                Bound::Possible(_) => None,
+            };
+            state.doors.extend(door);
+        }
+        for door in old.into_iter().flatten() {
+            door.close(&mut state.pending);
+        }
+        state.port = rebind.port;
+        drop(state);
+        for name in &rebound.opened {
+            info!(address = name, "listening");
+        }
+        for name in &rebound.closed {
+            info!(address = name, "not listening any more");
+        }
+        self.changed.notify_one();
+        rebound
+    }
+
+    /// Closes all TCP addresses for good; who waits at one of them is let in first.
+    pub fn close_tcp(&self) {
+        let mut state = self.state();
+        state.is_tcp_closed = true;
+        let (tcp, unix) = std::mem::take(&mut state.doors)
+            .into_iter()
+            .partition(|door| matches!(door, Door::Tcp { .. }));
+        state.doors = unix;
+        let tcp: Vec<Door> = tcp;
+        for door in tcp {
+            door.close(&mut state.pending);
+        }
+        drop(state);
+        self.changed.notify_one();
+    }
+
+    /// Closes everything, and removes the file of the Unix socket.
+    pub fn close(&self) {
+        let mut state = self.state();
+        state.is_tcp_closed = true;
+        state.doors.clear();
+        state.pending.clear();
     }
 
     /// Waits for the next client.
@@ -135,20 +271,25 @@ impl Listeners {
     /// When the system has no descriptors or memory left, waits for up to a second before asking
     /// again; the clients stay in the system's queue. Cancel safe: a connection is taken only by
     /// the call that returns it.
-    pub async fn accept(&mut self) -> (Stream, Peer) {
+    pub async fn accept(&self) -> (Stream, Peer) {
         loop {
-            if let Some(pause) = self.paused {
+            let pause = self.state().paused;
+            if let Some(pause) = pause {
                 sleep_until(pause.until).await;
             }
-            match poll_fn(|cx| self.poll_accept(cx)).await {
+            let accepted = tokio::select! {
+                accepted = poll_fn(|cx| self.state().poll_accept(cx)) => accepted,
+                () = self.changed.notified() => continue,
+            };
+            match accepted {
                 Ok(accepted) => {
-                    self.paused = None;
+                    self.state().paused = None;
                     return accepted;
                 }
                 Err(error) if concerns_one_connection(&error) => {
                     debug!(%error, "connection lost before it was accepted");
                 }
-                Err(error) => self.pause(&error),
+                Err(error) => self.state().pause(&error),
             }
         }
     }
@@ -156,26 +297,35 @@ impl Listeners {
     /// Returns the TCP addresses that are bound, with the port that was found for port 0.
     pub fn local_addresses(&self) -> Vec<SocketAddr> {
         let address = |door: &Door| match door {
-            Door::Tcp(listener) => listener.local_addr().ok(),
+            Door::Tcp { address, .. } => Some(*address),
             Door::Unix { .. } => None,
         };
-        self.doors.iter().filter_map(address).collect()
+        self.state().doors.iter().filter_map(address).collect()
     }
 
     /// Returns the path of the Unix socket.
-    pub fn unix_path(&self) -> Option<&Path> {
-        self.doors.iter().find_map(|door| match door {
-            Door::Tcp(_) => None,
-            Door::Unix { file, .. } => Some(file.path.as_path()),
+    pub fn unix_path(&self) -> Option<PathBuf> {
+        self.state().doors.iter().find_map(|door| match door {
+            Door::Tcp { .. } => None,
+            Door::Unix { file, .. } => Some(file.path().to_owned()),
         })
     }
 
     /// Returns the port of all addresses, which is also in the name of the Unix socket.
     pub fn port(&self) -> u16 {
-        self.port
+        self.state().port
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
     fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
+        if let Some(first) = self.pending.pop_front() {
+            return Poll::Ready(Ok(first));
+        }
         let count = self.doors.len();
         for step in 0..count {
             let at = (self.next + step) % count.max(1);
@@ -201,11 +351,56 @@ impl Listeners {
 impl Door {
     fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<(Stream, Peer)>> {
         match self {
-            Self::Tcp(listener) => listener
+            Self::Tcp { listener, .. } => listener
                 .poll_accept(cx)
                 .map_ok(|(stream, address)| (Stream::Tcp(stream), Peer::Tcp(address))),
             Self::Unix { listener, .. } => {
                 listener.poll_accept(cx).map_ok(|(stream, _)| (Stream::Unix(stream), Peer::Unix))
+            }
+        }
+    }
+
+    fn name(&self) -> String {
+        match self {
+            Self::Tcp { address, .. } => address.to_string(),
+            Self::Unix { file, .. } => file.path().display().to_string(),
+        }
+    }
+
+    /// Gives connections that come from now on the options of another configuration.
+    fn set_options(&self, general: &General) {
+        let result = match self {
+            Self::Tcp { listener, .. } => bind::change_tcp(listener, general),
+            Self::Unix { listener, file } => bind::change_unix(listener, file, general),
+        };
+        if let Err(error) = result {
+            warn!(address = self.name(), %error, "cannot change the options of a listening socket");
+        }
+    }
+
+    /// Closes it, and keeps the connections that wait there.
+    fn close(self, pending: &mut VecDeque<(Stream, Peer)>) {
+        match self {
+            Self::Tcp { listener, .. } => {
+                let Ok(listener) = listener.into_std() else { return };
+                // LIMIT: `listen_backlog` of them.
+                while let Ok((stream, address)) = listener.accept() {
+                    let _ = stream.set_nonblocking(true);
+                    if let Ok(stream) = tokio::net::TcpStream::from_std(stream) {
+                        pending.push_back((Stream::Tcp(stream), Peer::Tcp(address)));
+                    }
+                }
+            }
+            Self::Unix { listener, file } => {
+                let Ok(listener) = listener.into_std() else { return };
+                // Gone first, so that nobody new comes.
+                drop(file);
+                while let Ok((stream, _)) = listener.accept() {
+                    let _ = stream.set_nonblocking(true);
+                    if let Ok(stream) = tokio::net::UnixStream::from_std(stream) {
+                        pending.push_back((Stream::Unix(stream), Peer::Unix));
+                    }
+                }
             }
         }
     }
@@ -230,351 +425,5 @@ fn concerns_one_connection(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| OF_THE_CONNECTION.contains(&errno))
 }
 
-/// Returns the addresses behind each name of `listen_addr`, each address once.
-fn resolve(listen_addr: &[String]) -> Result<Vec<Vec<SocketAddr>>, ListenError> {
-    let mut names = Vec::new();
-    for name in listen_addr {
-        let addresses = match name.as_str() {
-            "*" => vec![
-                SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-                SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            ],
-            name => {
-                let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']'));
-                (bare.unwrap_or(name), 0)
-                    .to_socket_addrs()
-                    .map_err(|source| ListenError::Resolve { name: name.to_owned(), source })?
-                    .collect()
-            }
-        };
-        names.push(addresses);
-    }
-    Ok(names)
-}
-
-/// Binds all names to one port.
-fn bind_all(
-    names: &[Vec<SocketAddr>],
-    general: &General,
-) -> Result<Vec<(SocketAddr, Socket)>, ListenError> {
-    let mut attempts = 1;
-    loop {
-        match bind_once(names, general) {
-            // A port that was free on the first address may be taken on the second.
-            Err(ListenError::Tcp { source, .. })
-                if general.listen_port == 0
-                    && source.kind() == ErrorKind::AddrInUse
-                    && attempts < FREE_PORT_ATTEMPTS =>
-            {
-                attempts += 1;
-            }
-            result => return result,
-        }
-    }
-}
-
-fn bind_once(
-    names: &[Vec<SocketAddr>],
-    general: &General,
-) -> Result<Vec<(SocketAddr, Socket)>, ListenError> {
-    let is_wild = |ip: IpAddr| names.iter().flatten().any(|other| covers(other.ip(), ip));
-    let mut bound: Vec<(SocketAddr, Socket)> = Vec::new();
-    let mut port = general.listen_port;
-    for addresses in names {
-        let (mut has_one, mut missing) = (false, None);
-        for address in addresses {
-            let is_bound =
-                bound.iter().any(|(other, _)| SocketAddr::new(other.ip(), 0) == *address);
-            if is_bound || is_wild(address.ip()) {
-                has_one = true;
-                continue;
-            }
-            let mut address = *address;
-            address.set_port(port);
-            match bind_tcp(address, general) {
-                Ok((address, socket)) => {
-                    port = address.port();
-                    bound.push((address, socket));
-                    has_one = true;
-                }
-                Err(source) if addresses.len() > 1 && is_family_missing(&source) => {
-                    debug!(%address, error = %source, "address is not available");
-                    missing = Some(ListenError::Tcp { address, source });
-                }
-                Err(source) => return Err(ListenError::Tcp { address, source }),
-            }
-        }
-        if let (false, Some(error)) = (has_one, missing) {
-            return Err(error);
-        }
-    }
-    Ok(bound)
-}
-
-/// Says whether listening on `wild` is listening on `ip` too.
-fn covers(wild: IpAddr, ip: IpAddr) -> bool {
-    wild.is_unspecified() && !ip.is_unspecified() && wild.is_ipv4() == ip.is_ipv4()
-}
-
-fn is_family_missing(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::AFNOSUPPORT | Errno::ADDRNOTAVAIL))
-}
-
-/// Makes a listening socket; accepted connections inherit its options.
-fn bind_tcp(address: SocketAddr, general: &General) -> io::Result<(SocketAddr, Socket)> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    if address.is_ipv6() {
-        // IPv4 clients come in by the IPv4 address, and only if it is named.
-        socket.set_only_v6(true)?;
-    }
-    socket.set_reuse_address(true)?;
-    socket.set_nonblocking(true)?;
-    set_options(&socket, general)?;
-    socket.bind(&address.into())?;
-    socket.listen(backlog(general))?;
-    let bound = socket.local_addr()?.as_socket();
-    Ok((bound.unwrap_or(address), socket))
-}
-
-fn set_options(socket: &Socket, general: &General) -> io::Result<()> {
-    socket.set_tcp_nodelay(true)?;
-    if general.tcp_keepalive {
-        let mut keepalive = TcpKeepalive::new();
-        if let Some(time) = general.tcp_keepidle {
-            keepalive = keepalive.with_time(time);
-        }
-        if let Some(interval) = general.tcp_keepintvl {
-            keepalive = keepalive.with_interval(interval);
-        }
-        if let Some(count) = general.tcp_keepcnt {
-            keepalive = keepalive.with_retries(count);
-        }
-        socket.set_tcp_keepalive(&keepalive)?;
-    }
-    #[cfg(any(target_os = "linux", target_os = "android"))]
-    socket.set_tcp_user_timeout(general.tcp_user_timeout)?;
-    Ok(())
-}
-
-/// The system cuts off at its own limit (`net.core.somaxconn`).
-fn backlog(general: &General) -> i32 {
-    i32::try_from(general.listen_backlog).unwrap_or(i32::MAX)
-}
-
-fn bind_unix(path: PathBuf, general: &General) -> Result<Door, ListenError> {
-    remove_stale(&path)?;
-    let bind = || {
-        let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&SockAddr::unix(&path)?)?;
-        let file = SocketFile::new(&path)?;
-        // Nobody can connect before `listen`, so nobody slips in under the permissions of umask.
-        fs::set_permissions(&path, Permissions::from_mode(general.unix_socket_mode))?;
-        socket.listen(backlog(general))?;
-        let listener = UnixListener::from_std(socket.into())?;
-        Ok(Door::Unix { listener, file })
-    };
-    match bind() {
-        Ok(door) => {
-            info!(path = %path.display(), "listening");
-            Ok(door)
-        }
-        Err(source) => Err(ListenError::Unix { path, source }),
-    }
-}
-
-/// Removes the socket file of a process that is gone.
-///
-/// It asks by connecting: a file that refuses has no listener. The attempt never waits, not even
-/// for a listener whose queue is full.
-fn remove_stale(path: &Path) -> Result<(), ListenError> {
-    let failed = |source| ListenError::Unix { path: path.to_owned(), source };
-    match fs::symlink_metadata(path) {
-        Ok(metadata) if metadata.file_type().is_socket() => {}
-        Ok(_) => return Err(ListenError::NotASocket { path: path.to_owned() }),
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(error)),
-    }
-    let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
-    probe.set_nonblocking(true).map_err(failed)?;
-    let asked = probe.connect(&SockAddr::unix(path).map_err(failed)?);
-    match asked.map_err(|error| error.kind()) {
-        Err(ErrorKind::ConnectionRefused) => {
-            info!(path = %path.display(), "removing a stale socket file");
-            fs::remove_file(path).map_err(failed)
-        }
-        Err(ErrorKind::NotFound) => Ok(()),
-        Ok(()) | Err(ErrorKind::WouldBlock) => {
-            Err(ListenError::UnixInUse { path: path.to_owned() })
-        }
-        Err(kind) => Err(failed(kind.into())),
-    }
-}
-
-/// The file of a Unix socket, removed on drop if it is still the one that was made.
-#[derive(Debug)]
-struct SocketFile {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
-
-impl SocketFile {
-    fn new(path: &Path) -> io::Result<Self> {
-        let metadata = fs::symlink_metadata(path)?;
-        Ok(Self { path: path.to_owned(), device: metadata.dev(), inode: metadata.ino() })
-    }
-}
-
-impl Drop for SocketFile {
-    fn drop(&mut self) {
-        let is_ours = fs::symlink_metadata(&self.path)
-            .is_ok_and(|found| found.dev() == self.device && found.ino() == self.inode);
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            warn!(path = %self.path.display(), %error, "cannot remove the socket file");
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::os::unix::net::UnixListener as StdUnixListener;
-
-    use socket2::SockRef;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::{TcpStream, UnixStream};
-
-    use super::*;
-
-    fn general(listen_addr: &[&str], directory: Option<&Path>) -> General {
-        General {
-            listen_addr: listen_addr.iter().map(|name| (*name).to_owned()).collect(),
-            listen_port: 0,
-            unix_socket_dir: directory.map(Path::to_owned),
-            ..General::default()
-        }
-    }
-
-    #[tokio::test]
-    async fn clients_come_in_by_every_door() {
-        let directory = tempfile::tempdir().unwrap();
-        let general = general(&["127.0.0.1", "127.0.0.2"], Some(directory.path()));
-        let mut listeners = Listeners::bind(&general).unwrap();
-        let addresses = listeners.local_addresses();
-        assert_eq!(addresses.len(), 2);
-        assert!(addresses.iter().all(|address| address.port() == listeners.port()));
-        let path = listeners.unix_path().unwrap().to_owned();
-        assert_eq!(path, directory.path().join(format!(".s.PGSQL.{}", listeners.port())));
-        for _ in 0..2 {
-            for address in &addresses {
-                let mut client = TcpStream::connect(address).await.unwrap();
-                let (mut stream, peer) = listeners.accept().await;
-                assert_eq!(peer, Peer::Tcp(client.local_addr().unwrap()));
-                stream.write_all(b"x").await.unwrap();
-                assert_eq!(client.read_u8().await.unwrap(), b'x');
-            }
-            let mut client = UnixStream::connect(&path).await.unwrap();
-            let (mut stream, peer) = listeners.accept().await;
-            assert_eq!(peer, Peer::Unix);
-            stream.write_all(b"x").await.unwrap();
-            assert_eq!(client.read_u8().await.unwrap(), b'x');
-        }
-    }
-
-    #[tokio::test]
-    async fn accepted_connections_have_the_options() {
-        let mut general = general(&["localhost"], None);
-        general.tcp_keepalive = true;
-        general.tcp_keepidle = Some(Duration::from_secs(77));
-        general.tcp_keepintvl = Some(Duration::from_secs(7));
-        general.tcp_keepcnt = Some(3);
-        general.tcp_user_timeout = Some(Duration::from_secs(9));
-        let mut listeners = Listeners::bind(&general).unwrap();
-        let _client = TcpStream::connect(listeners.local_addresses()[0]).await.unwrap();
-        let (stream, _) = listeners.accept().await;
-        let Stream::Tcp(stream) = stream else { unreachable!("no Unix socket") };
-        let socket = SockRef::from(&stream);
-        assert!(socket.tcp_nodelay().unwrap());
-        assert!(socket.keepalive().unwrap());
-        assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
-        assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
-        assert_eq!(socket.tcp_keepalive_retries().unwrap(), 3);
-        #[cfg(any(target_os = "linux", target_os = "android"))]
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_secs(9)));
-    }
-
-    #[tokio::test]
-    async fn the_wildcard_is_everything_and_swallows_the_rest() {
-        let mut listeners = Listeners::bind(&general(&["127.0.0.1", "*"], None)).unwrap();
-        let addresses = listeners.local_addresses();
-        assert!(addresses.iter().all(|address| address.ip().is_unspecified()), "{addresses:?}");
-        let to = (Ipv4Addr::LOCALHOST, listeners.port());
-        let _client = TcpStream::connect(to).await.unwrap();
-        listeners.accept().await;
-    }
-
-    #[tokio::test]
-    async fn the_socket_file_comes_with_its_mode_and_goes() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut general = general(&[], Some(directory.path()));
-        general.unix_socket_mode = 0o710;
-        general.listen_port = 6432;
-        let listeners = Listeners::bind(&general).unwrap();
-        assert_eq!((listeners.local_addresses(), listeners.port()), (vec![], 6432));
-        let path = listeners.unix_path().unwrap().to_owned();
-        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o710);
-        drop(listeners);
-        assert!(!path.exists());
-    }
-
-    #[tokio::test]
-    async fn only_a_stale_socket_file_is_replaced() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut general = general(&[], Some(directory.path()));
-        general.listen_port = 6432;
-        let path = directory.path().join(".s.PGSQL.6432");
-        drop(StdUnixListener::bind(&path).unwrap());
-        assert!(path.exists());
-        let first = Listeners::bind(&general).unwrap();
-        let second = Listeners::bind(&general);
-        assert!(matches!(second, Err(ListenError::UnixInUse { .. })), "{second:?}");
-        // A file that somebody else put there in the meantime stays.
-        fs::remove_file(&path).unwrap();
-        fs::write(&path, "").unwrap();
-        drop(first);
-        assert!(path.exists());
-        let third = Listeners::bind(&general);
-        assert!(matches!(third, Err(ListenError::NotASocket { .. })), "{third:?}");
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_bound_is_named() {
-        let error = |general: &General| Listeners::bind(general).unwrap_err();
-        assert!(matches!(error(&general(&[], None)), ListenError::Nothing));
-        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let mut general = general(&["127.0.0.1"], None);
-        general.listen_port = taken.local_addr().unwrap().port();
-        let text = error(&general).to_string();
-        assert_eq!(text, format!("cannot listen on {}", taken.local_addr().unwrap()));
-        general.listen_addr = vec!["no.such.host.invalid".to_owned()];
-        let text = error(&general).to_string();
-        assert_eq!(text, "cannot resolve listen_addr \"no.such.host.invalid\"");
-        general.listen_addr = vec![];
-        general.unix_socket_dir = Some(PathBuf::from("/no/such/directory"));
-        assert!(matches!(error(&general), ListenError::Unix { .. }));
-    }
-
-    #[tokio::test]
-    async fn without_descriptors_it_pauses_longer_each_time() {
-        let mut listeners = Listeners::bind(&general(&["127.0.0.1"], None)).unwrap();
-        let exhausted = io::Error::from(Errno::MFILE);
-        assert!(!concerns_one_connection(&exhausted));
-        let mut pauses = Vec::new();
-        for _ in 0..9 {
-            listeners.pause(&exhausted);
-            pauses.push(listeners.paused.unwrap().length.as_millis());
-        }
-        assert_eq!(pauses, [10, 20, 40, 80, 160, 320, 640, 1000, 1000]);
-        assert!(concerns_one_connection(&Errno::CONNABORTED.into()));
-    }
-}
+mod tests;

@@ -41,6 +41,23 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Asks the system for our own end.
+    pub fn local(&self) -> Option<Peer> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok().map(Peer::Tcp),
+            Self::Unix(_) => Some(Peer::Unix),
+        }
+    }
+
+    /// Asks the system which user the process at the other end of a Unix socket ran as when it
+    /// connected.
+    pub fn peer_uid(&self) -> Option<u32> {
+        match self {
+            Self::Tcp(_) => None,
+            Self::Unix(unix) => unix.peer_cred().ok().map(|credentials| credentials.uid()),
+        }
+    }
+
     /// Takes the connection out of tokio, for an event loop of the data plane.
     pub fn into_socket(self) -> io::Result<Socket> {
         Ok(match self {
@@ -97,6 +114,49 @@ pub enum Socket {
     Tcp(mio::net::TcpStream),
     /// Over a Unix socket.
     Unix(mio::net::UnixStream),
+}
+
+impl Socket {
+    /// Gives the connection to tokio; the other way round is [`Stream::into_socket`].
+    ///
+    /// # Errors
+    /// There is no tokio runtime with I/O around us.
+    pub fn into_stream(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(tcp) => Stream::Tcp(tokio::net::TcpStream::from_std(tcp.into())?),
+            Self::Unix(unix) => Stream::Unix(tokio::net::UnixStream::from_std(unix.into())?),
+        })
+    }
+
+    /// Asks the system who is at the other end; `None` if the connection is lost already.
+    pub fn peer(&self) -> Option<Peer> {
+        match self {
+            Self::Tcp(tcp) => tcp.peer_addr().ok().map(Peer::Tcp),
+            Self::Unix(_) => Some(Peer::Unix),
+        }
+    }
+
+    /// Asks the system for our own end.
+    pub fn local(&self) -> Option<Peer> {
+        match self {
+            Self::Tcp(tcp) => tcp.local_addr().ok().map(Peer::Tcp),
+            Self::Unix(_) => Some(Peer::Unix),
+        }
+    }
+
+    /// Asks the system for the process at the other end of a Unix socket.
+    pub fn peer_process(&self) -> Option<i32> {
+        match self {
+            Self::Tcp(_) => None,
+            #[cfg(any(target_os = "linux", target_os = "android"))]
+            Self::Unix(unix) => {
+                let credentials = rustix::net::sockopt::socket_peercred(unix).ok()?;
+                Some(credentials.pid.as_raw_nonzero().get())
+            }
+            #[cfg(not(any(target_os = "linux", target_os = "android")))]
+            Self::Unix(_) => None,
+        }
+    }
 }
 
 impl Read for Socket {

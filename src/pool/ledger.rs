@@ -3,8 +3,11 @@
 //! A backend, from the moment its connection is asked for, owns a [`Permit`]; dropping the permit
 //! gives the place back. So no path can forget to count down, and no bound is ever exceeded.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
 
 /// A number that never exceeds its limit.
 #[derive(Debug)]
@@ -27,6 +30,12 @@ impl Bound {
     /// Returns the number taken.
     pub fn count(&self) -> u32 {
         self.count.load(Ordering::Relaxed)
+    }
+
+    /// Returns the limit; `None` if there is none.
+    pub fn limit(&self) -> Option<u32> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        (limit < u32::MAX).then_some(limit)
     }
 
     /// Says whether no more can be taken.
@@ -69,13 +78,22 @@ pub enum Full {
 pub struct Ledger {
     pool: Bound,
     database: Arc<Bound>,
-    user: Arc<Bound>,
+    /// A reload may make the pool log in as somebody else.
+    user: ArcSwap<Bound>,
+    /// How many connections there are of each generation, open or being opened. Locked when one
+    /// begins or ends; never across a wait.
+    generations: Mutex<BTreeMap<u64, u32>>,
 }
 
 impl Ledger {
     /// Makes a ledger for a pool of `size` within the bounds of its database and its user.
     pub fn new(size: u32, database: Arc<Bound>, user: Arc<Bound>) -> Self {
-        Self { pool: Bound::new(Some(size)), database, user }
+        Self {
+            pool: Bound::new(Some(size)),
+            database,
+            user: ArcSwap::new(user),
+            generations: Mutex::default(),
+        }
     }
 
     /// Takes a place for one backend; `reserve` places more than the pool's size may be taken.
@@ -90,12 +108,13 @@ impl Ledger {
             self.pool.give();
             return Err(Full::Database);
         }
-        if !self.user.take(0) {
+        let user = self.user();
+        if !user.take(0) {
             self.database.give();
             self.pool.give();
             return Err(Full::User);
         }
-        Ok(Permit { ledger: Arc::clone(self) })
+        Ok(Permit { ledger: Arc::clone(self), user, generation: None })
     }
 
     /// Returns the bound of the pool itself.
@@ -109,8 +128,29 @@ impl Ledger {
     }
 
     /// Returns the bound of the pool's user.
-    pub fn user(&self) -> &Arc<Bound> {
-        &self.user
+    pub fn user(&self) -> Arc<Bound> {
+        self.user.load_full()
+    }
+
+    /// Puts the pool under the bound of another user; what is taken stays with the old one.
+    pub fn set_user(&self, user: Arc<Bound>) {
+        self.user.store(user);
+    }
+
+    /// Says whether there is a connection of a generation before this one, open or being opened.
+    pub fn has_older_than(&self, generation: u64) -> bool {
+        let generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        generations.first_key_value().is_some_and(|(oldest, _)| *oldest < generation)
+    }
+
+    fn leave(&self, generation: u64) {
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = generations.get_mut(&generation) {
+            *count -= 1;
+            if *count == 0 {
+                generations.remove(&generation);
+            }
+        }
     }
 }
 
@@ -118,11 +158,30 @@ impl Ledger {
 #[derive(Debug)]
 pub struct Permit {
     ledger: Arc<Ledger>,
+    user: Arc<Bound>,
+    generation: Option<u64>,
+}
+
+impl Permit {
+    /// Notes of which generation the connection is that is opened in this place now.
+    pub fn begin(&mut self, generation: u64) {
+        {
+            let generations = &self.ledger.generations;
+            let mut generations = generations.lock().unwrap_or_else(PoisonError::into_inner);
+            *generations.entry(generation).or_default() += 1;
+        }
+        if let Some(before) = self.generation.replace(generation) {
+            self.ledger.leave(before);
+        }
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.ledger.user.give();
+        if let Some(generation) = self.generation {
+            self.ledger.leave(generation);
+        }
+        self.user.give();
         self.ledger.database.give();
         self.ledger.pool.give();
     }
@@ -148,6 +207,38 @@ mod tests {
         drop(first);
         assert_eq!((a.pool().count(), database.count(), user.count()), (2, 2, 2));
         assert_eq!(b.pool().count(), 0, "a refusal takes nothing");
+    }
+
+    #[test]
+    fn another_user_has_a_bound_of_his_own() {
+        let (old, new) = (Arc::new(Bound::new(Some(1))), Arc::new(Bound::new(Some(1))));
+        let ledger = Arc::new(Ledger::new(5, Arc::new(Bound::new(None)), Arc::clone(&old)));
+        let before = ledger.reserve(0).expect("1 of 1");
+        ledger.set_user(Arc::clone(&new));
+        let after = ledger.reserve(0).expect("the other's first");
+        assert_eq!((old.count(), new.count()), (1, 1));
+        drop(before);
+        assert_eq!((old.count(), new.count()), (0, 1));
+        drop(after);
+        assert_eq!((old.count(), new.count()), (0, 0));
+    }
+
+    #[test]
+    fn a_generation_lives_as_long_as_a_connection_of_it() {
+        let bound = || Arc::new(Bound::new(None));
+        let ledger = Arc::new(Ledger::new(5, bound(), bound()));
+        let mut first = ledger.reserve(0).expect("free");
+        assert!(!ledger.has_older_than(9), "nothing is opened yet");
+        first.begin(1);
+        let mut second = ledger.reserve(0).expect("free");
+        second.begin(1);
+        assert!(ledger.has_older_than(2) && !ledger.has_older_than(1));
+        first.begin(2);
+        assert!(ledger.has_older_than(2), "the second is left");
+        drop(second);
+        assert!(!ledger.has_older_than(2) && ledger.has_older_than(3));
+        drop(first);
+        assert!(!ledger.has_older_than(3));
     }
 
     proptest! {

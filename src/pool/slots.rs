@@ -13,8 +13,8 @@ use std::collections::VecDeque;
 pub struct Waiter<S> {
     /// Who waits.
     pub session: S,
-    /// Since when, in the worker's milliseconds.
-    pub since_ms: u64,
+    /// Since when, in the worker's microseconds.
+    pub since_us: u64,
 }
 
 /// The answer to a checkout.
@@ -54,7 +54,7 @@ impl<S, B> Default for Slots<S, B> {
 
 impl<S: Copy + PartialEq, B: Copy + PartialEq> Slots<S, B> {
     /// Leases an idle backend to `session`, or puts it into the queue.
-    pub fn checkout(&mut self, session: S, order: Order, now_ms: u64) -> Checkout<B> {
+    pub fn checkout(&mut self, session: S, order: Order, now_us: u64) -> Checkout<B> {
         let backend = match order {
             Order::NewestFirst => self.idle.pop_back(),
             Order::OldestFirst => self.idle.pop_front(),
@@ -63,15 +63,15 @@ impl<S: Copy + PartialEq, B: Copy + PartialEq> Slots<S, B> {
             self.busy += 1;
             return Checkout::Leased(backend);
         }
-        self.waiters.push_back(Waiter { session, since_ms: now_ms });
+        self.queue(session, now_us);
         Checkout::Queued
     }
 
     /// Takes a busy backend back; returns who gets it now. It is idle if that is nobody.
-    pub fn check_in(&mut self, backend: B) -> Option<S> {
+    pub fn check_in(&mut self, backend: B) -> Option<Waiter<S>> {
         debug_assert!(self.busy > 0, "only a busy backend comes back");
         if let Some(waiter) = self.waiters.pop_front() {
-            return Some(waiter.session);
+            return Some(waiter);
         }
         self.busy = self.busy.saturating_sub(1);
         self.idle.push_back(backend);
@@ -114,10 +114,23 @@ impl<S: Copy + PartialEq, B: Copy + PartialEq> Slots<S, B> {
         self.opening = self.opening.saturating_sub(1);
     }
 
-    /// Takes `session` out of the queue; says whether it was there.
-    pub fn leave(&mut self, session: S) -> bool {
+    /// Takes `session` out of the queue, if it is there.
+    pub fn leave(&mut self, session: S) -> Option<Waiter<S>> {
         let found = self.waiters.iter().position(|waiter| waiter.session == session);
-        found.and_then(|at| self.waiters.remove(at)).is_some()
+        found.and_then(|at| self.waiters.remove(at))
+    }
+
+    /// Puts `session` into the queue although a backend may be idle.
+    pub fn queue(&mut self, session: S, now_us: u64) {
+        self.waiters.push_back(Waiter { session, since_us: now_us });
+    }
+
+    /// Does not count `by_us` of everybody's waiting, which ended now.
+    pub fn postpone(&mut self, by_us: u64, now_us: u64) {
+        for waiter in &mut self.waiters {
+            // Who came meanwhile begins to wait now.
+            waiter.since_us = waiter.since_us.saturating_add(by_us).min(now_us);
+        }
     }
 
     /// Takes the first waiter out of the queue.
@@ -220,7 +233,7 @@ mod tests {
         }
 
         fn give_back(&mut self, backend: u32) {
-            if let Some(next) = self.slots.check_in(backend) {
+            if let Some(next) = self.slots.check_in(backend).map(|waiter| waiter.session) {
                 assert_eq!(Some(next), self.waiting.pop_front(), "out of order");
                 assert!(self.leases.insert(backend, next).is_none(), "in two hands");
             } else {
@@ -286,12 +299,23 @@ mod tests {
                 Step::GiveUp(at) => {
                     let at = usize::from(at) % self.waiting.len().max(1);
                     if let Some(session) = self.waiting.remove(at) {
-                        assert!(self.slots.leave(session));
-                        assert!(!self.slots.leave(session));
+                        assert!(self.slots.leave(session).is_some());
+                        assert!(self.slots.leave(session).is_none());
                     }
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_pause_is_not_waiting() {
+        let mut slots: Slots<u32, u32> = Slots::default();
+        slots.queue(1, 1_000);
+        slots.queue(2, 5_000);
+        // Paused from 2,000 to 6,000.
+        slots.postpone(4_000, 6_000);
+        assert_eq!(slots.pop_waiter().map(|first| first.since_us), Some(5_000), "waited 1 s");
+        assert_eq!(slots.pop_waiter().map(|second| second.since_us), Some(6_000), "not at all");
     }
 
     proptest! {

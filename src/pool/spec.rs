@@ -1,11 +1,13 @@
 //! What a pool is: shared by the control plane and all workers.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::gate::Gate;
 use super::ledger::Ledger;
+use crate::auth::scram::DerivedKeys;
 use crate::auth::{Credentials, Learned};
 use crate::backend::params::{Param, ParamSet};
 use crate::config::PoolSettings;
@@ -23,6 +25,15 @@ pub struct Welcome {
     pub base: Arc<ParamSet>,
 }
 
+/// The gates in front of a pool.
+#[derive(Debug, Clone, Default)]
+pub struct Gates {
+    /// Of its database.
+    pub database: Arc<Gate>,
+    /// Of all databases.
+    pub pooler: Arc<Gate>,
+}
+
 /// One pool: (database, user).
 #[derive(Debug)]
 pub struct Spec {
@@ -34,33 +45,102 @@ pub struct Spec {
     pub user: String,
     /// Its places.
     pub ledger: Arc<Ledger>,
+    gates: Gates,
+    clients: AtomicU32,
     settings: ArcSwap<PoolSettings>,
     /// Counts changes that make existing backends useless: another server, another login.
     generation: AtomicU64,
     learned: Mutex<Option<Learned>>,
+    derived: Arc<DerivedKeys>,
     /// As of the backend opened last, by whichever worker.
     welcome: ArcSwapOption<Welcome>,
+}
+
+/// What new settings do to a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// Nothing.
+    None,
+    /// Its backends can go on.
+    Settings,
+    /// Its backends must be replaced.
+    Backends,
+}
+
+impl Change {
+    /// Compares settings.
+    pub fn between(old: &PoolSettings, new: &PoolSettings) -> Self {
+        if old == new {
+            return Self::None;
+        }
+        let is_same_backend = is_same_server(old, new)
+            && old.password == new.password
+            && old.mode == new.mode
+            && (old.max_prepared_statements == 0) == (new.max_prepared_statements == 0);
+        if is_same_backend { Self::Settings } else { Self::Backends }
+    }
+}
+
+fn is_same_server(old: &PoolSettings, new: &PoolSettings) -> bool {
+    old.host == new.host && old.port == new.port && old.dbname == new.dbname && old.user == new.user
 }
 
 impl Spec {
     /// Makes a pool with its first settings.
     pub fn new(
         number: PoolNumber,
-        database: &str,
-        user: &str,
+        (database, user): (&str, &str),
         settings: PoolSettings,
         ledger: Arc<Ledger>,
+        gates: Gates,
     ) -> Self {
         Self {
             number,
             database: database.to_owned(),
             user: user.to_owned(),
             ledger,
+            gates,
+            clients: AtomicU32::new(0),
             settings: ArcSwap::from_pointee(settings),
             generation: AtomicU64::new(0),
             learned: Mutex::new(None),
+            derived: Arc::default(),
             welcome: ArcSwapOption::empty(),
         }
+    }
+
+    /// Returns the gate of its database.
+    pub fn gate(&self) -> &Arc<Gate> {
+        &self.gates.database
+    }
+
+    /// Says whether its clients may not have backends.
+    pub fn is_paused(&self) -> bool {
+        self.gates.database.is_paused() || self.gates.pooler.is_paused()
+    }
+
+    /// Says whether the configuration has no such database any more.
+    pub fn is_removed(&self) -> bool {
+        self.gates.database.is_removed()
+    }
+
+    /// Waits until a gate opens or closes, or another generation begins.
+    ///
+    /// A change behind this call is not missed, even if it comes before the future is polled. Cancel
+    /// safe: yes.
+    pub fn changed(&self) -> impl Future<Output = ()> {
+        let (database, pooler) = (self.gates.database.changed(), self.gates.pooler.changed());
+        async move {
+            tokio::select! {
+                () = database => {}
+                () = pooler => {}
+            }
+        }
+    }
+
+    /// Returns how many clients have logged in.
+    pub fn clients(&self) -> u32 {
+        self.clients.load(Ordering::Relaxed)
     }
 
     /// Returns the settings in force.
@@ -73,25 +153,29 @@ impl Spec {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Puts new settings in force; says whether anything changed.
-    pub fn update(&self, settings: PoolSettings) -> bool {
+    /// Makes all backends that exist useless.
+    pub fn begin_generation(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        self.gates.database.touch();
+    }
+
+    /// Puts new settings in force.
+    pub fn update(&self, settings: PoolSettings) -> Change {
         let old = self.settings();
-        if *old == settings {
-            return false;
+        let change = Change::between(&old, &settings);
+        if change == Change::None {
+            return change;
         }
-        let is_same_server = old.host == settings.host
-            && old.port == settings.port
-            && old.dbname == settings.dbname
-            && old.user == settings.user
-            && old.password == settings.password
-            && old.mode == settings.mode
-            && (old.max_prepared_statements == 0) == (settings.max_prepared_statements == 0);
+        if !is_same_server(&old, &settings) {
+            // Another server may have another version, and other defaults.
+            self.welcome.store(None);
+        }
         self.ledger.pool().set_limit(Some(settings.size));
         self.settings.store(Arc::new(settings));
-        if !is_same_server {
-            self.generation.fetch_add(1, Ordering::AcqRel);
+        if change == Change::Backends {
+            self.begin_generation();
         }
-        true
+        change
     }
 
     /// Returns what servers say to a fresh session; `None` before the first has.
@@ -118,6 +202,28 @@ impl Spec {
         } else {
             self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone()
         };
-        Credentials { stored: settings.password.clone(), learned }
+        let derived = Arc::clone(&self.derived);
+        Credentials { stored: settings.password.clone(), learned, derived }
+    }
+}
+
+/// A client of a pool; counted out when it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    spec: Arc<Spec>,
+}
+
+impl Seat {
+    /// Counts a client in.
+    pub fn new(spec: &Arc<Spec>) -> Self {
+        // Relaxed: the count guards no other memory.
+        spec.clients.fetch_add(1, Ordering::Relaxed);
+        Self { spec: Arc::clone(spec) }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.spec.clients.fetch_sub(1, Ordering::Relaxed);
     }
 }

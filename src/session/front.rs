@@ -88,6 +88,11 @@ impl Prepared {
         self.named.get(name)
     }
 
+    /// Returns how many named statements there are.
+    pub fn count(&self) -> usize {
+        self.named.len()
+    }
+
     /// Says whether one more statement of this size is above the limits.
     pub fn is_full_for(&self, name: &[u8], definition: &[u8]) -> bool {
         self.named.len() >= STATEMENTS_MAX

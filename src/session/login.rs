@@ -5,13 +5,16 @@
 //! `AuthenticationOk` (parameters, cancel key, `ReadyForQuery`) depends on the pool. No backend is
 //! touched here.
 //!
+//! The admin console has its own door: who asks for one of its databases never counts as a client.
+//!
 //! A user that does not exist goes through the same exchange as one with a wrong password and is
 //! told the same.
 
 use std::fmt;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
+use rustix::process::geteuid;
 use tokio::time::timeout;
 use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, info, info_span};
@@ -19,6 +22,8 @@ use tracing::{Instrument, Span, debug, info, info_span};
 use crate::auth::Learned;
 use crate::config::Config;
 use crate::fault::{Fault, SqlState};
+use crate::log::{Kind, Plain, admit};
+use crate::metrics::labels::LoginOutcome;
 use crate::net::{Peer, Stream};
 use crate::wire::encode;
 
@@ -28,6 +33,9 @@ use super::startup::{self, Conversation, Opening, OpeningError, Request};
 mod proof;
 
 use proof::ProofError;
+
+/// The databases of the admin console; also the users that need no password there.
+const CONSOLE_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
 
 /// How long a client that is turned away may take to read why and to close the connection.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -45,6 +53,8 @@ pub enum Accepted {
     },
     /// The client has proven who it is.
     Login(Box<Authenticated>),
+    /// Somebody who may use the admin console asked for it.
+    Console(Box<Visitor>),
     /// It was closed or refused; everything has been said and logged.
     Gone,
 }
@@ -56,6 +66,7 @@ impl fmt::Debug for Accepted {
                 f.debug_struct("Cancel").field("pid", pid).finish_non_exhaustive()
             }
             Self::Login(authenticated) => f.debug_tuple("Login").field(authenticated).finish(),
+            Self::Console(visitor) => f.debug_tuple("Console").field(visitor).finish(),
             Self::Gone => f.write_str("Gone"),
         }
     }
@@ -83,6 +94,64 @@ pub struct Authenticated {
     pub unread: Vec<u8>,
     /// Its place among the clients; to be kept as long as its session.
     pub admitted: Admitted,
+    /// When its connection was accepted.
+    pub accepted_at: Instant,
+}
+
+impl Authenticated {
+    /// Refuses the client a session after all, and waits for up to a second until it has read why.
+    pub async fn turn_away(self, fault: &Fault) {
+        let sqlstate = fault.sqlstate;
+        if admit(Kind::LoginFailed) {
+            let reason = Plain(&fault.message);
+            info!(
+                database = self.database,
+                user = self.user,
+                client = %self.peer,
+                %sqlstate,
+                "login failed: {reason}"
+            );
+        }
+        // Its place is free although it may take its time to leave.
+        drop(self.admitted);
+        let mut conversation = Conversation::new(self.stream);
+        fault.encode(&mut conversation.output);
+        match timeout(FAREWELL, conversation.close()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => debug!(%error, "client did not take the message"),
+            Err(_) => debug!("client did not close the connection"),
+        }
+    }
+}
+
+/// Somebody who may use the admin console; counts as no client.
+#[derive(Debug)]
+pub struct Visitor {
+    /// The connection.
+    pub stream: Stream,
+    /// Who is at its other end.
+    pub peer: Peer,
+    /// The name that the console was asked for by.
+    pub database: String,
+    /// The user it is.
+    pub user: String,
+    /// What it may do.
+    pub role: ConsoleRole,
+    /// Startup parameters, as those of a client.
+    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Not yet sent, as that of a client.
+    pub greeting: Vec<u8>,
+    /// What was sent behind the login.
+    pub unread: Vec<u8>,
+}
+
+/// What somebody may do at the admin console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConsoleRole {
+    /// Everything.
+    Admin,
+    /// Look at things.
+    Stats,
 }
 
 /// Leads a new connection through its login.
@@ -98,18 +167,35 @@ pub async fn accept(
     process_secret: &[u8; 32],
     admission: &Arc<Admission>,
 ) -> Accepted {
+    let accepted_at = Instant::now();
     let span = info_span!("login", client = %peer, user = Empty, database = Empty);
-    let login = Login { config, process_secret, admission };
+    let names = OnceLock::new();
+    let login = Login { config, process_secret, admission, peer, names: &names };
     async {
         let mut conversation = Conversation::new(stream);
         match login.run(&mut conversation).await {
             Ok(Outcome::Cancel { pid, secret }) => {
                 Accepted::Cancel { pid, secret, stream: conversation.stream }
             }
-            Ok(Outcome::Login { request, learned, admitted }) => {
+            Ok(Outcome::Console { request, role }) => {
                 if config.general.log_connections {
-                    info!("client logged in");
+                    info!("logged in to the admin console");
                 }
+                let Conversation { stream, mut input, output } = conversation;
+                Accepted::Console(Box::new(Visitor {
+                    stream,
+                    peer,
+                    database: request.database,
+                    user: request.user,
+                    role,
+                    parameters: request.parameters,
+                    greeting: output,
+                    unread: std::mem::take(&mut *input),
+                }))
+            }
+            Ok(Outcome::Login { request, learned, admitted }) => {
+                admission.outcomes().add(LoginOutcome::Success);
+                debug!("client logged in");
                 let Conversation { stream, mut input, output } = conversation;
                 Accepted::Login(Box::new(Authenticated {
                     stream,
@@ -121,9 +207,12 @@ pub async fn accept(
                     greeting: output,
                     unread: std::mem::take(&mut *input),
                     admitted,
+                    accepted_at,
                 }))
             }
             Err(error) => {
+                admission.outcomes().add(error.outcome());
+                login.log(&error);
                 turn_away(conversation, &error).await;
                 Accepted::Gone
             }
@@ -135,21 +224,13 @@ pub async fn accept(
 
 enum Outcome {
     Cancel { pid: i32, secret: Vec<u8> },
+    Console { request: Request, role: ConsoleRole },
     Login { request: Request, learned: Option<Learned>, admitted: Admitted },
 }
 
-/// Logs why a connection ends and tells the client what it may know.
+/// Tells a client that is turned away what it may know.
 async fn turn_away(mut conversation: Conversation, error: &LoginError) {
-    let Some(fault) = error.fault() else {
-        if error.is_unremarkable() {
-            debug!(%error, "connection ended before login");
-        } else {
-            info!(error = %chain(error), "connection ended before login");
-        }
-        return;
-    };
-    let sqlstate = String::from_utf8_lossy(&fault.sqlstate.0);
-    info!(%sqlstate, error = %chain(error), "login refused");
+    let Some(fault) = error.fault() else { return };
     fault.encode(&mut conversation.output);
     match timeout(FAREWELL, conversation.close()).await {
         Ok(Ok(())) => {}
@@ -180,6 +261,8 @@ enum LoginError {
     Proof(#[from] ProofError),
     #[error("no such database")]
     UnknownDatabase { database: String },
+    #[error("neither in admin_users nor in stats_users")]
+    NotForConsole { database: String },
 }
 
 impl LoginError {
@@ -200,8 +283,30 @@ impl LoginError {
             Self::UnknownDatabase { database } => {
                 (SqlState::UNKNOWN_DATABASE, format!("database \"{database}\" does not exist"))
             }
+            // As PostgreSQL says it of a database that one may not connect to.
+            Self::NotForConsole { database } => (
+                SqlState::INSUFFICIENT_PRIVILEGE,
+                format!("permission denied for database \"{database}\""),
+            ),
         };
         Some(Fault::fatal(sqlstate, message))
+    }
+
+    /// Says how the login ended, for statistics.
+    fn outcome(&self) -> LoginOutcome {
+        match self {
+            Self::Opening(error) | Self::Proof(ProofError::Transport(error))
+                if error.is_transport() =>
+            {
+                LoginOutcome::Departed
+            }
+            Self::TimedOut { .. } => LoginOutcome::Timeout,
+            Self::TooManyClients => LoginOutcome::TooMany,
+            Self::Proof(ProofError::Denied { .. }) => LoginOutcome::Authentication,
+            Self::Opening(_) | Self::Proof(_) => LoginOutcome::Protocol,
+            Self::UnknownDatabase { .. } => LoginOutcome::Database,
+            Self::NotForConsole { .. } => LoginOutcome::Denied,
+        }
     }
 
     /// Says whether this is everyday life: port probes, and clients that ask for a password and
@@ -214,7 +319,8 @@ impl LoginError {
             Self::TimedOut { .. }
             | Self::TooManyClients
             | Self::Proof(_)
-            | Self::UnknownDatabase { .. } => false,
+            | Self::UnknownDatabase { .. }
+            | Self::NotForConsole { .. } => false,
         }
     }
 }
@@ -225,9 +331,60 @@ struct Login<'a> {
     config: &'a Config,
     process_secret: &'a [u8; 32],
     admission: &'a Arc<Admission>,
+    peer: Peer,
+    /// Set once the client has said them.
+    names: &'a OnceLock<Names>,
+}
+
+/// What a client calls itself and its database.
+struct Names {
+    user: String,
+    database: String,
 }
 
 impl Login<'_> {
+    /// Logs that a client begins to log in, in PgBouncer's words.
+    fn log_attempt(self, request: &Request) {
+        let Request { user, database, .. } = request;
+        let names = Names { user: user.clone(), database: database.clone() };
+        // It is set here only.
+        let _ = self.names.set(names);
+        Span::current().record("user", user).record("database", database);
+        if self.config.general.log_connections {
+            info!(
+                parent: None,
+                database,
+                user,
+                client = %self.peer,
+                "login attempt: db={} user={} tls=no",
+                Plain(database),
+                Plain(user)
+            );
+        }
+    }
+
+    /// Logs why a client was not let in.
+    fn log(self, error: &LoginError) {
+        if error.is_unremarkable() {
+            debug!(%error, "connection ended before login");
+            return;
+        }
+        if !self.config.general.log.log_pooler_errors || !admit(Kind::LoginFailed) {
+            return;
+        }
+        let names = self.names.get();
+        let sqlstate = error.fault().map(|fault| fault.sqlstate.to_string());
+        info!(
+            parent: None,
+            database = names.map(|names| names.database.as_str()),
+            user = names.map(|names| names.user.as_str()),
+            client = %self.peer,
+            sqlstate,
+            "login failed: {}",
+            Plain(&chain(error))
+        );
+    }
+
     async fn run(self, conversation: &mut Conversation) -> Result<Outcome, LoginError> {
         let mut has_started = false;
         let outcome = async {
@@ -236,8 +393,7 @@ impl Login<'_> {
                 Opening::Login(request) => request,
             };
             has_started = true;
-            let span = Span::current();
-            span.record("user", &request.user).record("database", &request.database);
+            self.log_attempt(&request);
             self.admit(request, conversation).await
         };
         let limit = self.config.general.client_login_timeout;
@@ -250,6 +406,9 @@ impl Login<'_> {
         request: Request,
         conversation: &mut Conversation,
     ) -> Result<Outcome, LoginError> {
+        if CONSOLE_DATABASES.contains(&request.database.as_str()) {
+            return self.admit_to_console(request, conversation).await;
+        }
         let admitted = self
             .admission
             .admit(self.config.general.max_client_conn)
@@ -261,6 +420,43 @@ impl Login<'_> {
         }
         Ok(Outcome::Login { request, learned, admitted })
     }
+
+    /// Lets somebody in to the admin console, however many clients there are (pooling point G55).
+    async fn admit_to_console(
+        self,
+        request: Request,
+        conversation: &mut Conversation,
+    ) -> Result<Outcome, LoginError> {
+        if is_ourselves(&request.user, &conversation.stream) {
+            encode::authentication_ok(&mut conversation.output);
+            return Ok(Outcome::Console { request, role: ConsoleRole::Admin });
+        }
+        self.prove(&request.user, conversation).await?;
+        encode::authentication_ok(&mut conversation.output);
+        match console_role(self.config, &request.user) {
+            Some(role) => Ok(Outcome::Console { request, role }),
+            None => Err(LoginError::NotForConsole { database: request.database }),
+        }
+    }
+}
+
+/// Says what a user may do at the admin console; `None` may not use it.
+fn console_role(config: &Config, user: &str) -> Option<ConsoleRole> {
+    let general = &config.general;
+    let is_in = |users: &[String]| users.iter().any(|known| known == user);
+    if is_in(&general.admin_users) {
+        Some(ConsoleRole::Admin)
+    } else if is_in(&general.stats_users) {
+        Some(ConsoleRole::Stats)
+    } else {
+        None
+    }
+}
+
+/// Says whether this is a process of the user we run as, which could do anything to us anyway: it
+/// needs no password, if it says by its user that this is what it means. As in PgBouncer.
+fn is_ourselves(user: &str, stream: &Stream) -> bool {
+    CONSOLE_DATABASES.contains(&user) && stream.peer_uid() == Some(geteuid().as_raw())
 }
 
 /// Awaits `future` for at most `limit`; `None` waits for ever.

@@ -57,6 +57,27 @@ pub fn report(
     });
 }
 
+/// Appends a message that is nothing but its tag, such as ParseComplete.
+pub fn bare(out: &mut Vec<u8>, tag: u8) {
+    out.extend_from_slice(&[tag, 0, 0, 0, 4]);
+}
+
+/// Appends CommandComplete.
+pub fn command_complete(out: &mut Vec<u8>, command_tag: &[u8]) {
+    message(out, backend::COMMAND_COMPLETE, |out| cstr(out, command_tag));
+}
+
+/// Appends ParameterDescription: the object ids of the parameters' types.
+pub fn parameter_description(out: &mut Vec<u8>, types: &[u32]) {
+    message(out, backend::PARAMETER_DESCRIPTION, |out| {
+        let count = u16::try_from(types.len()).unwrap_or(u16::MAX);
+        out.extend_from_slice(&count.to_be_bytes());
+        for oid in types.iter().take(usize::from(count)) {
+            out.extend_from_slice(&oid.to_be_bytes());
+        }
+    });
+}
+
 /// Appends ReadyForQuery; `status` is `I`, `T` or `E`.
 pub fn ready_for_query(out: &mut Vec<u8>, status: u8) {
     out.extend_from_slice(&[backend::READY_FOR_QUERY, 0, 0, 0, 5, status]);
@@ -159,6 +180,9 @@ mod tests {
     fn messages_are_what_the_protocol_says() {
         for (bytes, expected) in [
             (written(|out| ready_for_query(out, b'T')), &b"Z\0\0\0\x05T"[..]),
+            (written(|out| bare(out, backend::NO_DATA)), b"n\0\0\0\x04"),
+            (written(|out| command_complete(out, b"SHOW")), b"C\0\0\0\x09SHOW\0"),
+            (written(|out| parameter_description(out, &[23])), b"t\0\0\0\x0a\0\x01\0\0\0\x17"),
             (written(authentication_ok), b"R\0\0\0\x08\0\0\0\0"),
             (written(|out| authentication(out, 5, b"salt")), b"R\0\0\0\x0c\0\0\0\x05salt"),
             (written(|out| parameter_status(out, b"a", b"b")), b"S\0\0\0\x08a\0b\0"),

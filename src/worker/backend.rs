@@ -7,6 +7,7 @@ use super::session::Session;
 use super::slab::Key;
 use crate::backend::connect::CancelKey;
 use crate::backend::link::Link;
+use crate::config::PoolSettings;
 use crate::fault::Fault;
 use crate::net::Stream;
 use crate::pool::ledger::Permit;
@@ -46,20 +47,25 @@ pub enum ChoreKind {
     Check,
 }
 
-/// Moments in the life of a backend, in the worker's milliseconds.
+/// Moments in the life of a backend, in the worker's milliseconds or microseconds.
 #[derive(Debug, Clone, Copy, Default)]
-#[expect(clippy::struct_field_names, reason = "the unit is last in every name")]
 pub struct Times {
+    /// When it was opened.
+    pub opened_ms: u64,
+    /// When it was leased last.
+    pub leased_ms: u64,
     /// When it must be closed (`server_lifetime`).
     pub expires_ms: u64,
     /// When it became idle.
     pub idle_ms: u64,
-    /// When the transaction under way began.
-    pub transaction_ms: u64,
     /// When the query under way began.
     pub query_ms: u64,
     /// When the last ReadyForQuery came.
     pub ready_ms: u64,
+    /// When the transaction under way began.
+    pub transaction_us: u64,
+    /// When the segment under way began, or the one before it in a pipeline ended.
+    pub segment_us: u64,
 }
 
 /// One backend.
@@ -77,6 +83,8 @@ pub struct Backend {
     pub permit: Permit,
     /// The pool's generation that it belongs to.
     pub generation: u64,
+    /// Where its server is: a reload may have sent the pool elsewhere since.
+    pub opened_with: Arc<PoolSettings>,
     /// The server's key to cancel what it runs.
     pub cancel_key: Arc<CancelKey>,
     /// Tells it from others that had its place before.

@@ -13,6 +13,7 @@ use super::pool::Beggar;
 use super::slab::Key;
 use super::timers::STARVING_MS;
 use super::{Worker, backend_token};
+use crate::metrics::labels::ServerClose;
 use crate::pool::ledger::Bound;
 use crate::pool::spec::{PoolNumber, Spec};
 
@@ -31,7 +32,9 @@ impl Worker {
             return;
         }
         let Some(pool) = self.pool_mut(number) else { return };
-        let Some(first) = pool.slots.first_waiter() else { return };
+        let Some(first) = pool.slots.first_waiter().filter(|_| pool.passage.is_open()) else {
+            return;
+        };
         if now_ms.saturating_sub(pool.begged_ms) < STARVING_MS / 2 && pool.begged_ms > 0 {
             return;
         }
@@ -40,7 +43,8 @@ impl Worker {
         for (at, worker) in self.workers.iter().enumerate() {
             if at != me {
                 let spec = Arc::clone(&spec);
-                let message = ToWorker::Beg { spec, worker: me, since_ms: first.since_ms };
+                let since_ms = first.since_us / 1000;
+                let message = ToWorker::Beg { spec, worker: me, since_ms };
                 // A worker that is too busy to be asked is asked again at the next tick.
                 let _ = worker.try_send(message);
             }
@@ -51,6 +55,9 @@ impl Worker {
     pub(super) fn begged(&mut self, spec: &Arc<Spec>, worker: usize, since_ms: u64) {
         let number = spec.number;
         let Some(pool) = self.pool_mut(number) else { return };
+        if !pool.passage.is_open() {
+            return;
+        }
         pool.beggar = Some(Beggar { worker, since_ms });
         let Some(idle) = pool.slots.idle().next() else { return };
         pool.slots.take_idle(idle);
@@ -67,7 +74,8 @@ impl Worker {
     pub(super) fn give_to_beggar(&mut self, key: Key<Backend>, number: PoolNumber) -> bool {
         let Some(pool) = self.pool_mut(number) else { return false };
         let Some(beggar) = pool.beggar else { return false };
-        let is_older = |first: crate::pool::slots::Waiter<_>| first.since_ms <= beggar.since_ms;
+        let is_older =
+            |first: crate::pool::slots::Waiter<_>| first.since_us / 1000 <= beggar.since_ms;
         if pool.slots.first_waiter().is_some_and(is_older) {
             return false;
         }
@@ -131,12 +139,12 @@ impl Worker {
             .flatten()
             .filter(|pool| {
                 let ledger = &pool.spec.ledger;
-                Arc::ptr_eq(ledger.database(), bound) || Arc::ptr_eq(ledger.user(), bound)
+                Arc::ptr_eq(ledger.database(), bound) || Arc::ptr_eq(&ledger.user(), bound)
             })
             .filter_map(|pool| pool.slots.idle().next())
             .min_by_key(|key| self.backends.get(*key).map(|backend| backend.times.idle_ms));
         if let Some(key) = oldest {
-            self.close_backend(key);
+            self.close_backend(key, ServerClose::Evicted);
         }
         oldest.is_some()
     }

@@ -1,20 +1,22 @@
 //! Gives backends out and takes them back; asks for new ones.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role, Times};
+use super::gates::Passage;
 use super::mailbox::ToControl;
 use super::pipe::Pipe;
-use super::pool::Failure;
+use super::pool::{Failure, cells_of};
 use super::session::{Phase, Session};
 use super::slab::Key;
-use super::{Flow, NEXT_SERIAL, Worker, backend_token, millis};
+use super::{Flow, Worker, backend_token, micros, millis, next_serial};
 use crate::backend::connect::Opened;
 use crate::backend::link::Link;
 use crate::backend::params::{Param, ParamSet, is_fact};
-use crate::config::PoolMode;
+use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
+use crate::log::{Kind, admit};
+use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::pool::ledger::{Full, Permit};
 use crate::pool::slots::{Checkout, Order};
 use crate::pool::spec::{PoolNumber, Spec, Welcome};
@@ -40,6 +42,7 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
         let number = session.pool;
         session.phase = Phase::Waiting;
+        session.request_ms = self.now_ms;
         let renames = session.front.rules.renames();
         self.enqueue(key, number);
         match self.sessions.get_mut(key).map(|session| &session.phase) {
@@ -52,11 +55,19 @@ impl Worker {
     /// Leases an idle backend to a session that waits or is to be greeted, or queues it.
     pub(super) fn enqueue(&mut self, key: Key<Session>, number: PoolNumber) {
         self.check_stale(number);
-        let now_ms = self.now_ms;
+        let (now_us, is_draining) = (self.now_us, self.is_draining);
         let Some(pool) = self.pool_mut(number) else { return };
+        match pool.passage {
+            Passage::Open => {}
+            Passage::Paused { .. } if !is_draining => {
+                pool.slots.queue(key, now_us);
+                return;
+            }
+            Passage::Paused { .. } | Passage::Removed => return self.send_off(key),
+        }
         let order = pool.order();
-        match pool.slots.checkout(key, order, now_ms) {
-            Checkout::Leased(backend) => self.lease(key, backend),
+        match pool.slots.checkout(key, order, now_us) {
+            Checkout::Leased(backend) => self.lease(key, backend, 0),
             Checkout::Queued => {
                 self.is_busy = true;
                 self.open_wanted(number, Growth::Share);
@@ -99,11 +110,13 @@ impl Worker {
         self.start_chore(key, ChoreKind::Check, query.as_bytes());
     }
 
-    /// Gives a busy backend to a session.
-    pub(super) fn lease(&mut self, key: Key<Session>, lease: Key<Backend>) {
+    /// Gives a busy backend to a session that has waited so long.
+    fn lease(&mut self, key: Key<Session>, lease: Key<Backend>, waited_us: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(backend) = self.backends.get_mut(lease) else { return };
         if matches!(session.phase, Phase::Greeting(_)) {
+            // Busy, and nobody's: it may be closed or put back by what follows.
+            backend.role = Role::Cancelling;
             self.try_greeting(key, lease);
             return;
         }
@@ -112,8 +125,13 @@ impl Worker {
         backend.role = Role::Leased(key);
         backend.link.has_unnamed = false;
         backend.cancel_due = None;
-        backend.times.transaction_ms = self.now_ms;
+        backend.times.leased_ms = self.now_ms;
+        backend.times.transaction_us = self.now_us;
         backend.times.ready_ms = self.now_ms;
+        if let Some(cells) = cells_of(&mut self.pools, session.pool) {
+            cells.assignments += 1;
+            cells.wait.record(waited_us);
+        }
     }
 
     /// A session does not need its backend any more, unless its pool or a pin says that it keeps it.
@@ -124,11 +142,12 @@ impl Worker {
         session.idle_ms = now_ms;
         // One that began in session mode keeps it: its statements have names of its own.
         let keeps = session.front.is_pinned() || session.front.rules == StatementRules::Pass;
-        if self.is_draining {
+        let Some(pool) = self.pool(number) else { return };
+        let mode = pool.settings.mode;
+        if self.is_draining || pool.passage == Passage::Removed {
             self.send_off(key);
             return;
         }
-        let mode = self.pool(number).map_or(PoolMode::Transaction, |pool| pool.settings.mode);
         if keeps || mode == PoolMode::Session {
             return;
         }
@@ -143,17 +162,21 @@ impl Worker {
         let Some(backend) = self.backends.get_mut(key) else { return };
         let number = backend.pool;
         let is_reset = matches!(backend.role, Role::Chore(Chore { kind: ChoreKind::Reset, .. }));
-        let is_used_up = backend.link.expect.is_tainted()
-            || !backend.link.is_at_rest()
-            || self.now_ms >= backend.times.expires_ms;
+        let is_tainted = backend.link.expect.is_tainted() || !backend.link.is_at_rest();
+        let is_old = self.now_ms >= backend.times.expires_ms;
         let has_cancels = backend.cancels > 0;
-        let generation = backend.generation;
-        let Some(pool) = self.pool(number) else { return };
-        let excess = pool.spec.ledger.pool().excess() > pool.settings.reserve_size;
-        if is_used_up || excess || generation != pool.spec.generation() {
-            self.close_backend(key);
+        let why =
+            match (is_tainted, self.backends.get(key).and_then(|b| self.why_unwanted(b)), is_old) {
+                (true, ..) => Some(ServerClose::Tainted),
+                (_, Some(why), _) => Some(why),
+                (.., true) => Some(ServerClose::Lifetime),
+                (false, None, false) => None,
+            };
+        if let Some(why) = why {
+            self.close_backend(key, why);
             return;
         }
+        let Some(pool) = self.pool(number) else { return };
         if pool.settings.server_reset_query_always
             && !is_reset
             && !pool.settings.server_reset_query.is_empty()
@@ -173,18 +196,24 @@ impl Worker {
 
     /// Hands a backend that anybody may use to whoever needs it most.
     pub(super) fn put_back(&mut self, key: Key<Backend>, number: PoolNumber) {
-        let now_ms = self.now_ms;
         if self.give_to_beggar(key, number) {
             return;
         }
-        let Some(pool) = self.pool_mut(number) else { return };
-        let next = pool.slots.check_in(key);
+        // Whoever needs no backend after all is not leased one. A loop: there may be thousands.
+        let next = loop {
+            let Some(pool) = self.pool_mut(number) else { return };
+            match pool.slots.check_in(key) {
+                Some(next)
+                    if self.is_greeting(next.session) && self.greet_if_known(next.session) => {}
+                next => break next,
+            }
+        };
         if let Some(next) = next {
-            self.lease(next, key);
-            self.runnable.push_back(next);
+            self.lease(next.session, key, self.now_us.saturating_sub(next.since_us));
+            self.runnable.push_back(next.session);
         } else if let Some(backend) = self.backends.get_mut(key) {
             backend.role = Role::Idle;
-            backend.times.idle_ms = now_ms;
+            backend.times.idle_ms = self.now_ms;
         }
     }
 
@@ -194,6 +223,9 @@ impl Worker {
         let now_ms = self.now_ms;
         loop {
             let Some(pool) = self.pool_mut(number) else { return };
+            if !pool.passage.is_open() {
+                return;
+            }
             if pool.slots.waiting() <= pool.slots.opening() + pool.checking {
                 return;
             }
@@ -207,8 +239,16 @@ impl Worker {
             }
             let reserve = if growth == Growth::Reserve { pool.settings.reserve_size } else { 0 };
             let spec = Arc::clone(&pool.spec);
+            let is_full = spec.ledger.pool().count() >= pool.settings.size;
             match spec.ledger.reserve(reserve) {
                 Ok(permit) => {
+                    if is_full && admit(Kind::Reserve) {
+                        tracing::warn!(
+                            database = spec.database,
+                            user = spec.user,
+                            "taking connection from reserve_pool"
+                        );
+                    }
                     if !self.ask_for_backend(spec, permit) {
                         return;
                     }
@@ -221,7 +261,7 @@ impl Worker {
                     }
                 }
                 Err(Full::User) => {
-                    let bound = Arc::clone(spec.ledger.user());
+                    let bound = spec.ledger.user();
                     if !self.evict_or_ask(&bound) {
                         return;
                     }
@@ -246,7 +286,7 @@ impl Worker {
     pub(super) fn opened(
         &mut self,
         spec: &Arc<Spec>,
-        generation: u64,
+        (generation, opened_with): (u64, Arc<PoolSettings>),
         opened: Opened,
         permit: Permit,
     ) {
@@ -269,14 +309,18 @@ impl Worker {
             return;
         }
         pool.failure = None;
-        spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
+        pool.cells.connect.record(micros(opened.took));
+        if generation == spec.generation() {
+            spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
+        }
         pool.slots.add_busy();
-        let serial = NEXT_SERIAL.fetch_add(1, Ordering::Relaxed);
+        let serial = next_serial();
         let lifetime_ms = pool.settings.server_lifetime.map_or(u64::MAX / 2, millis);
         // Staggered by up to a tenth, so that a pool that opened at once does not close at once.
         let early_ms = lifetime_ms / 10 / 16 * (serial % 16);
         let times = Times {
             expires_ms: now_ms.saturating_add(lifetime_ms - early_ms),
+            opened_ms: now_ms,
             idle_ms: now_ms,
             ..Times::default()
         };
@@ -287,6 +331,7 @@ impl Worker {
             role: Role::Cancelling,
             permit,
             generation,
+            opened_with,
             cancel_key: Arc::new(opened.cancel_key),
             serial,
             times,
@@ -302,6 +347,11 @@ impl Worker {
         let now_ms = self.now_ms;
         let Some(pool) = self.pool_mut(number) else { return };
         pool.slots.opening_ended();
+        if !pool.passage.is_open() {
+            // Nobody waits for it, and it says nothing about later. Pooling point G53.
+            return;
+        }
+        pool.cells.connect_failures.add(SqlClass::of(fault.sqlstate.0));
         let longest_ms = millis(pool.settings.server_login_retry).max(1);
         let back_off_ms = match &pool.failure {
             Some(failure) if now_ms < failure.retry_at_ms => failure.back_off_ms,
@@ -314,6 +364,13 @@ impl Worker {
         self.fail_waiters_without_server(number);
     }
 
+    /// A backend that was asked for was not opened.
+    pub(super) fn open_abandoned(&mut self, number: PoolNumber) {
+        let Some(pool) = self.pool_mut(number) else { return };
+        pool.slots.opening_ended();
+        self.open_wanted(number, Growth::Share);
+    }
+
     /// Tells everybody who waits for a pool without any server why, in the server's own words.
     ///
     /// A server that is starting up is waited for. Pooling points G50 and G51.
@@ -321,13 +378,17 @@ impl Worker {
         loop {
             let Some(pool) = self.pool_mut(number) else { return };
             let Some(failure) = &pool.failure else { return };
+            if !pool.passage.is_open() {
+                return;
+            }
             let has_server = pool.slots.total() > 0 || pool.spec.ledger.pool().count() > 0;
             if failure.is_starting || has_server {
                 return;
             }
             let fault = failure.fault.clone();
-            let Some(waiter) = pool.slots.pop_waiter() else { return };
-            self.fail_session(waiter.session, &fault);
+            let Some(waiter) = pool.slots.first_waiter() else { return };
+            self.fail_session(waiter.session, ClientEnd::NoServer, &fault);
+            self.leave_queue(waiter.session, number);
         }
     }
 }

@@ -10,6 +10,8 @@ use super::{Flow, Worker};
 use crate::backend::link::Link;
 use crate::backend::params::{Interner, is_fact};
 use crate::fault::{Fault, Severity, SqlState};
+use crate::log::{Kind, admit};
+use crate::metrics::labels::ServerClose;
 use crate::wire::expect::TransactionStatus;
 use crate::wire::header::{self, HEADER_BYTES};
 use crate::wire::tag::backend as tag;
@@ -79,21 +81,23 @@ impl Worker {
                 }
                 // Whatever else it says, nobody asked for it. Pooling point E41.
                 (Heard::Error(error), _) => {
-                    tracing::info!(sqlstate = %error.sqlstate, "idle server connection ended");
+                    if admit(Kind::ServerMisbehaved) {
+                        tracing::info!(sqlstate = %error.sqlstate, "idle server connection ended");
+                    }
                     self.backend_gone(key);
                     return Flow::Blocked;
                 }
                 (Heard::Answer | Heard::Ready(_) | Heard::Nonsense, _) => {
-                    tracing::warn!("unexpected message on an idle server connection");
-                    self.backend_gone(key);
+                    warn_of_nonsense();
+                    self.backend_ends(key, ServerClose::Protocol);
                     return Flow::Blocked;
                 }
             }
         }
         backend.pipe.keep_rest(&stash, consumed);
         if matches!(backend.role, Role::Idle) && !may_be_asynchronous(&backend.pipe.stash) {
-            tracing::warn!("unexpected message on an idle server connection");
-            self.backend_gone(key);
+            warn_of_nonsense();
+            self.backend_ends(key, ServerClose::Protocol);
             return Flow::Blocked;
         }
         if backend.pipe.is_readable() { Flow::Again } else { Flow::Blocked }
@@ -117,11 +121,19 @@ impl Worker {
             return;
         }
         if error.is_some() || status != TransactionStatus::Idle {
-            tracing::warn!(?kind, ?error, "server connection closed: our own query failed");
-            self.close_backend(key);
+            if admit(Kind::ServerMisbehaved) {
+                tracing::warn!(?kind, ?error, "server connection closed: our own query failed");
+            }
+            self.close_backend(key, ServerClose::Chore);
             return;
         }
         self.check_in(key);
+    }
+}
+
+fn warn_of_nonsense() {
+    if admit(Kind::ServerMisbehaved) {
+        tracing::warn!("unexpected message on an idle server connection");
     }
 }
 

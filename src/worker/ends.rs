@@ -7,12 +7,16 @@ use subtle::ConstantTimeEq;
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::checkout::Growth;
 use super::mailbox::{Teller, ToControl};
+use super::pool::cells_of;
 use super::session::{Departure, Phase, Session};
 use super::slab::Key;
-use super::{Worker, millis};
+use super::{Worker, bytes, millis};
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
+use crate::log::{Kind, admit};
+use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::net::Stream;
+use crate::pool::spec::PoolNumber;
 use crate::session::front::StatementRules;
 use crate::session::refuse;
 use crate::session::relay::{self, ServerFailure};
@@ -30,6 +34,23 @@ pub(super) enum Leave {
     Lost,
 }
 
+impl Leave {
+    fn end(self) -> ClientEnd {
+        match self {
+            Self::Terminate => ClientEnd::Terminate,
+            Self::Lost => ClientEnd::Lost,
+        }
+    }
+
+    /// PgBouncer's words.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Terminate => "client close request",
+            Self::Lost => "client unexpected eof",
+        }
+    }
+}
+
 impl Worker {
     /// A client is gone.
     pub(super) fn client_leaves(&mut self, key: Key<Session>, how: Leave) {
@@ -37,6 +58,8 @@ impl Worker {
         if matches!(session.phase, Phase::Leaving(..)) {
             return;
         }
+        self.log_client_end(key, how.reason());
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if let Phase::Leased(lease) = session.phase {
             let Some(backend) = self.backends.get_mut(lease) else { return };
             if backend.link.expect.will_be_ready() && session.front.passage.is_boundary() {
@@ -44,13 +67,8 @@ impl Worker {
                 return;
             }
         }
-        if self.general.log_disconnections {
-            let age = self.now_ms.saturating_sub(session.login_ms) / 1000;
-            let reason = match how {
-                Leave::Terminate => "client close request",
-                Leave::Lost => "client connection lost",
-            };
-            tracing::debug!(reason, age, "closing client");
+        if let Some(cells) = cells_of(&mut self.pools, session.pool) {
+            cells.client_ends.add(how.end());
         }
         self.remove_session(key);
     }
@@ -60,6 +78,9 @@ impl Worker {
         let limit_ms = self.general.cancel_wait_timeout.map_or(u64::MAX / 2, millis);
         let until_ms = self.now_ms.saturating_add(limit_ms);
         let Some(session) = self.sessions.get_mut(key) else { return };
+        if let Some(cells) = cells_of(&mut self.pools, session.pool) {
+            cells.client_ends.add(how.end());
+        }
         self.is_busy = true;
         match how {
             Leave::Terminate => session.phase = Phase::Leaving(lease, Departure::Finish),
@@ -98,11 +119,7 @@ impl Worker {
         }
         match &session.phase {
             Phase::Leased(lease) | Phase::Leaving(lease, _) => self.end_lease(&session, *lease),
-            Phase::Waiting => {
-                if let Some(pool) = self.pool_mut(session.pool) {
-                    pool.slots.leave(key);
-                }
-            }
+            Phase::Waiting => self.leave_queue(key, session.pool),
             Phase::Greeting(greeting) => match greeting.backend {
                 Some(backend) => self.orphan_greeting(backend),
                 None => {
@@ -115,17 +132,29 @@ impl Worker {
         }
     }
 
+    /// Takes a session out of the queue: it has waited in vain.
+    pub(super) fn leave_queue(&mut self, key: Key<Session>, number: PoolNumber) {
+        let now_us = self.now_us;
+        let Some(pool) = self.pool_mut(number) else { return };
+        if let Some(waiter) = pool.slots.leave(key) {
+            pool.cells.wait.record(now_us.saturating_sub(waiter.since_us));
+        }
+    }
+
     /// The session of a lease is gone: the backend goes back only if nothing is under way on it.
     fn end_lease(&mut self, session: &Session, lease: Key<Backend>) {
         let Some(backend) = self.backends.get_mut(lease) else { return };
         let is_at_rest = relay::is_at_rest(&session.front, &backend.link)
             && backend.pipe.stash.is_empty()
             && !backend.pipe.has_unsent();
-        if !is_at_rest {
+        let unwanted = self.backends.get(lease).and_then(|backend| self.why_unwanted(backend));
+        let why = if is_at_rest { unwanted } else { Some(ServerClose::Unclean) };
+        if let Some(why) = why {
+            let Some(backend) = self.backends.get(lease) else { return };
             if !backend.link.expect.is_empty() {
                 self.cancel_and_forget(lease);
             }
-            self.close_backend(lease);
+            self.close_backend(lease, why);
             return;
         }
         let Some(pool) = self.pool(session.pool) else { return };
@@ -140,13 +169,23 @@ impl Worker {
         }
     }
 
-    /// Closes a client with a last message.
-    pub(super) fn fail_session(&mut self, key: Key<Session>, fault: &Fault) {
+    /// Closes a client with a last message; `end` is for statistics.
+    pub(super) fn fail_session(&mut self, key: Key<Session>, end: ClientEnd, fault: &Fault) {
         let until_ms = self.now_ms.saturating_add(FAREWELL_MS);
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        tracing::debug!(sqlstate = %fault.sqlstate, message = %fault.message, "closing client");
+        let Some(session) = self.sessions.get(key) else { return };
         let mut message = Vec::new();
         fault.encode(&mut message);
+        // Whoever has left already was counted then.
+        let is_there = !matches!(session.phase, Phase::Leaving(..) | Phase::Closing { .. });
+        if is_there {
+            self.log_fault(key, end, fault);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if is_there && let Some(cells) = cells_of(&mut self.pools, session.pool) {
+            cells.client_ends.add(end);
+            cells.pooler_errors.add(SqlClass::of(fault.sqlstate.0));
+            cells.sent_bytes += bytes(&message);
+        }
         let is_sent = session.pipe.send(&message).is_ok();
         if !is_sent || !session.pipe.has_unsent() {
             session.pipe.discard_input(&mut self.scratch);
@@ -159,12 +198,11 @@ impl Worker {
         match phase {
             Phase::Leased(lease) | Phase::Leaving(lease, _) => {
                 self.cancel_and_forget(lease);
-                self.close_backend(lease);
+                self.close_backend(lease, ServerClose::Unclean);
             }
-            Phase::Waiting | Phase::Greeting(_) => {
-                if let Phase::Greeting(greeting) = &phase
-                    && let Some(backend) = greeting.backend
-                {
+            Phase::Waiting => self.leave_queue(key, pool),
+            Phase::Greeting(greeting) => {
+                if let Some(backend) = greeting.backend {
                     self.orphan_greeting(backend);
                 }
                 if let Some(pool) = self.pool_mut(pool) {
@@ -178,12 +216,13 @@ impl Worker {
     /// A session has nothing under way while we shut down.
     pub(super) fn send_off(&mut self, key: Key<Session>) {
         let text = "terminating connection due to administrator command";
-        self.fail_session(key, &Fault::fatal(SqlState::ADMIN_SHUTDOWN, text));
+        self.fail_session(key, ClientEnd::Admin, &Fault::fatal(SqlState::ADMIN_SHUTDOWN, text));
     }
 
     /// Closes clients between transactions now; the others when they are done.
     pub(super) fn drain(&mut self) {
         self.is_draining = true;
+        self.review_suspension();
         for key in self.sessions.keys() {
             let Some(session) = self.sessions.get_mut(key) else { continue };
             let is_idle = match session.phase {
@@ -201,10 +240,20 @@ impl Worker {
                 self.send_off(key);
             }
         }
+        for at in 0..self.pools.len() {
+            if let Ok(number) = u32::try_from(at) {
+                self.send_off_stranded(PoolNumber(number));
+            }
+        }
+    }
+
+    /// The connection to a server has ended.
+    pub(super) fn backend_gone(&mut self, key: Key<Backend>) {
+        self.backend_ends(key, ServerClose::Lost);
     }
 
     /// The connection to a server has ended, or must.
-    pub(super) fn backend_gone(&mut self, key: Key<Backend>) {
+    pub(super) fn backend_ends(&mut self, key: Key<Backend>, why: ServerClose) {
         let Some(backend) = self.backends.get_mut(key) else { return };
         let has_said_why = backend.link.has_said_why;
         let session = match &backend.role {
@@ -213,17 +262,23 @@ impl Worker {
             Role::Idle | Role::Chore(_) | Role::Cancelling => None,
         };
         // Detached first: the session must not touch it any more.
-        self.close_backend(key);
+        self.close_backend(key, why);
         let Some(session) = session else { return };
         let Some(client) = self.sessions.get_mut(session) else { return };
         if matches!(client.phase, Phase::Leaving(..)) {
             self.remove_session(session);
         } else if has_said_why {
             // The client has been told in the server's own words. Pooling point B21.
+            self.log_client_end(session, "server conn crashed?");
+            let Some(client) = self.sessions.get(session) else { return };
+            if let Some(cells) = cells_of(&mut self.pools, client.pool) {
+                cells.client_ends.add(ClientEnd::ServerLost);
+            }
             self.close_when_sent(session);
         } else {
             let text = "server closed the connection unexpectedly";
-            self.fail_session(session, &Fault::fatal(SqlState::CONNECTION_FAILURE, text));
+            let fault = Fault::fatal(SqlState::CONNECTION_FAILURE, text);
+            self.fail_session(session, ClientEnd::ServerLost, &fault);
         }
     }
 
@@ -246,34 +301,41 @@ impl Worker {
         session: Key<Session>,
         failure: &ServerFailure,
     ) {
-        tracing::warn!(error = %failure, "server connection closed");
-        let fault = match failure {
-            ServerFailure::ParameterRefused { sqlstate, message } => Fault::fatal(
-                SqlState(*sqlstate),
-                format!("cannot restore session state: {}", String::from_utf8_lossy(message)),
-            ),
+        if admit(Kind::ServerMisbehaved) {
+            tracing::warn!(error = %failure, "server connection closed");
+        }
+        let (end, why, fault) = match failure {
+            ServerFailure::ParameterRefused { sqlstate, message } => {
+                let message = String::from_utf8_lossy(message);
+                let text = format!("cannot restore session state: {message}");
+                let fault = Fault::fatal(SqlState(*sqlstate), text);
+                (ClientEnd::Refused, ServerClose::Chore, fault)
+            }
             ServerFailure::Desync(_)
             | ServerFailure::BadLength(_)
             | ServerFailure::Malformed { .. } => {
-                Fault::fatal(SqlState::PROTOCOL_VIOLATION, "server broke the protocol")
+                let fault = Fault::fatal(SqlState::PROTOCOL_VIOLATION, "server broke the protocol");
+                (ClientEnd::ServerLost, ServerClose::Protocol, fault)
             }
         };
         self.cancel_and_forget(key);
-        self.close_backend(key);
-        self.fail_session(session, &fault);
+        self.close_backend(key, why);
+        self.fail_session(session, end, &fault);
     }
 
-    /// Closes a backend, whatever it is used for; the place it had is free.
+    /// Closes a backend, whatever it is used for; the place it had is free. `why` is for statistics.
     ///
     /// Its session, if it has one, must be told by the caller.
-    pub(super) fn close_backend(&mut self, key: Key<Backend>) {
+    pub(super) fn close_backend(&mut self, key: Key<Backend>, why: ServerClose) {
         let Some(mut backend) = self.backends.remove(key) else { return };
+        self.log_server_end(&backend, why);
         let number = backend.pool;
         let mut goodbye = Vec::new();
         encode::terminate(&mut goodbye);
         // Best effort: a server that does not take it sees the end of the connection.
         let _ = backend.pipe.send(&goodbye);
         if let Some(pool) = self.pool_mut(number) {
+            pool.cells.server_closes.add(why);
             match backend.role {
                 Role::Idle => {
                     pool.slots.remove_idle(key);
@@ -298,20 +360,17 @@ impl Worker {
     /// Closes every backend, at the end.
     pub(super) fn close_all_backends(&mut self) {
         for key in self.backends.keys() {
-            self.close_backend(key);
+            self.close_backend(key, ServerClose::Admin);
         }
     }
 
-    /// Closes idle backends that a reload has made useless; busy ones go when they come back.
+    /// Closes idle backends that have become useless; busy ones go when they come back.
     pub(super) fn retire_old_backends(&mut self) {
         for key in self.backends.keys() {
             let Some(backend) = self.backends.get(key) else { continue };
-            let is_old = self.pool(backend.pool).is_some_and(|pool| {
-                pool.spec.generation() != backend.generation
-                    || pool.spec.ledger.pool().excess() > pool.settings.reserve_size
-            });
-            if is_old && matches!(backend.role, Role::Idle) {
-                self.close_backend(key);
+            let Some(why) = self.why_unwanted(backend) else { continue };
+            if matches!(backend.role, Role::Idle) {
+                self.close_backend(key, why);
             }
         }
     }
@@ -323,12 +382,13 @@ impl Worker {
             return;
         }
         let number = session.pool;
+        if let Some(cells) = cells_of(&mut self.pools, number) {
+            cells.cancel_requests += 1;
+        }
         match session.phase {
             Phase::Waiting => {
                 session.phase = Phase::Refusing(refuse::Progress::Unanswered);
-                if let Some(pool) = self.pool_mut(number) {
-                    pool.slots.leave(key);
-                }
+                self.leave_queue(key, number);
                 self.pump_client(key);
             }
             Phase::Leased(lease) => {
@@ -356,29 +416,32 @@ impl Worker {
         let tell = Teller { worker, backend: key.index(), serial: backend.serial };
         let cancel_key = Arc::clone(&backend.cancel_key);
         let number = backend.pool;
-        let Some(settings) = self.pool(number).map(|pool| Arc::clone(&pool.settings)) else {
-            return;
-        };
+        let settings = Arc::clone(&backend.opened_with);
         let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), client };
         if self.control.try_send(message).is_ok()
             && let Some(backend) = self.backends.get_mut(key)
         {
             backend.cancels += 1;
+            if let Some(cells) = cells_of(&mut self.pools, number) {
+                cells.cancels_sent += 1;
+            }
         }
     }
 
     /// Has the server cancel what a backend runs that is about to be closed.
-    fn cancel_and_forget(&mut self, key: Key<Backend>) {
+    pub(super) fn cancel_and_forget(&mut self, key: Key<Backend>) {
         let Some(backend) = self.backends.get(key) else { return };
         if backend.link.expect.is_empty() {
             return;
         }
-        let Some(pool) = self.pool(backend.pool) else { return };
-        let settings = Arc::clone(&pool.settings);
+        let number = backend.pool;
+        let settings = Arc::clone(&backend.opened_with);
         let cancel_key = Arc::clone(&backend.cancel_key);
         let message = ToControl::Cancel { settings, key: cancel_key, tell: None, client: None };
-        if self.control.try_send(message).is_err() {
+        if self.control.try_send(message).is_err() && admit(Kind::Cancel) {
             tracing::warn!("too busy to cancel an abandoned query");
+        } else if let Some(cells) = cells_of(&mut self.pools, number) {
+            cells.cancels_sent += 1;
         }
     }
 

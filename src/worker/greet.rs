@@ -11,13 +11,15 @@ use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
+use super::pool::Pool;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
-use super::{Worker, session_token};
+use super::{Worker, micros, next_serial, session_token};
 use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
-use crate::pool::spec::{PoolNumber, Spec, Welcome};
-use crate::session::front::Front;
+use crate::metrics::labels::{ClientEnd, ServerClose};
+use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
+use crate::session::front::{Front, StatementRules};
 use crate::session::login::Authenticated;
 use crate::session::options;
 use crate::wire::encode;
@@ -26,7 +28,9 @@ impl Worker {
     /// Takes a client that has logged in.
     pub(super) fn welcome(&mut self, spec: &Arc<Spec>, client: Authenticated) {
         let key = self.sessions.next_key();
-        let Authenticated { stream, parameters, greeting, unread, admitted, .. } = client;
+        let Authenticated {
+            stream, peer, parameters, greeting, unread, admitted, accepted_at, ..
+        } = client;
         let registered = stream
             .into_socket()
             .and_then(|mut socket| self.register(&mut socket, session_token(key)).map(|()| socket));
@@ -45,6 +49,7 @@ impl Worker {
         front.length_max = front.length_max.min(pool.settings.max_packet_size);
         let greeting = Greeting {
             hello: greeting,
+            accepted_at,
             parameters,
             wanted: None,
             foreign: Vec::new(),
@@ -54,16 +59,21 @@ impl Worker {
             has_backlog: !unread.is_empty(),
             pipe: Pipe::new(socket, unread),
             front,
+            serial: next_serial(),
+            peer,
             pool: spec.number,
             phase: Phase::Greeting(Box::new(greeting)),
             secret: rand::random(),
             is_fresh: false,
+            unreported: Box::default(),
             login_ms: now_ms,
+            request_ms: now_ms,
             idle_ms: now_ms,
             admitted,
+            seat: Seat::new(spec),
         };
         let key = self.sessions.insert(session);
-        if self.is_draining {
+        if self.sessions.get(key).is_some_and(|session| self.must_go(session)) {
             self.send_off(key);
         } else if !self.greet_if_known(key) {
             self.enqueue(key, spec.number);
@@ -71,7 +81,7 @@ impl Worker {
     }
 
     /// Greets a client if all it must be told is known; says whether that was so.
-    fn greet_if_known(&mut self, key: Key<Session>) -> bool {
+    pub(super) fn greet_if_known(&mut self, key: Key<Session>) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return true };
         let Phase::Greeting(greeting) = &mut session.phase else { return true };
         let at = usize::try_from(session.pool.0).unwrap_or(usize::MAX);
@@ -92,6 +102,11 @@ impl Worker {
         }
     }
 
+    /// Says whether a session has not been greeted yet.
+    pub(super) fn is_greeting(&self, key: Key<Session>) -> bool {
+        self.sessions.get(key).is_some_and(|session| matches!(session.phase, Phase::Greeting(_)))
+    }
+
     /// Counts a client of this worker out.
     pub(super) fn count_client_out(&self) {
         if let Some(me) = self.workers.get(self.number) {
@@ -105,11 +120,7 @@ impl Worker {
         // Everybody in the queue of a pool that had no welcome waits for it.
         let waiting: Vec<Key<Session>> = pool.slots.waiting_sessions().collect();
         for key in waiting {
-            let is_new = self
-                .sessions
-                .get_mut(key)
-                .is_some_and(|session| matches!(session.phase, Phase::Greeting(_)));
-            if is_new
+            if self.is_greeting(key)
                 && self.greet_if_known(key)
                 && let Some(pool) = self.pool_mut(number)
             {
@@ -123,17 +134,31 @@ impl Worker {
         if self.greet_if_known(key) {
             return self.check_in(lease);
         }
+        let now_us = self.now_us;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Phase::Greeting(greeting) = &mut session.phase else { return };
         let Some(backend) = self.backends.get_mut(lease) else { return };
-        let Some(wanted) = greeting.wanted.clone() else { return };
+        let Some(wanted) = greeting.wanted.clone() else {
+            // A reload has just made this backend useless, and all that was known of its server.
+            let number = session.pool;
+            if let Some(pool) = self.pool_mut(number) {
+                pool.slots.queue(key, now_us);
+            }
+            return self.close_backend(lease, ServerClose::Replaced);
+        };
         let mut sql = Vec::new();
         backend.link.params.write_changes_to(&wanted, &mut sql);
         for (name, value) in &greeting.foreign {
             params::write_trial(&mut sql, name, value);
         }
         if sql.is_empty() {
+            let number = session.pool;
+            if let Some(pool) = self.pool_mut(number) {
+                pool.learn_canonical(Arc::clone(&wanted), Arc::clone(&wanted));
+            }
             self.greet(key, wanted);
+            // Whoever else wants this is greeted here, so that this does not call itself for them.
+            self.greet_waiting(number);
             return self.check_in(lease);
         }
         greeting.backend = Some(lease);
@@ -153,7 +178,7 @@ impl Worker {
             let refused = error.or_else(|| self.unsupported(key));
             let wanted = self.detach_greeting(key);
             if let Some(fault) = refused {
-                self.fail_session(key, &fault);
+                self.fail_session(key, ClientEnd::Refused, &fault);
             } else {
                 let number = self.sessions.get_mut(key).map(|session| session.pool);
                 if let (Some(wanted), Some(number)) = (wanted, number)
@@ -172,10 +197,17 @@ impl Worker {
     }
 
     /// What to tell a client that wants a parameter which the server knows, but does not report: it
-    /// could not be restored on the next backend.
+    /// could not be restored on the next backend. A client that has only one gets it set there,
+    /// provided that it will be taken back before the next client.
     fn unsupported(&mut self, key: Key<Session>) -> Option<Fault> {
-        let session = self.sessions.get_mut(key)?;
+        let session = self.sessions.get(key)?;
         let Phase::Greeting(greeting) = &session.phase else { return None };
+        let resets = |pool: &Pool| !pool.settings.server_reset_query.is_empty();
+        if session.front.rules == StatementRules::Pass
+            && self.pool(session.pool).is_some_and(resets)
+        {
+            return None;
+        }
         let (name, _) = greeting.foreign.first()?;
         let name = String::from_utf8_lossy(name);
         let text = format!("unsupported startup parameter: {name}");
@@ -206,10 +238,17 @@ impl Worker {
         let Phase::Greeting(greeting) = std::mem::replace(&mut session.phase, Phase::Idle) else {
             return;
         };
-        let pool = usize::try_from(session.pool.0).ok().and_then(|at| self.pools.get(at)?.as_ref());
+        let pool =
+            usize::try_from(session.pool.0).ok().and_then(|at| self.pools.get_mut(at)?.as_mut());
+        let took_us = self
+            .now_us
+            .saturating_sub(micros(greeting.accepted_at.saturating_duration_since(self.epoch)));
+        session.unreported = greeting.foreign.into();
         let mut hello = greeting.hello;
-        if let Some(welcome) = pool.and_then(|pool| pool.spec.welcome()) {
-            for (name, value) in &welcome.facts {
+        if let Some(pool) = pool {
+            pool.cells.login.record(took_us);
+            let welcome = pool.spec.welcome();
+            for (name, value) in welcome.iter().flat_map(|welcome| &welcome.facts) {
                 encode::parameter_status(&mut hello, name, value);
             }
         }

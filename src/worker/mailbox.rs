@@ -5,13 +5,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use mio::Waker;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::backend::Backend;
+use super::list::Page;
+use super::report::WorkerReport;
 use crate::backend::connect::{CancelKey, Opened};
 use crate::config::{General, PoolSettings};
 use crate::fault::Fault;
 use crate::net::Stream;
+use crate::pool::gate::Gate;
 use crate::pool::ledger::{Bound, Permit};
 use crate::pool::spec::{PoolNumber, Spec};
 use crate::session::login::Authenticated;
@@ -19,6 +22,9 @@ use crate::session::login::Authenticated;
 /// Most messages that wait for one worker, or for the control plane. LIMIT: senders of the control
 /// plane wait, workers try again later.
 pub const MESSAGES_MAX: usize = 4096;
+
+/// Dropped when what was asked for is done; whoever waits for it holds the other half.
+pub type Done = mpsc::Sender<()>;
 
 /// Told to a worker.
 #[derive(Debug)]
@@ -36,6 +42,8 @@ pub enum ToWorker {
         spec: Arc<Spec>,
         /// The generation that it was opened for.
         generation: u64,
+        /// The settings that it was opened with.
+        settings: Arc<PoolSettings>,
         /// The connection.
         opened: Box<Opened>,
         /// Its place in the pool.
@@ -44,11 +52,16 @@ pub enum ToWorker {
     /// The backend you asked for could not be opened.
     OpenFailed {
         /// Its pool.
-        pool: PoolNumber,
+        spec: Arc<Spec>,
         /// What clients are told.
         fault: Fault,
         /// Whether the server will accept connections soon (57P03): keep waiting.
         is_starting: bool,
+    },
+    /// The backend you asked for was not opened, because its pool is paused.
+    OpenAbandoned {
+        /// Its pool.
+        spec: Arc<Spec>,
     },
     /// Another worker gives you a backend that you asked for.
     Backend {
@@ -89,10 +102,60 @@ pub enum ToWorker {
         /// Whether the server has acted on it: if not, it may do so any time later.
         is_certain: bool,
     },
+    /// Say what you have done so far, and how things stand.
+    Report {
+        /// Where to.
+        reply: oneshot::Sender<WorkerReport>,
+    },
+    /// Say which clients and backends you have; see [`Page`].
+    List {
+        /// The first place to look at; 0 to begin.
+        from: usize,
+        /// Where the answer goes.
+        reply: oneshot::Sender<Page>,
+    },
     /// The configuration has changed; pools have their new settings.
     Reload {
         /// The new general settings.
         general: Arc<General>,
+        /// Dropped when it is done.
+        done: Done,
+    },
+    /// Gates or generations have changed, or SUSPEND: look at everything.
+    Review {
+        /// Dropped when it is done.
+        done: Done,
+    },
+    /// Close all clients and backends of a database, whose gate is closed.
+    Kill {
+        /// The gate of the database.
+        gate: Arc<Gate>,
+        /// Dropped when it is done.
+        done: Done,
+    },
+    /// Close the client of this number, and its backend.
+    KillClient {
+        /// Its number.
+        id: u64,
+        /// Is told whether you have it.
+        reply: oneshot::Sender<bool>,
+    },
+    /// Say how many connections have not taken everything yet.
+    Unsent {
+        /// Where the answer goes.
+        reply: oneshot::Sender<usize>,
+    },
+    /// Close the connections that have not taken everything yet.
+    CloseUnsent {
+        /// Dropped when it is done.
+        done: Done,
+    },
+    /// Forget pools that nobody uses.
+    Forget {
+        /// These, unless somebody uses them again.
+        pools: Arc<[PoolNumber]>,
+        /// Dropped when it is done.
+        done: Done,
     },
     /// Close idle clients now, the others when they are done, then end.
     Drain,

@@ -3,7 +3,8 @@
 //! The loop waits for events and messages, and drives the state machines: [`relay`] moves bytes
 //! between a session and its lease, [`checkout`] gives backends out and takes them back, [`greet`]
 //! welcomes new clients, [`chores`] runs our own queries, [`ends`] closes things, [`timers`] looks at
-//! the clock, [`balance`] shares backends with other workers.
+//! the clock, [`balance`] shares backends with other workers, [`list`] tells what there is, [`log`]
+//! says why things end.
 //!
 //! Nothing is shared with other threads but the pools' ledgers. Per message there is no lock, no
 //! allocation, no log line, no timer and no change to epoll.
@@ -15,11 +16,15 @@ mod balance;
 mod checkout;
 mod chores;
 mod ends;
+mod gates;
 mod greet;
+mod list;
+mod log;
 mod mailbox;
 mod pipe;
 mod pool;
 mod relay;
+pub mod report;
 mod session;
 mod slab;
 mod timers;
@@ -27,7 +32,7 @@ mod timers;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -36,7 +41,8 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
 pub use greet::from_cancel_pid;
-pub use mailbox::{MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
+pub use list::{ClientReport, ClientState, Held, HeldFor, Page, ServerReport, ServerState};
+pub use mailbox::{Done, MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
 
 use backend::Backend;
 use pool::Pool;
@@ -45,6 +51,7 @@ use slab::{Key, Slab};
 
 use crate::config::General;
 use crate::net::Socket;
+use crate::pool::gate::Gate;
 use crate::pool::spec::{PoolNumber, Spec};
 use crate::wire::header::MESSAGE_BYTES_MAX;
 
@@ -60,8 +67,13 @@ const TURNS_MAX: usize = 16;
 /// Most events taken from the system at a time.
 const EVENTS_MAX: usize = 1024;
 
-/// Numbers backends; unique in the process.
+/// Numbers sessions and backends; unique in the process.
 static NEXT_SERIAL: AtomicU64 = AtomicU64::new(1);
+
+/// Returns a number that no client and no backend of this process has had.
+pub fn next_serial() -> u64 {
+    NEXT_SERIAL.fetch_add(1, Ordering::Relaxed)
+}
 
 /// Whether there may be more to do for a connection now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +93,8 @@ struct Worker {
     /// All workers, this one too.
     workers: Vec<WorkerHandle>,
     general: Arc<General>,
+    /// Closed while nobody is to be read from.
+    suspension: Arc<Gate>,
     sessions: Slab<Session>,
     backends: Slab<Backend>,
     pools: Vec<Option<Pool>>,
@@ -95,12 +109,21 @@ struct Worker {
     runnable_backends: VecDeque<Key<Backend>>,
     /// The common zero of all workers' milliseconds.
     epoch: Instant,
+    /// When this turn began; the one reading of the clock in it.
+    now_us: u64,
     now_ms: u64,
     next_tick_ms: u64,
     /// When other workers may be asked to close idle backends again.
     next_eviction_ms: u64,
+    /// Since when nobody is read from.
+    suspended_us: u64,
     is_busy: bool,
     is_draining: bool,
+    /// How often the loop has gone round.
+    turns: u64,
+    /// Events that the system has reported.
+    events_seen: u64,
+    is_suspended: bool,
 }
 
 /// What a worker is started with.
@@ -128,26 +151,42 @@ pub fn prepare(count: usize) -> io::Result<(Vec<Start>, Vec<WorkerHandle>)> {
     Ok((starts, handles))
 }
 
+/// What a worker works with.
+#[derive(Debug)]
+pub struct Surroundings {
+    /// All workers, this one too.
+    pub workers: Vec<WorkerHandle>,
+    /// The way to the control plane.
+    pub control: mpsc::Sender<ToControl>,
+    /// `[general]` as it is in force.
+    pub general: Arc<General>,
+    /// Closed while nobody is to be read from.
+    pub suspension: Arc<Gate>,
+    /// The common zero of all workers' milliseconds.
+    pub epoch: Instant,
+}
+
 /// Starts a worker's thread; it ends when it has been drained.
 ///
 /// # Errors
 /// The system refuses another thread.
-pub fn spawn(
-    start: Start,
-    workers: Vec<WorkerHandle>,
-    control: mpsc::Sender<ToControl>,
-    general: Arc<General>,
-    epoch: Instant,
-) -> io::Result<JoinHandle<()>> {
+pub fn spawn(start: Start, with: Surroundings) -> io::Result<JoinHandle<()>> {
     let name = format!("worker-{}", start.number);
     std::thread::Builder::new().name(name).spawn(move || {
-        let mut worker = Worker {
+        Worker::new(start, with).run();
+    })
+}
+
+impl Worker {
+    fn new(start: Start, with: Surroundings) -> Self {
+        Self {
             number: start.number,
             poll: start.poll,
             inbox: start.inbox,
-            control,
-            workers,
-            general,
+            control: with.control,
+            workers: with.workers,
+            general: with.general,
+            suspension: with.suspension,
             sessions: Slab::default(),
             backends: Slab::default(),
             pools: Vec::new(),
@@ -156,18 +195,20 @@ pub fn spawn(
             out: Vec::new(),
             runnable: VecDeque::new(),
             runnable_backends: VecDeque::new(),
-            epoch,
+            epoch: with.epoch,
+            now_us: 0,
             now_ms: 0,
             next_tick_ms: 0,
             next_eviction_ms: 0,
+            suspended_us: 0,
             is_busy: false,
             is_draining: false,
-        };
-        worker.run();
-    })
-}
+            turns: 0,
+            events_seen: 0,
+            is_suspended: false,
+        }
+    }
 
-impl Worker {
     fn run(&mut self) {
         let mut events = Events::with_capacity(EVENTS_MAX);
         while !(self.is_draining && self.sessions.is_empty()) {
@@ -177,20 +218,28 @@ impl Worker {
                 tracing::error!(%error, worker = self.number, "event loop failed");
                 return;
             }
-            self.now_ms = millis(self.epoch.elapsed());
-            let mut has_mail = false;
-            for event in &events {
-                has_mail |= event.token() == MAILBOX;
-                self.dispatch(event);
-            }
-            if has_mail {
-                // Last: what is new takes places that events of this batch may still be about.
-                self.read_mail();
-            }
-            self.run_runnable();
-            self.tick_if_due();
+            self.turn(&events);
         }
         self.close_all_backends();
+    }
+
+    /// Does what a batch of events asks for, and whatever else can be done now.
+    fn turn(&mut self, events: &Events) {
+        self.now_us = micros(self.epoch.elapsed());
+        self.now_ms = self.now_us / 1000;
+        self.turns += 1;
+        let mut has_mail = false;
+        for event in events {
+            self.events_seen += 1;
+            has_mail |= event.token() == MAILBOX;
+            self.dispatch(event);
+        }
+        if has_mail {
+            // Last: what is new takes places that events of this batch may still be about.
+            self.read_mail();
+        }
+        self.run_runnable();
+        self.tick_if_due();
     }
 
     /// How long to wait for events.
@@ -255,34 +304,73 @@ impl Worker {
         // LIMIT: as many as fit; what comes meanwhile wakes us again.
         for _ in 0..MESSAGES_MAX {
             let Ok(message) = self.inbox.try_recv() else { return };
-            match message {
-                ToWorker::Client { spec, client } => self.welcome(&spec, *client),
-                ToWorker::Opened { spec, generation, opened, permit } => {
-                    self.opened(&spec, generation, *opened, permit);
-                }
-                ToWorker::OpenFailed { pool, fault, is_starting } => {
-                    self.open_failed(pool, fault, is_starting);
-                }
-                ToWorker::Backend { spec, backend } => self.receive_backend(&spec, *backend),
-                ToWorker::Beg { spec, worker, since_ms } => self.begged(&spec, worker, since_ms),
-                ToWorker::Evict { bound } => {
-                    if bound.is_full() {
-                        self.evict_idle(&bound);
-                    }
-                }
-                ToWorker::Cancel { session, secret, client } => {
-                    self.cancel(Key::new(session), secret, client);
-                }
-                ToWorker::CancelDone { backend, serial, is_certain } => {
-                    self.cancel_done(Key::new(backend), serial, is_certain);
-                }
-                ToWorker::Reload { general } => self.reload(general),
-                ToWorker::Drain => self.drain(),
-            }
+            self.act_on(message);
         }
         // The mailbox may hold more without waking us again.
         self.next_tick_ms = self.now_ms;
         self.is_busy = true;
+    }
+
+    fn act_on(&mut self, message: ToWorker) {
+        match message {
+            ToWorker::Client { spec, client } => self.welcome(&spec, *client),
+            ToWorker::Opened { spec, generation, settings, opened, permit } => {
+                self.opened(&spec, (generation, settings), *opened, permit);
+            }
+            ToWorker::OpenFailed { spec, fault, is_starting } => {
+                self.open_failed(spec.number, fault, is_starting);
+            }
+            ToWorker::Backend { spec, backend } => self.receive_backend(&spec, *backend),
+            ToWorker::Beg { spec, worker, since_ms } => self.begged(&spec, worker, since_ms),
+            ToWorker::Evict { bound } => {
+                if bound.is_full() {
+                    self.evict_idle(&bound);
+                }
+            }
+            ToWorker::Cancel { session, secret, client } => {
+                self.cancel(Key::new(session), secret, client);
+            }
+            ToWorker::CancelDone { backend, serial, is_certain } => {
+                self.cancel_done(Key::new(backend), serial, is_certain);
+            }
+            ToWorker::List { from, reply } => {
+                // Nobody listens any more if the command was given up.
+                let _ = reply.send(self.list(from));
+            }
+            ToWorker::Report { reply } => {
+                // Whoever asked may have given up.
+                let _ = reply.send(self.report());
+            }
+            ToWorker::OpenAbandoned { spec } => self.open_abandoned(spec.number),
+            ToWorker::Reload { general, done } => {
+                self.reload(general);
+                drop(done);
+            }
+            ToWorker::Review { done } => {
+                self.review();
+                drop(done);
+            }
+            ToWorker::Kill { gate, done } => {
+                self.kill(&gate);
+                drop(done);
+            }
+            ToWorker::KillClient { id, reply } => {
+                // Nobody listens any more if the command was given up.
+                let _ = reply.send(self.kill_client(id));
+            }
+            ToWorker::Unsent { reply } => {
+                let _ = reply.send(self.unsent());
+            }
+            ToWorker::CloseUnsent { done } => {
+                self.close_unsent();
+                drop(done);
+            }
+            ToWorker::Forget { pools, done } => {
+                self.forget(&pools);
+                drop(done);
+            }
+            ToWorker::Drain => self.drain(),
+        }
     }
 
     fn pool(&self, number: PoolNumber) -> Option<&Pool> {
@@ -299,7 +387,9 @@ impl Worker {
         if self.pools.len() <= at {
             self.pools.resize_with(at + 1, || None);
         }
-        Some(self.pools.get_mut(at)?.get_or_insert_with(|| Pool::new(Arc::clone(spec))))
+        let now_us = self.now_us;
+        let place = self.pools.get_mut(at)?;
+        Some(place.get_or_insert_with(|| Pool::new(Arc::clone(spec), now_us)))
     }
 
     /// Registers a socket, once and for both directions.
@@ -316,7 +406,7 @@ impl Worker {
         for key in self.sessions.keys() {
             self.update_limits(key);
         }
-        self.retire_old_backends();
+        self.review();
     }
 
     /// Puts limits of a new configuration in force for a session that has begun.
@@ -343,3 +433,19 @@ fn backend_token(key: Key<Backend>) -> usize {
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+/// How many bytes these are, as they are counted.
+fn bytes(buffer: &[u8]) -> u64 {
+    length(buffer.len())
+}
+
+fn length(bytes: usize) -> u64 {
+    u64::try_from(bytes).unwrap_or(u64::MAX)
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

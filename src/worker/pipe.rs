@@ -56,6 +56,16 @@ impl Pipe {
         &mut self.socket
     }
 
+    /// Returns the socket, to be asked about.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// Returns how many bytes the peer has not taken yet.
+    pub fn unsent_bytes(&self) -> usize {
+        self.unsent.len().saturating_sub(self.sent)
+    }
+
     /// Takes note of an event.
     pub fn note(&mut self, event: &Event) {
         self.is_readable |= event.is_readable();

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::backend::Backend;
+use super::gates::Passage;
 use super::session::Session;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
+use crate::metrics::cells::Cells;
 use crate::pool::slots::{Order, Slots};
-use crate::pool::spec::Spec;
+use crate::pool::spec::{PoolNumber, Spec};
 use crate::session::front::StatementRules;
 
 /// Most combinations of startup parameters whose canonical form is remembered. LIMIT.
@@ -27,6 +29,13 @@ pub struct Failure {
     pub retry_at_ms: u64,
     /// How long that was after the last attempt.
     pub back_off_ms: u64,
+}
+
+/// Returns the counters of a pool, apart from the rest of the worker.
+#[inline]
+pub fn cells_of(pools: &mut [Option<Pool>], number: PoolNumber) -> Option<&mut Cells> {
+    let pool = pools.get_mut(usize::try_from(number.0).ok()?)?.as_mut()?;
+    Some(&mut pool.cells)
 }
 
 /// Another worker whose clients starve.
@@ -55,8 +64,12 @@ pub struct Pool {
     pub beggar: Option<Beggar>,
     /// When we last asked other workers, in the worker's milliseconds.
     pub begged_ms: u64,
+    /// How its gates stood when we looked last.
+    pub passage: Passage,
     /// How many sessions of this worker use it.
     pub sessions: usize,
+    /// What was done so far; apart, because the rest is small.
+    pub cells: Box<Cells>,
     /// What servers said to a fresh session when `greetings` were learnt.
     base: Arc<ParamSet>,
     /// Startup parameters → what the server makes of them.
@@ -65,8 +78,14 @@ pub struct Pool {
 
 impl Pool {
     /// Starts with nothing.
-    pub fn new(spec: Arc<Spec>) -> Self {
+    pub fn new(spec: Arc<Spec>, now_us: u64) -> Self {
+        let passage = match (spec.is_removed(), spec.is_paused()) {
+            (true, _) => Passage::Removed,
+            (false, true) => Passage::Paused { since_us: now_us },
+            (false, false) => Passage::Open,
+        };
         Self {
+            passage,
             settings: spec.settings(),
             spec,
             slots: Slots::default(),
@@ -75,6 +94,7 @@ impl Pool {
             beggar: None,
             begged_ms: 0,
             sessions: 0,
+            cells: Box::default(),
             base: Arc::default(),
             greetings: HashMap::new(),
         }

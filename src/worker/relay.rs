@@ -3,17 +3,23 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::backend::{Backend, Role};
+use super::backend::{Backend, Role, Times};
 use super::ends::Leave;
 use super::pipe::{Gone, Input};
+use super::pool::cells_of;
 use super::session::{Phase, Session};
 use super::slab::Key;
-use super::{Flow, TURNS_MAX, Worker};
+use super::{Flow, TURNS_MAX, Worker, bytes, length};
 use crate::backend::link::Effect;
+use crate::backend::params;
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
+use crate::metrics::cells::Cells;
+use crate::metrics::labels::{ClientEnd, SqlClass};
 use crate::session::refuse::{Progress, refuse};
-use crate::session::relay::{self, Stop, answer_alone, from_client, from_server, may_begin};
+use crate::session::relay::{
+    self, ServerTurn, Stop, answer_alone, from_client, from_server, may_begin,
+};
 use crate::wire::encode;
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::tag::frontend as tag;
@@ -21,6 +27,10 @@ use crate::wire::tag::frontend as tag;
 impl Worker {
     /// Does for a client whatever can be done now.
     pub(super) fn pump_client(&mut self, key: Key<Session>) {
+        if self.is_suspended {
+            // Whoever resumes comes back here.
+            return;
+        }
         for _ in 0..TURNS_MAX {
             let Some(session) = self.sessions.get_mut(key) else { return };
             if session.pipe.has_unsent() && !session.pipe.is_read_closed() {
@@ -64,8 +74,7 @@ impl Worker {
         }
         let stash = std::mem::take(&mut session.pipe.stash);
         let mut replies = Vec::new();
-        let catalog = &mut self.shared.catalog;
-        let done = answer_alone(&stash, &mut session.front, catalog, &mut replies);
+        let done = answer_alone(&stash, &mut session.front, &mut self.shared, &mut replies);
         session.pipe.keep_rest(&stash, done);
         session.has_backlog = !session.pipe.stash.is_empty();
         if done == 0 {
@@ -74,6 +83,11 @@ impl Worker {
         let number = session.pool;
         session.phase = Phase::Idle;
         let is_sent = session.pipe.send(&replies).is_ok();
+        if let Some(cells) = cells_of(&mut self.pools, number) {
+            cells.received_bytes += bytes(stash.get(..done).unwrap_or_default());
+            cells.sent_bytes += bytes(&replies);
+            self.shared.noted.count_into(cells);
+        }
         if let Some(pool) = self.pool_mut(number) {
             pool.slots.leave(key);
         }
@@ -135,6 +149,7 @@ impl Worker {
         let mut out = std::mem::take(&mut self.out);
         out.clear();
         let was_empty = backend.link.expect.is_empty();
+        let was_between = backend.link.expect.is_between_segments();
         let was_at_rest = backend.link.expect.is_at_rest();
         if std::mem::take(&mut session.is_fresh) {
             restore_parameters(session, backend, &mut out);
@@ -142,8 +157,10 @@ impl Worker {
         let mut replies = Vec::new();
         let (front, link) = (&mut session.front, &mut backend.link);
         let turn = from_client(&input, front, link, &mut self.shared, &mut out, &mut replies);
+        let mut received = 0;
         let outcome = match turn {
             Ok(turn) => {
+                received = turn.consumed;
                 session.pipe.keep_rest(&input, turn.consumed);
                 match backend.pipe.send(turn.to_server) {
                     Ok(()) => Ok(turn.stop),
@@ -155,15 +172,23 @@ impl Worker {
         if was_empty {
             backend.times.query_ms = self.now_ms;
         }
+        if was_between {
+            backend.times.segment_us = self.now_us;
+        }
         if was_at_rest {
-            backend.times.transaction_ms = self.now_ms;
+            backend.times.transaction_us = self.now_us;
+        }
+        if let Some(cells) = cells_of(&mut self.pools, session.pool) {
+            cells.received_bytes += length(received);
+            cells.sent_bytes += bytes(&replies);
+            self.shared.noted.count_into(cells);
         }
         self.out = out;
         let is_answered = session.pipe.send(&replies).is_ok();
         match outcome {
             Ok(stop) if is_answered => return self.client_turn_done(key, lease, stop),
             Ok(_) => self.client_leaves(key, Leave::Lost),
-            Err(Some(fault)) => self.fail_session(key, &fault),
+            Err(Some(fault)) => self.fail_session(key, ClientEnd::Protocol, &fault),
             Err(None) => self.backend_gone(lease),
         }
         Flow::Blocked
@@ -208,6 +233,9 @@ impl Worker {
 
     /// Does for a backend whatever can be done now.
     pub(super) fn pump_server(&mut self, key: Key<Backend>) {
+        if self.is_suspended {
+            return;
+        }
         for _ in 0..TURNS_MAX {
             let Some(backend) = self.backends.get_mut(key) else { return };
             let flow = match backend.role {
@@ -249,9 +277,21 @@ impl Worker {
                 if is_wanted {
                     sent = session.pipe.send(turn.to_client);
                 }
+                if let Some(cells) = cells_of(&mut self.pools, backend.pool) {
+                    if is_wanted {
+                        cells.sent_bytes += bytes(turn.to_client);
+                    }
+                    if turn.queries > 0 {
+                        count_queries(cells, &mut backend.times, &turn, self.now_us);
+                    }
+                    self.shared.noted.count_into(cells);
+                }
                 turn.was_ready
             }
             Err(failure) => {
+                if let Some(cells) = cells_of(&mut self.pools, backend.pool) {
+                    self.shared.noted.count_into(cells);
+                }
                 self.out = out;
                 self.server_failed(key, lessee, &failure);
                 return Flow::Blocked;
@@ -322,7 +362,8 @@ impl Worker {
         let mode = self.pool(number).map(|pool| pool.settings.mode);
         if mode == Some(PoolMode::Statement) {
             let text = "transaction blocks not allowed in statement pooling mode";
-            self.fail_session(key, &Fault::fatal(SqlState::FEATURE_NOT_SUPPORTED, text));
+            let fault = Fault::fatal(SqlState::FEATURE_NOT_SUPPORTED, text);
+            self.fail_session(key, ClientEnd::Refused, &fault);
         }
     }
 
@@ -380,11 +421,12 @@ impl Worker {
         let text = "canceling statement due to user request";
         let fault = Fault::error(SqlState::QUERY_CANCELED, text);
         let mut replies = Vec::new();
+        let was_unanswered = progress == Progress::Unanswered;
         let passage = &mut session.front.passage;
         let done = match refuse(&input, &mut progress, passage, &fault, &mut replies) {
             Ok(done) => done,
             Err(fault) => {
-                self.fail_session(key, &fault);
+                self.fail_session(key, ClientEnd::Protocol, &fault);
                 return Flow::Blocked;
             }
         };
@@ -393,6 +435,13 @@ impl Worker {
         let is_leaving = session.pipe.stash.first() == Some(&tag::TERMINATE);
         session.has_backlog = is_answered && !session.pipe.stash.is_empty();
         session.phase = if is_answered { Phase::Idle } else { Phase::Refusing(progress) };
+        if let Some(cells) = cells_of(&mut self.pools, session.pool) {
+            cells.received_bytes += length(done);
+            cells.sent_bytes += bytes(&replies);
+            if was_unanswered && progress != Progress::Unanswered {
+                cells.pooler_errors.add(SqlClass::of(fault.sqlstate.0));
+            }
+        }
         if session.pipe.send(&replies).is_err() || is_leaving {
             self.client_leaves(key, Leave::Lost);
             return Flow::Blocked;
@@ -401,14 +450,30 @@ impl Worker {
     }
 }
 
+/// Counts the queries and transactions that ended in a turn. What follows in a pipeline begins where
+/// the one before it ends.
+fn count_queries(cells: &mut Cells, times: &mut Times, turn: &ServerTurn<'_>, now_us: u64) {
+    for _ in 0..turn.queries {
+        cells.query.record(now_us.saturating_sub(times.segment_us));
+        times.segment_us = now_us;
+    }
+    for _ in 0..turn.transactions {
+        cells.transaction.record(now_us.saturating_sub(times.transaction_us));
+        times.transaction_us = now_us;
+    }
+}
+
 /// Puts in front of a lease's first message what takes the backend to the session's parameters. It
 /// costs no round trip: the replies are dropped when they come.
-fn restore_parameters(session: &Session, backend: &mut Backend, out: &mut Vec<u8>) {
-    if Arc::ptr_eq(&session.front.params, &backend.link.params) {
+fn restore_parameters(session: &mut Session, backend: &mut Backend, out: &mut Vec<u8>) {
+    if Arc::ptr_eq(&session.front.params, &backend.link.params) && session.unreported.is_empty() {
         return;
     }
     let mut sql = Vec::new();
     backend.link.params.write_changes_to(&session.front.params, &mut sql);
+    for (name, value) in std::mem::take(&mut session.unreported) {
+        params::write_set_config(&mut sql, &name, &value);
+    }
     if !sql.is_empty() {
         encode::query(out, &sql);
         backend.link.expect.push(Awaited::Query, Reply::Swallow, Effect::None);

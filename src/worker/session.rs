@@ -1,12 +1,14 @@
 //! A client as its worker has it: socket, protocol state, and where in its life it is.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::backend::Backend;
 use super::pipe::Pipe;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
-use crate::pool::spec::PoolNumber;
+use crate::net::Peer;
+use crate::pool::spec::{PoolNumber, Seat};
 use crate::session::admission::Admitted;
 use crate::session::front::Front;
 use crate::session::refuse;
@@ -51,6 +53,8 @@ pub enum Departure {
 pub struct Greeting {
     /// Not yet sent: the end of its login.
     pub hello: Vec<u8>,
+    /// When its connection was accepted.
+    pub accepted_at: Instant,
     /// Its startup parameters.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// The parameters it wants, before the server has seen them.
@@ -68,6 +72,10 @@ pub struct Session {
     pub pipe: Pipe,
     /// Its protocol state.
     pub front: Front,
+    /// Tells it from all other sessions and backends of the process.
+    pub serial: u64,
+    /// Where it comes from.
+    pub peer: Peer,
     /// Its pool.
     pub pool: PoolNumber,
     /// Where in its life it is.
@@ -80,10 +88,16 @@ pub struct Session {
     pub is_fresh: bool,
     /// When it logged in, in the worker's milliseconds.
     pub login_ms: u64,
+    /// When it last asked for a backend, in the worker's milliseconds.
+    pub request_ms: u64,
     /// When it was last given an answer or a backend, in the worker's milliseconds.
     pub idle_ms: u64,
+    /// Its startup parameters that servers do not report: set once, on the only backend it gets.
+    pub unreported: Box<[(Vec<u8>, Vec<u8>)]>,
     /// Its place among the clients.
     pub admitted: Admitted,
+    /// Its place among the clients of its pool.
+    pub seat: Seat,
 }
 
 impl Session {

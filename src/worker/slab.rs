@@ -95,6 +95,20 @@ impl<T> Slab<T> {
             .collect()
     }
 
+    /// Returns what is at `count` places from place `from` on.
+    pub fn range(&self, from: usize, count: usize) -> impl Iterator<Item = (Key<T>, &T)> {
+        (0u32..)
+            .zip(&self.places)
+            .skip(from)
+            .take(count)
+            .filter_map(|(index, place)| Some((Key::new(index), place.as_ref()?)))
+    }
+
+    /// Returns how many places there are, taken or not.
+    pub fn places(&self) -> usize {
+        self.places.len()
+    }
+
     /// Says whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.places.len() == self.free.len()

@@ -1,15 +1,16 @@
 //! Looks at the clock: every 50 ms while somebody waits or runs something, once a second otherwise,
 //! never while there is nothing at all. Nothing is armed per query.
 
-use super::Worker;
-use super::backend::{Backend, Role};
+use super::backend::{Backend, ChoreKind, Role};
 use super::checkout::Growth;
-use super::millis;
+use super::pool::cells_of;
 use super::session::{Phase, Session};
 use super::slab::Key;
+use super::{Worker, millis};
 use crate::backend::link::Link;
 use crate::config::PoolSettings;
 use crate::fault::{Fault, SqlState};
+use crate::metrics::labels::{ClientEnd, ServerClose, Timeout};
 use crate::pool::spec::PoolNumber;
 use crate::session::relay;
 use crate::wire::expect::TransactionStatus;
@@ -20,7 +21,8 @@ const BUSY_TICK_MS: u64 = 50;
 /// Between two looks at the clock while nothing is.
 const IDLE_TICK_MS: u64 = 1_000;
 
-/// A query of our own that takes longer has failed.
+/// A query of our own that takes longer has failed; one that a login waits for must be done within
+/// `server_connect_timeout` as well.
 const CHORE_MS: u64 = 30_000;
 
 /// Who has waited this long without a backend gets one beyond this worker's share.
@@ -47,6 +49,11 @@ impl Worker {
         self.is_busy = self.is_draining;
         self.next_tick_ms = self.now_ms.saturating_add(IDLE_TICK_MS);
         self.read_mail_if_missed();
+        self.review_suspension();
+        if self.is_suspended {
+            // Nobody can be late who is not listened to.
+            return;
+        }
         for at in 0..self.pools.len() {
             if let Ok(number) = u32::try_from(at) {
                 self.tick_pool(PoolNumber(number));
@@ -69,10 +76,14 @@ impl Worker {
 
     fn tick_pool(&mut self, number: PoolNumber) {
         let now_ms = self.now_ms;
+        self.review_pool(number);
+        if self.pool(number).is_none_or(|pool| !pool.passage.is_open()) {
+            return;
+        }
         self.time_out_waiters(number);
         let Some(pool) = self.pool_mut(number) else { return };
         if let Some(first) = pool.slots.first_waiter() {
-            let waited_ms = now_ms.saturating_sub(first.since_ms);
+            let waited_ms = now_ms.saturating_sub(first.since_us / 1000);
             let reserve_ms = pool.settings.reserve_timeout.map_or(0, millis);
             let growth = if pool.settings.reserve_size > 0 && waited_ms >= reserve_ms {
                 Growth::Reserve
@@ -97,12 +108,13 @@ impl Worker {
             let Some(pool) = self.pool_mut(number) else { return };
             let Some(limit) = pool.settings.query_wait_timeout else { return };
             let Some(first) = pool.slots.first_waiter() else { return };
-            if now_ms.saturating_sub(first.since_ms) < millis(limit) {
+            if now_ms.saturating_sub(first.since_us / 1000) < millis(limit) {
                 return;
             }
-            pool.slots.pop_waiter();
             let text = "query_wait_timeout: no server connection became free in time";
-            self.fail_session(first.session, &Fault::fatal(SqlState::TOO_MANY_CONNECTIONS, text));
+            let fault = Fault::fatal(SqlState::TOO_MANY_CONNECTIONS, text);
+            self.time_out(first.session, Timeout::QueryWait, &fault);
+            self.leave_queue(first.session, number);
         }
     }
 
@@ -114,7 +126,7 @@ impl Worker {
         let limit_ms = pool.settings.server_idle_timeout.map_or(u64::MAX, millis);
         let spare = pool.spec.ledger.pool().count().saturating_sub(pool.settings.min_size);
         let mut idle_too_long = 0;
-        let mut expired: Vec<Key<Backend>> = Vec::new();
+        let mut expired: Vec<(Key<Backend>, ServerClose)> = Vec::new();
         for key in pool.slots.idle() {
             let Some(backend) = self.backends.get(key) else { continue };
             let is_old = now_ms >= backend.times.expires_ms;
@@ -125,12 +137,14 @@ impl Worker {
                     continue;
                 }
             }
-            if is_old || is_idle {
-                expired.push(key);
+            if is_old {
+                expired.push((key, ServerClose::Lifetime));
+            } else if is_idle {
+                expired.push((key, ServerClose::Idle));
             }
         }
-        for key in expired {
-            self.close_backend(key);
+        for (key, why) in expired {
+            self.close_backend(key, why);
         }
     }
 
@@ -162,19 +176,26 @@ impl Worker {
             Role::Chore(chore) => {
                 self.is_busy = true;
                 let took_ms = now_ms.saturating_sub(backend.times.query_ms);
-                if took_ms >= CHORE_MS {
+                let limit = match chore.kind {
+                    // A client's login is not done before.
+                    ChoreKind::Greet(_) => self
+                        .pool(backend.pool)
+                        .and_then(|pool| pool.settings.server_connect_timeout),
+                    ChoreKind::Reset | ChoreKind::Check => None,
+                };
+                if took_ms >= limit.map_or(CHORE_MS, millis).min(CHORE_MS) {
                     tracing::warn!(kind = ?chore.kind, "server connection closed: it hangs");
-                    self.backend_gone(key);
+                    self.backend_ends(key, ServerClose::Chore);
                 }
             }
             Role::Leased(session) => {
                 let session = *session;
                 let Some(client) = self.sessions.get(session) else { return };
                 let Some(pool) = self.pool(backend.pool) else { return };
-                let fault = overdue(&pool.settings, backend, client, now_ms);
+                let overdue = overdue(&pool.settings, backend, client, now_ms);
                 self.is_busy = true;
-                if let Some(fault) = fault {
-                    self.fail_session(session, &fault);
+                if let Some((timeout, fault)) = overdue {
+                    self.time_out(session, timeout, &fault);
                 }
             }
         }
@@ -190,12 +211,12 @@ impl Worker {
                     self.remove_session(key);
                 }
             }
-            Phase::Idle if self.is_draining => self.send_off(key),
+            Phase::Idle if self.must_go(session) => self.send_off(key),
             Phase::Idle => {
                 let limit = self.pool(session.pool).and_then(|p| p.settings.client_idle_timeout);
                 let idle_ms = now_ms.saturating_sub(session.idle_ms);
                 if limit.is_some_and(|limit| idle_ms >= millis(limit)) {
-                    self.fail_session(key, &idle_fault());
+                    self.time_out(key, Timeout::ClientIdle, &idle_fault());
                 } else if limit.is_some_and(|limit| millis(limit) < IDLE_TICK_MS * 4) {
                     self.is_busy = true;
                 }
@@ -203,6 +224,16 @@ impl Worker {
             Phase::Leaving(lease, departure) => self.tick_leaving(key, lease, departure),
             Phase::Greeting(_) | Phase::Waiting | Phase::Refusing(_) | Phase::Leased(_) => {}
         }
+    }
+
+    /// Closes a client because of a time-out.
+    fn time_out(&mut self, key: Key<Session>, timeout: Timeout, fault: &Fault) {
+        if let Some(session) = self.sessions.get(key)
+            && let Some(cells) = cells_of(&mut self.pools, session.pool)
+        {
+            cells.timeouts.add(timeout);
+        }
+        self.fail_session(key, ClientEnd::Timeout, fault);
     }
 }
 
@@ -219,7 +250,7 @@ fn overdue(
     backend: &Backend,
     session: &Session,
     now_ms: u64,
-) -> Option<Fault> {
+) -> Option<(Timeout, Fault)> {
     let Backend { link, times, .. } = backend;
     let is_over = |limit: Option<std::time::Duration>, since_ms: u64| {
         limit.is_some_and(|limit| now_ms.saturating_sub(since_ms) >= millis(limit))
@@ -227,14 +258,14 @@ fn overdue(
     let is_running = !link.expect.is_empty();
     if is_running && is_over(settings.query_timeout, times.query_ms) {
         let text = "canceling statement due to query timeout";
-        return Some(Fault::fatal(SqlState::QUERY_CANCELED, text));
+        return Some((Timeout::Query, Fault::fatal(SqlState::QUERY_CANCELED, text)));
     }
     let is_in_transaction = in_transaction(link, session);
     if (is_running || is_in_transaction)
-        && is_over(settings.transaction_timeout, times.transaction_ms)
+        && is_over(settings.transaction_timeout, times.transaction_us / 1000)
     {
         let text = "terminating connection due to transaction timeout";
-        return Some(Fault::fatal(SqlState::TRANSACTION_TIMEOUT, text));
+        return Some((Timeout::Transaction, Fault::fatal(SqlState::TRANSACTION_TIMEOUT, text)));
     }
     let waits_since_ms = times.ready_ms.max(times.query_ms);
     if !is_running
@@ -242,10 +273,11 @@ fn overdue(
         && is_over(settings.idle_transaction_timeout, waits_since_ms)
     {
         let text = "terminating connection due to idle-in-transaction timeout";
-        return Some(Fault::fatal(SqlState::IDLE_IN_TRANSACTION_TIMEOUT, text));
+        let fault = Fault::fatal(SqlState::IDLE_IN_TRANSACTION_TIMEOUT, text);
+        return Some((Timeout::IdleTransaction, fault));
     }
     if !is_running && !is_in_transaction && is_over(settings.client_idle_timeout, waits_since_ms) {
-        return Some(idle_fault());
+        return Some((Timeout::ClientIdle, idle_fault()));
     }
     None
 }

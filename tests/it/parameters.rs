@@ -308,3 +308,49 @@ fn c30_options_set_parameters() {
         assert_eq!(a.value("show application_name"), "a b");
     });
 }
+
+#[test]
+fn c30_parameters_that_servers_do_not_report_are_set_in_session_mode() {
+    let unreported = [
+        ("statement_timeout", "12345ms"),
+        ("search_path", "\"strange name\", public"),
+        ("my.own", "it's"),
+        ("options", "-c work_mem=5MB"),
+    ];
+    let names = ["statement_timeout", "search_path", "my.own", "work_mem"];
+    let with = |login: &Login| {
+        unreported.iter().fold(login.clone(), |login, (name, value)| login.parameter(name, value))
+    };
+    let fixture = Fixture::session();
+    fixture.both(|peer: &Peer| {
+        let mut a = peer.connect_as("a", &with(&peer.login));
+        for sql in ["begin", "select 1", "commit"] {
+            a.query(sql);
+            for name in names {
+                a.query(&format!("show {name}"));
+            }
+        }
+        assert_eq!(a.value("show search_path"), "\"strange name\", public");
+        assert_eq!(a.value("show my.own"), "it's");
+        drop(a);
+        // The next client has the same backend.
+        let mut b = peer.connect("b");
+        assert_eq!(b.value("show statement_timeout"), "0");
+        assert_eq!(b.value("show search_path"), "\"$user\", public");
+    });
+    // Wrong values still fail the login, in the server's own words.
+    let said = fixture.login().parameter("statement_timeout", "soon").connect(&fixture.proxy.tcp());
+    let said = said.err().expect("that is no time");
+    assert!(
+        said.iter().any(|reply| reply.tag() == b'E' && reply.sqlstate() == "22023"),
+        "{said:?}"
+    );
+    // Where backends change, or nothing is taken back, they cannot be kept apart.
+    for settings in ["pool_mode = \"transaction\"", "server_reset_query = \"\""] {
+        let fixture =
+            Fixture::start(|config| config.general("pool_mode = \"session\"").general(settings));
+        let said = with(&fixture.login()).connect(&fixture.proxy.tcp());
+        let said = said.err().expect("it cannot be restored");
+        assert!(said.iter().any(|reply| reply.tag() == b'E' && reply.sqlstate() == "0A000"));
+    }
+}

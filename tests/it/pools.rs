@@ -81,7 +81,8 @@ fn idle_backend_of_another_user_gives_way() {
     for _ in 0..5 {
         assert_eq!(a.value("select current_user"), "postgres");
         assert_eq!(b.value("select current_user"), "dave");
-        assert!(fixture.backends() <= 1);
+        // A server process that was told to end is still listed for a moment.
+        poll("the other backend has gone", || fixture.backends() <= 1);
     }
     assert_eq!(a.query("begin"), "C BEGIN | Z T");
     b.send(&[crate::support::message::query("select 1")]);

@@ -394,6 +394,59 @@ fn a14_thousands_of_statements_of_one_client_stay_usable() {
 }
 
 #[test]
+fn a12_malformed_parse_leaves_the_unnamed_statement_alone() {
+    Fixture::transaction().both(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        for other in [false, true] {
+            assert_eq!(a.run(&[parse("", "select 'kept'"), sync()]), "1 | Z I");
+            // A parameter type is promised and missing; no end of the text.
+            for body in [&b"\0select 1\0\0\x01"[..], b"\0select 1"] {
+                assert_eq!(a.run(&[message(b'P', body), sync()]), "E 08P01 | Z I");
+                if other {
+                    assert_eq!(b.run(&[parse("", "select 'of b'"), sync()]), "1 | Z I");
+                }
+                let answers = a.run(&[bind("", ""), execute(""), sync()]);
+                assert_eq!(answers, "2 | D kept | C SELECT 1 | Z I");
+            }
+        }
+    });
+}
+
+#[test]
+fn a14_memory_of_one_clients_statements_is_bounded() {
+    let fixture = Fixture::start(|config| config.general("max_prepared_statements = 2"));
+    let (mut greedy, mut other) = (fixture.connect(), fixture.connect());
+    let before = fixture.proxy.memory_kib();
+    // 64 MiB in all, of names and texts.
+    let long = |number: usize| format!("select {number} /*{}*/", "x".repeat(8_000_000));
+    let mut kept = 0;
+    let refused = loop {
+        let answers = greedy.run(&[parse(&format!("s{kept}"), &long(kept)), sync()]);
+        if answers != "1 | Z I" {
+            break answers;
+        }
+        kept += 1;
+    };
+    assert_eq!((refused.to_string().as_str(), kept), ("E 54000 | Z I", 8));
+    let growth = fixture.proxy.memory_kib().saturating_sub(before);
+    assert!(growth < 128 * 1024, "{growth} KiB for 64 MiB of statements");
+    // Nothing else is refused: not to it, nor to others, and room that is given back is room.
+    assert_eq!(greedy.run(&[bind("", "s0"), execute(""), sync()]), "2 | D 0 | C SELECT 1 | Z I");
+    assert_eq!(greedy.run(&[parse("small", "select 1"), sync()]), "1 | Z I");
+    assert_eq!(other.run(&[parse("s8", &long(8)), sync()]), "1 | Z I");
+    assert_eq!(greedy.run(&[close_statement("s7"), sync()]), "3 | Z I");
+    assert_eq!(greedy.run(&[parse("s8", &long(8)), sync()]), "1 | Z I");
+    // What nobody has any more does not pile up.
+    assert_eq!(greedy.run(&[close_statement("s0"), sync()]), "3 | Z I");
+    for number in 0..24 {
+        let messages = [parse("other", &long(100 + number)), close_statement("other"), sync()];
+        assert_eq!(greedy.run(&messages), "1 | 3 | Z I");
+    }
+    let growth = fixture.proxy.memory_kib().saturating_sub(before);
+    assert!(growth < 192 * 1024, "{growth} KiB for 64 MiB of statements and others that are gone");
+}
+
+#[test]
 fn statements_survive_the_loss_of_a_backend() {
     let fixture = Fixture::transaction();
     let mut a = fixture.connect();

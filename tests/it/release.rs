@@ -319,3 +319,26 @@ fn b24_lowered_pool_size_is_reached_by_releases() {
         fixture.backends() == 1
     });
 }
+
+#[test]
+fn b20_terminate_behind_a_result_that_nobody_reads_is_a_goodbye() {
+    for mode in ["session", "transaction"] {
+        let fixture = Fixture::start(|config| config.general(&format!("pool_mode = \"{mode}\"")));
+        fixture.observer().rows("create table t (x int)");
+        for (round, address) in [fixture.proxy.tcp(), fixture.proxy.unix()].iter().enumerate() {
+            let mut a = fixture.login().connect(address).expect("trusted");
+            // More than all buffers between the server and us hold.
+            let big = "select repeat('x', 1000) from generate_series(1, 50000)";
+            a.send(&[query(big), query("insert into t values (1)")]);
+            a.reply();
+            a.assert_backed_up();
+            a.send_last(&terminate());
+            // Neither who waits nor what was asked for before the goodbye depends on our reading.
+            let mut b = fixture.connect();
+            assert_eq!(b.query("select 'b'"), "T | D b | C SELECT 1 | Z I", "{mode} mode");
+            let inserted = (round + 1).to_string();
+            assert_eq!(b.value("select count(*) from t"), inserted, "{mode} mode");
+            drop(a);
+        }
+    }
+}

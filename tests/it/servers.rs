@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU32, Ordering},
         mpsc::sync_channel,
     },
@@ -338,4 +338,88 @@ fn c26_parameters_the_server_does_not_report_are_left_alone() {
         Err(said) => assert!(format!("{said:?}").contains("E S"), "{said:?}"),
     }
     assert_eq!(connect(&proxy).query("select 2"), "D select 2 | C SELECT 1 | Z I");
+}
+
+#[test]
+fn d34_backend_of_a_cancel_that_may_come_late_goes_to_nobody_else() {
+    let served_by = Arc::new(Mutex::new(Vec::new()));
+    let (tell, told) = sync_channel(1);
+    let server = FakeServer::start({
+        let served_by = Arc::clone(&served_by);
+        move |mut caller: Caller| {
+            if caller.is_cancel {
+                // Taken, and not acted on yet: nobody knows when it will be.
+                let _ = tell.send(());
+                let_pass(Duration::from_secs(20));
+                return;
+            }
+            caller.welcome();
+            while let Some(sql) = caller.query() {
+                let mut served_by = served_by.lock().unwrap_or_else(PoisonError::into_inner);
+                served_by.push((sql.clone(), caller.number));
+                drop(served_by);
+                if sql == "wait" {
+                    let_pass(Duration::from_secs(1));
+                }
+                caller.answer("served");
+            }
+        }
+    });
+    for kept_for_a_transaction in [false, true] {
+        let configure = |config: Config| config.general("cancel_wait_timeout = \"500ms\"");
+        let Some(proxy) = front(&server, configure) else { return };
+        let (mut a, mut b) = (connect(&proxy), connect(&proxy));
+        let by = |sql: &str| {
+            let served_by = served_by.lock().unwrap_or_else(PoisonError::into_inner);
+            served_by.iter().rev().find(|(asked, _)| asked == sql).map(|(_, number)| *number)
+        };
+        served_by.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        a.send(&[query("wait")]);
+        if kept_for_a_transaction {
+            // The lease outlives the request that failed.
+            a.send(&[query("wait"), query("wait")]);
+        }
+        poll("it runs", || by("wait").is_some());
+        proxy.tcp().cancel(a.key);
+        told.recv_timeout(PATIENCE).expect("the cancel arrives");
+        for _ in 0..if kept_for_a_transaction { 3 } else { 1 } {
+            assert_eq!(a.ready(1), SERVED);
+        }
+        assert_eq!(b.query("another client's"), SERVED);
+        assert_ne!(by("another client's"), by("wait"), "the cancel request may hit it yet");
+    }
+}
+
+#[test]
+fn c29_server_that_never_says_what_it_makes_of_a_parameter_is_given_up() {
+    let server = FakeServer::start(|mut caller: Caller| {
+        caller.welcome();
+        while let Some(sql) = caller.query() {
+            if sql.contains("hang") {
+                // Says nothing, and stays.
+                caller.query();
+                return;
+            }
+            caller.answer("served");
+        }
+    });
+    let configure = |config: Config| config.general("server_connect_timeout = 1");
+    let Some(proxy) = front(&server, configure) else { return };
+    // One backend, and it hangs: the next one is opened for whoever waits.
+    let hanging = Login::new("postgres", "fake").parameter("application_name", "hang");
+    let address = proxy.tcp();
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let said = hanging.connect(&address).err().expect("nobody knows whether it may");
+                let said: Vec<_> = said.iter().map(ToString::to_string).collect();
+                assert_eq!(said[said.len() - 2..], ["E FATAL 08006", "EOF"], "{said:?}");
+            });
+        }
+        let mut other = connect(&proxy);
+        for _ in 0..3 {
+            assert_eq!(other.query("select 1"), SERVED);
+        }
+    });
+    assert_eq!(connect(&proxy).query("select 1"), SERVED);
 }

@@ -1,8 +1,12 @@
 //! Point E 42 of the acceptance list: messages of any size, and bytes that are no messages.
 
-use std::{fmt::Write, time::Duration};
+use std::{
+    fmt::Write,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
-use crate::support::{fixture::Fixture, let_pass, message::*, poll, proxy::Proxy, reply::Reply};
+use crate::support::{fixture::Fixture, let_pass, message::*, poll, reply::Reply, wire::Client};
 
 /// Memory a connection may cost, however much passes through it.
 const MEMORY_MAX_KIB: u64 = 24 * 1024;
@@ -44,14 +48,14 @@ fn e42_slow_reader_costs_little_memory() {
     let fixture = Fixture::transaction();
     let mut warm = fixture.connect();
     assert_eq!(warm.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
-    let before = memory_kib(&fixture.proxy);
+    let before = fixture.proxy.memory_kib();
     let mut a = fixture.connect();
     let sql = "select repeat('x', 1000) from generate_series(1, 200000)";
     a.send(&[query(sql), query("select 'after'")]);
     // The server produces 200 MB; what nobody reads must wait in the server.
     assert_eq!(a.take(1), "T");
     let_pass(Duration::from_secs(1));
-    let growth = memory_kib(&fixture.proxy).saturating_sub(before);
+    let growth = fixture.proxy.memory_kib().saturating_sub(before);
     assert!(growth < MEMORY_MAX_KIB, "{growth} KiB for one slow reader");
     let mut rows = 0_u32;
     let rest = a.replies_until(|reply| {
@@ -60,7 +64,7 @@ fn e42_slow_reader_costs_little_memory() {
     });
     assert_eq!((rows, rest.len()), (200_000, 200_002));
     assert_eq!(a.ready(1), "T | D after | C SELECT 1 | Z I");
-    let growth = memory_kib(&fixture.proxy).saturating_sub(before);
+    let growth = fixture.proxy.memory_kib().saturating_sub(before);
     assert!(growth < MEMORY_MAX_KIB, "{growth} KiB after a large result");
 }
 
@@ -69,7 +73,7 @@ fn e42_flood_of_a_client_that_waits_costs_little_memory() {
     let fixture = Fixture::transaction();
     let (mut holder, mut flood) = (fixture.connect(), fixture.connect());
     assert_eq!(holder.query("begin"), "C BEGIN | Z T");
-    let before = memory_kib(&fixture.proxy);
+    let before = fixture.proxy.memory_kib();
     let text = "y".repeat(1_000_000);
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| {
@@ -79,7 +83,7 @@ fn e42_flood_of_a_client_that_waits_costs_little_memory() {
             flood
         });
         let_pass(Duration::from_millis(700));
-        let growth = memory_kib(&fixture.proxy).saturating_sub(before);
+        let growth = fixture.proxy.memory_kib().saturating_sub(before);
         assert!(growth < MEMORY_MAX_KIB, "{growth} KiB for one waiting client");
         assert_eq!(holder.query("commit"), "C COMMIT | Z I");
         let mut flood = writer.join().expect("the flood is taken in the end");
@@ -91,7 +95,7 @@ fn e42_flood_of_a_client_that_waits_costs_little_memory() {
 fn e42_client_that_pipelines_without_reading_stops_only_itself() {
     let fixture = Fixture::start(|config| config.general("default_pool_size = 2"));
     let (mut deaf, mut b) = (fixture.connect(), fixture.connect());
-    let before = memory_kib(&fixture.proxy);
+    let before = fixture.proxy.memory_kib();
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || {
             let sql = "select repeat('x', 100000)";
@@ -102,7 +106,7 @@ fn e42_client_that_pipelines_without_reading_stops_only_itself() {
         for _ in 0..20 {
             assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
         }
-        let growth = memory_kib(&fixture.proxy).saturating_sub(before);
+        let growth = fixture.proxy.memory_kib().saturating_sub(before);
         assert!(growth < MEMORY_MAX_KIB, "{growth} KiB for one deaf client");
         let mut deaf = writer.join().expect("the queries are small");
         let mut ready = 0;
@@ -230,10 +234,66 @@ fn e42_garbage_before_login_is_refused() {
     assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
-/// Resident memory of the proxy.
-fn memory_kib(proxy: &Proxy) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", proxy.pid()));
-    let status = status.expect("the proxy runs");
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
-    line.trim().trim_end_matches(" kB").parse().expect("a number")
+#[test]
+fn e42_client_that_never_reads_our_own_answers_stops_only_itself() {
+    // What the proxy answers itself: the server has nothing to hold back.
+    let held_up = "while another client has the backend";
+    let (close, prepare) = (close_statement("s"), parse("s", "select 1"));
+    for (case, segment, answers) in [
+        ("without a Sync", [close.clone(), flush()].concat(), "3"),
+        ("with a Sync", [close.clone(), sync()].concat(), "3 | Z I"),
+        (held_up, [close.clone(), sync()].concat(), "3 | Z I"),
+        (held_up, [prepare, sync(), close, sync()].concat(), "1 | Z I | 3 | Z I"),
+    ] {
+        let replies = answers.split(" | ").count();
+        let fixture = Fixture::transaction();
+        let mut holder = fixture.connect();
+        let mut deaf = fixture.login().connect(&fixture.proxy.unix()).expect("trusted");
+        let prepared = deaf.run(&[parse("s", "select 1"), sync(), close_statement("s"), sync()]);
+        assert_eq!(prepared, "1 | Z I | 3 | Z I");
+        if case == held_up {
+            assert_eq!(holder.query("begin"), "C BEGIN | Z T");
+        }
+        let before = fixture.proxy.memory_kib();
+        // Small, so that it can be seen whether the proxy still takes any.
+        let block = segment.repeat((1 << 14) / segment.len());
+        let sent = AtomicU32::new(0);
+        std::thread::scope(|scope| {
+            let mut writer = deaf.another_end();
+            let (block, sent) = (&block, &sent);
+            scope.spawn(move || {
+                // Blocks for good as soon as nobody reads what it sends.
+                while writer.try_send(block).is_ok() {
+                    sent.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+            let _end = HangsUp(deaf.another_end());
+            let mut stuck_at = 0;
+            poll("the proxy reads no more", || {
+                let growth = fixture.proxy.memory_kib().saturating_sub(before);
+                assert!(growth < MEMORY_MAX_KIB, "{growth} KiB for one deaf client, {case}");
+                let_pass(Duration::from_millis(500));
+                let now = sent.load(Ordering::Relaxed);
+                now == std::mem::replace(&mut stuck_at, now)
+            });
+            // What it did not read is there, in order.
+            for _ in 0..1000 {
+                assert_eq!(deaf.take(replies), answers, "{case}");
+            }
+        });
+        // Nor does it hold anybody up when it is gone.
+        if case == held_up {
+            assert_eq!(holder.query("commit"), "C COMMIT | Z I");
+        }
+        assert_eq!(holder.query("select 1"), "T | D 1 | C SELECT 1 | Z I", "{case}");
+    }
+}
+
+/// Ends a connection when dropped, so that a thread which writes to it ends too.
+struct HangsUp(Client);
+
+impl Drop for HangsUp {
+    fn drop(&mut self) {
+        self.0.hang_up();
+    }
 }

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Ranks of the code map; a module uses only lower ranks, itself, and what stands beside it here.
-const RANKS: [(&str, u8, &[&str]); 18] = [
+const RANKS: [(&str, u8, &[&str]); 24] = [
     ("wire", 0, &[]),
     ("secret", 0, &[]),
     ("config", 1, &[]),
     ("fault", 1, &[]),
     ("log", 1, &[]),
+    ("metrics", 1, &[]),
     ("signals", 1, &[]),
     ("net", 2, &[]),
     ("auth", 3, &[]),
@@ -19,10 +20,15 @@ const RANKS: [(&str, u8, &[&str]); 18] = [
     ("session", 7, &[]),
     ("worker", 7, &["session"]),
     ("control", 8, &[]),
-    ("demo", 9, &[]),
-    ("cli", 10, &[]),
-    ("app", 10, &[]),
-    ("main", 10, &[]),
+    ("admin", 9, &[]),
+    ("import", 9, &[]),
+    ("status", 9, &[]),
+    ("check", 9, &[]),
+    ("password", 9, &[]),
+    ("demo", 10, &[]),
+    ("cli", 11, &[]),
+    ("app", 11, &[]),
+    ("main", 11, &[]),
 ];
 
 /// Longest file, without tests.
@@ -73,7 +79,7 @@ fn modules_use_only_lower_ranks() {
             if used.is_empty() || used == module || beside.contains(&used.as_str()) {
                 continue;
             }
-            assert!(rank(&used).0 < own || own == 9, "{path} uses {used}, which is not below it");
+            assert!(rank(&used).0 < own, "{path} uses {used}, which is not below it");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{fixture::Fixture, let_pass, login::Login, message::*, poll};
+use crate::support::{PATIENCE, fixture::Fixture, let_pass, login::Login, message::*, poll};
 
 #[test]
 fn b25_idle_transaction_timeout_counts_from_the_last_answer() {
@@ -145,4 +145,36 @@ fn client_login_timeout_ends_stalled_logins() {
         assert_eq!(client.until_end().last(), "EOF");
     }
     assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+}
+
+#[test]
+fn client_login_timeout_counts_from_the_first_byte_however_slowly_the_others_come() {
+    let fixture = Fixture::start(|config| {
+        config
+            .general("client_login_timeout = 1")
+            .general("auth_type = \"scram-sha-256\"")
+            .user("alice", &["password = \"alice-pw\""])
+    });
+    let greeting = startup(PROTOCOL_3_0, &[("user", "alice"), ("database", &fixture.database)]);
+    // A name of this length takes longer than the test has patience for.
+    let endless = startup(PROTOCOL_3_0, &[("user", &"x".repeat(9_000))]);
+    let first = message(b'p', &[&b"SCRAM-SHA-256\0"[..], &[0; 4], &b"n,,n=,r=x"[..]].concat());
+    for (stage, at_once, slowly) in [
+        ("the startup packet", &b""[..], &endless),
+        ("the first SCRAM message", &greeting[..], &first),
+    ] {
+        let mut slow = fixture.proxy.tcp().open();
+        slow.send(&[at_once.to_vec()]);
+        let started = Instant::now();
+        let mut bytes = slowly.iter().cycle();
+        // Each byte is a sign of life; together they are no login.
+        while slow.try_send(&[*bytes.next().expect("it is a circle")]).is_ok() {
+            assert!(started.elapsed() < PATIENCE, "still in its login at {stage}");
+            let_pass(Duration::from_millis(50));
+        }
+        assert!(started.elapsed() >= Duration::from_millis(900), "{stage}: too soon");
+        let alice = Login::new("alice", &fixture.database).password("alice-pw");
+        let mut other = alice.connect(&fixture.proxy.tcp()).expect("the password is right");
+        assert_eq!(other.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+    }
 }

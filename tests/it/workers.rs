@@ -196,3 +196,53 @@ fn pool_of_every_size_with_more_workers_than_backends() {
         assert_eq!(one_more.ready(1), "T | D 1 | C SELECT 1 | Z I");
     }
 }
+
+#[test]
+fn workers_that_need_room_under_a_full_bound_do_not_keep_each_other_awake() {
+    let fixture = Fixture::start(|config| {
+        config
+            .general("workers = 2")
+            .general("default_pool_size = 4")
+            .general("max_db_connections = 1")
+    });
+    let mut holder = fixture.connect();
+    assert_eq!(holder.query("begin"), "C BEGIN | Z T");
+    // Another pool of the same database, with clients on both workers: nothing can be evicted.
+    let mut waiting: Vec<_> = (0..6)
+        .map(|_| {
+            let mut client = fixture.proxy.tcp().open();
+            let login = [("user", "dave"), ("database", fixture.database.as_str())];
+            client.send(&[startup(PROTOCOL_3_0, &login), query("select 'dave'")]);
+            client
+        })
+        .collect();
+    let_pass(Duration::from_millis(500));
+    // A look at the clock every 50 ms makes 20 wake-ups a second for each thread, and next to no
+    // work. Workers that wake each other up may also never sleep.
+    let (wake_ups, work_ms) = effort(fixture.proxy.pid());
+    let_pass(Duration::from_secs(2));
+    let (wake_ups_then, work_ms_then) = effort(fixture.proxy.pid());
+    let (wake_ups, work_ms) = (wake_ups_then - wake_ups, work_ms_then - work_ms);
+    assert!(wake_ups < 1_000, "{wake_ups} wake-ups in two seconds of waiting");
+    assert!(work_ms < 500, "{work_ms} ms of work in two seconds of waiting");
+    assert_eq!(holder.query("commit"), "C COMMIT | Z I");
+    for client in &mut waiting {
+        // The login's ReadyForQuery, then the query's.
+        assert_eq!(client.ready(2).last(), "Z I");
+    }
+    assert_eq!(fixture.backends(), 1);
+}
+
+/// How often the threads of a process have woken up, and for how many milliseconds they have run.
+fn effort(pid: u32) -> (u64, u64) {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).expect("Linux");
+    let of_thread = |entry: std::fs::DirEntry| {
+        let status = std::fs::read_to_string(entry.path().join("status")).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?;
+        let run = std::fs::read_to_string(entry.path().join("schedstat")).ok()?;
+        let run_ns: u64 = run.split(' ').next()?.parse().ok()?;
+        Some((line.trim().parse::<u64>().ok()?, run_ns / 1_000_000))
+    };
+    let efforts = threads.flatten().filter_map(of_thread);
+    efforts.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
+}

@@ -3,6 +3,7 @@
 //! Source: RFC 5802, section 3; PostgreSQL `src/common/scram-common.c`.
 
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD as BASE64;
@@ -12,6 +13,7 @@ use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::{MECHANISM, grammar, prepare};
+use crate::secret::Secret;
 
 /// Iterations of a secret that we make ourselves.
 ///
@@ -154,6 +156,52 @@ impl Drop for ClientKeys {
     }
 }
 
+/// The keys that a password became where it was used last. Deriving them takes milliseconds of a
+/// core or more, and a pool logs in with the same password again and again.
+#[derive(Default)]
+pub struct DerivedKeys(Mutex<Option<Derived>>);
+
+struct Derived {
+    password: Secret,
+    salt: Vec<u8>,
+    iterations: u32,
+    keys: ClientKeys,
+}
+
+impl DerivedKeys {
+    /// Returns the keys of `password`; derives them if salt, iterations or password are others than
+    /// last time.
+    pub(super) fn of(&self, password: &Secret, salt: &[u8], iterations: u32) -> ClientKeys {
+        if let Some(keys) = self.known(password, salt, iterations) {
+            return keys;
+        }
+        // Not locked meanwhile: nobody waits for somebody else's server.
+        let keys = ClientKeys::from_password(password.expose(), salt, iterations);
+        let derived = Derived {
+            password: password.clone(),
+            salt: salt.to_vec(),
+            iterations,
+            keys: keys.clone(),
+        };
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(derived);
+        keys
+    }
+
+    fn known(&self, password: &Secret, salt: &[u8], iterations: u32) -> Option<ClientKeys> {
+        let derived = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |known: &&Derived| {
+            known.iterations == iterations && known.salt == salt && known.password == *password
+        };
+        derived.as_ref().filter(is_same).map(|known| known.keys.clone())
+    }
+}
+
+impl fmt::Debug for DerivedKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DerivedKeys(***)")
+    }
+}
+
 /// Reads a key of 32 bytes from base64.
 pub(super) fn decode(text: &[u8]) -> Option<[u8; KEY_LEN]> {
     Zeroizing::new(BASE64.decode(text).ok()?).as_slice().try_into().ok()
@@ -197,4 +245,31 @@ fn salted_password(password: &[u8], salt: &[u8], iterations: u32) -> Zeroizing<[
     }
     block.zeroize();
     sum
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_derived_again_only_for_another_password_salt_or_number_of_rounds() {
+        let cache = DerivedKeys::default();
+        let password = Secret::new("p");
+        let keys = cache.of(&password, b"salt", 3);
+        assert_eq!(keys.client_key, ClientKeys::from_password(b"p", b"salt", 3).client_key);
+        // What is kept is what is used.
+        let forged = ClientKeys { client_key: [1; KEY_LEN], server_key: [2; KEY_LEN] };
+        if let Some(derived) = cache.0.lock().unwrap().as_mut() {
+            derived.keys = forged;
+        }
+        assert_eq!(cache.of(&password, b"salt", 3).client_key, [1; KEY_LEN]);
+        for (password, salt, iterations) in [("q", "salt", 3), ("p", "pepper", 3), ("p", "salt", 4)]
+        {
+            let expected =
+                ClientKeys::from_password(password.as_bytes(), salt.as_bytes(), iterations);
+            let derived = cache.of(&Secret::new(password), salt.as_bytes(), iterations);
+            assert_eq!(derived.client_key, expected.client_key);
+        }
+        assert_eq!(format!("{cache:?}"), "DerivedKeys(***)");
+    }
 }

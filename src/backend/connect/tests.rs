@@ -16,7 +16,7 @@ const KEY: &[u8] = b"K\0\0\0\x0c\0\0\0\x07\x01\x02\x03\x04";
 const SASL_OFFER: &[u8] = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
 
 fn stored(password: &str) -> Credentials {
-    Credentials { stored: Some(Secret::new(password)), learned: None }
+    Credentials { stored: Some(Secret::new(password)), ..Credentials::default() }
 }
 
 fn bytes(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
@@ -205,6 +205,7 @@ async fn scram_is_answered_by_password_and_by_learned_keys() {
     let with_keys = |salt| Credentials {
         stored: Some(Secret::new(ScramSecret::from_password(b"p", b"stored", 1).to_string())),
         learned: Some(Learned::Keys(learned_keys(b"p", salt, 10))),
+        ..Credentials::default()
     };
     log_in_to(&with_keys(b"salt"), async |script| {
         scram_server(script, "p", "p").await;

@@ -77,7 +77,7 @@ async fn answer(config: &Config, bytes: &[u8]) -> (Accepted, Vec<u8>) {
     let answer = match &accepted {
         Accepted::Gone => client.await.unwrap(),
         // The connection is still open.
-        Accepted::Cancel { .. } | Accepted::Login(_) => Vec::new(),
+        Accepted::Cancel { .. } | Accepted::Login(_) | Accepted::Console(_) => Vec::new(),
     };
     (accepted, answer)
 }

@@ -8,15 +8,19 @@
 //! Budget per simple-query transaction: one pass over each header, no allocation, no copy.
 //! A body is parsed only for the tags that are named in the two `match`es.
 
+mod alone;
 mod client;
 mod server;
 
-pub use client::{ClientTurn, Stop, answer_alone, from_client, may_begin};
+pub use alone::{answer_alone, may_begin};
+pub use client::{ClientTurn, Stop, from_client};
 pub use server::{ServerTurn, from_server};
 
 use crate::backend::link::{Effect, Link, Unnamed};
 use crate::backend::params::Interner;
 use crate::backend::statements::Catalog;
+use crate::metrics::cells::{Cells, Statements};
+use crate::metrics::labels::SqlClass;
 use crate::session::front::Front;
 use crate::wire::expect::{Awaited, Desync, Entry};
 use crate::wire::header::BadLength;
@@ -28,6 +32,35 @@ pub struct Shared {
     pub catalog: Catalog,
     /// Parameter sets.
     pub interner: Interner,
+    /// What was done since the last [`count_into`](Noted::count_into).
+    pub noted: Noted,
+}
+
+/// What the relay has seen and its caller counts.
+#[derive(Debug, Default)]
+pub struct Noted {
+    /// Prepared statements.
+    pub statements: Statements,
+    /// Errors of the server that the client is sent; no more than one read has.
+    pub server_errors: Vec<SqlClass>,
+    /// Errors that the client is sent instead.
+    pub pooler_errors: Vec<SqlClass>,
+}
+
+impl Noted {
+    /// Adds what was noted to the counters of a pool, and forgets it.
+    #[inline]
+    pub fn count_into(&mut self, cells: &mut Cells) {
+        if self.statements != Statements::default() {
+            cells.statements.absorb(&mut self.statements);
+        }
+        for class in self.server_errors.drain(..) {
+            cells.server_errors.add(class);
+        }
+        for class in self.pooler_errors.drain(..) {
+            cells.pooler_errors.add(class);
+        }
+    }
 }
 
 /// The server cannot be relayed any more.

@@ -9,6 +9,7 @@ use crate::backend::link::{Effect, Link};
 use crate::backend::params;
 use crate::backend::statements::StatementId;
 use crate::fault::SqlState;
+use crate::metrics::labels::SqlClass;
 use crate::session::front::{Front, Pins, StatementRules};
 use crate::wire::backend as view;
 use crate::wire::expect::{Awaited, TransactionStatus, Verdict};
@@ -32,6 +33,10 @@ pub struct ServerTurn<'a> {
     pub consumed: usize,
     /// Whether a ReadyForQuery was among them.
     pub was_ready: bool,
+    /// Queries of the client that ended: each ReadyForQuery that it is sent.
+    pub queries: u32,
+    /// Transactions of the client that ended: each of those that says idle.
+    pub transactions: u32,
 }
 
 /// Relays `input` of the backend.
@@ -47,7 +52,15 @@ pub fn from_server<'a>(
     shared: &mut Shared,
     out: &'a mut Vec<u8>,
 ) -> Result<ServerTurn<'a>, ServerFailure> {
-    let mut turn = Turn { front, link, shared, splice: Splice::new(input, out), was_ready: false };
+    let mut turn = Turn {
+        front,
+        link,
+        shared,
+        splice: Splice::new(input, out),
+        was_ready: false,
+        queries: 0,
+        transactions: 0,
+    };
     let mut consumed = turn.link.passage.resume(input.len(), &mut turn.splice);
     loop {
         if turn.link.passage.is_boundary() {
@@ -60,8 +73,8 @@ pub fn from_server<'a>(
             None => break,
         }
     }
-    let was_ready = turn.was_ready;
-    Ok(ServerTurn { to_client: turn.splice.finish(), consumed, was_ready })
+    let Turn { splice, was_ready, queries, transactions, .. } = turn;
+    Ok(ServerTurn { to_client: splice.finish(), consumed, was_ready, queries, transactions })
 }
 
 /// Appends the reply to a message that we answer ourselves.
@@ -77,6 +90,8 @@ struct Turn<'a, 'b> {
     shared: &'b mut Shared,
     splice: Splice<'a>,
     was_ready: bool,
+    queries: u32,
+    transactions: u32,
 }
 
 impl<'a> Turn<'a, '_> {
@@ -145,7 +160,12 @@ impl<'a> Turn<'a, '_> {
         };
         let status = status.ok_or(ServerFailure::Malformed { tag: tag::READY_FOR_QUERY })?;
         self.was_ready = true;
-        Ok(self.link.expect.ready(status)?)
+        let verdict = self.link.expect.ready(status)?;
+        if verdict == Verdict::Forward {
+            self.queries += 1;
+            self.transactions += u32::from(status == TransactionStatus::Idle);
+        }
+        Ok(verdict)
     }
 
     fn parameter(&mut self, body: &[u8]) -> Result<Verdict, ServerFailure> {
@@ -216,6 +236,13 @@ impl<'a> Turn<'a, '_> {
         });
         if is_confused {
             expect.taint();
+        }
+        let noted = &mut self.shared.noted;
+        if let Verdict::Replace(message) = &verdict {
+            let body = message.get(HEADER_BYTES..).unwrap_or_default();
+            noted.pooler_errors.push(SqlClass::of(view::error_response(body).sqlstate));
+        } else {
+            noted.server_errors.push(SqlClass::of(error.sqlstate));
         }
         let Books { unnamed, unnamed_was_there, .. } = books;
         if unnamed_was_there.is_some() {

@@ -18,6 +18,8 @@ use std::{
     },
 };
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use super::{
     login::{Address, Login},
     poll, reaper,
@@ -196,10 +198,20 @@ impl Drop for Cluster {
     }
 }
 
-/// Sends a signal to a process of ours.
+/// Sends a signal, by name without `SIG`, to a process of ours.
 pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill").args([format!("-{name}"), pid.to_string()]).status();
-    assert!(status.expect("kill runs").success(), "signal {name} to {pid}");
+    let number = match name {
+        "HUP" => Signal::HUP,
+        "INT" => Signal::INT,
+        "QUIT" => Signal::QUIT,
+        "TERM" => Signal::TERM,
+        "KILL" => Signal::KILL,
+        "STOP" => Signal::STOP,
+        "CONT" => Signal::CONT,
+        _ => panic!("no test sends SIG{name} yet"),
+    };
+    let process = Pid::from_raw(pid.cast_signed()).expect("a process has a number");
+    kill_process(process, number).expect("it is ours, and has not been waited for");
 }
 
 /// A port of the loopback address that was free a moment ago.

@@ -51,6 +51,15 @@ pub struct Proxy {
 impl Proxy {
     /// Starts one with these settings and waits until it accepts connections.
     pub fn start(cluster: &Cluster, config: Config) -> Self {
+        Self::start_subject(&Subject::current(), cluster, config)
+    }
+
+    /// Starts PgBouncer with these settings, to be compared with.
+    pub fn start_bouncer(cluster: &Cluster, config: Config) -> Self {
+        Self::start_subject(&Subject::Bouncer, cluster, config)
+    }
+
+    fn start_subject(subject: &Subject, cluster: &Cluster, config: Config) -> Self {
         let dir = private_dir("pgtandem-it-proxy-");
         reaper::adopt_dir(&dir);
         let port = free_port();
@@ -59,7 +68,6 @@ impl Proxy {
             .general(&format!("unix_socket_dir = \"{}\"", dir.display()));
         let socket = dir.join(format!(".s.PGSQL.{port}"));
         let mut proxy = Self { child: None, dir, port, socket, config };
-        let subject = Subject::current();
         proxy.write_files();
         let command = match subject {
             Subject::Postgres => {
@@ -92,6 +100,11 @@ impl Proxy {
         Address::Unix(self.socket.clone())
     }
 
+    /// The file of its Unix socket.
+    pub fn socket_file(&self) -> &Path {
+        &self.socket
+    }
+
     /// Process id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("a proxy runs").id()
@@ -109,9 +122,14 @@ impl Proxy {
 
     /// Changes its settings and makes it read them.
     pub fn reload(&mut self, change: impl FnOnce(Config) -> Config) {
+        self.rewrite(change);
+        self.signal("HUP");
+    }
+
+    /// Changes its settings, in the file only.
+    pub fn rewrite(&mut self, change: impl FnOnce(Config) -> Config) {
         self.config = change(self.config.clone());
         self.write_files();
-        self.signal("HUP");
     }
 
     /// Whether the process still runs.
@@ -125,6 +143,14 @@ impl Proxy {
         let mut child = self.child.take().expect("a proxy was started");
         reaper::release_process(child.id());
         child.wait().expect("it is our child")
+    }
+
+    /// Its resident memory.
+    pub fn memory_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()));
+        let status = status.expect("the proxy runs");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux");
+        line.trim().trim_end_matches(" kB").parse().expect("a number")
     }
 
     /// What it has logged so far.
@@ -146,7 +172,7 @@ impl Proxy {
         self.child = Some(child);
         poll("the proxy accepts connections", || {
             assert!(self.is_running(), "the proxy ended at once:\n{}", self.log());
-            self.tcp().try_open().is_ok()
+            self.tcp().try_open().is_ok() && self.unix().try_open().is_ok()
         });
     }
 

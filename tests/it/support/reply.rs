@@ -47,6 +47,27 @@ impl Reply {
         (0..number).map(|_| cursor.value()).collect()
     }
 
+    /// Names of the columns in a `RowDescription`.
+    pub fn column_names(&self) -> Vec<String> {
+        self.column_types().into_iter().map(|(name, ..)| name).collect()
+    }
+
+    /// Name, type and format of the columns in a `RowDescription`.
+    pub fn column_types(&self) -> Vec<(String, u32, u16)> {
+        let mut cursor = Cursor(self.body());
+        let number = cursor.u16();
+        let column = |_| {
+            let name = cursor.cstr();
+            // Table and column number.
+            cursor.skip(6);
+            let oid = cursor.u32();
+            // Length and modifier of the type.
+            cursor.skip(6);
+            (name, oid, cursor.u16())
+        };
+        (0..number).map(column).collect()
+    }
+
     /// Name and value of a `ParameterStatus`.
     pub fn parameter(&self) -> (String, String) {
         let mut cursor = Cursor(self.body());
@@ -71,14 +92,9 @@ impl Reply {
                 format!("{} {}", char::from(self.tag()), text.join(" | "))
             }
             b'T' => {
-                let columns = (0..cursor.u16()).map(|_| {
-                    let name = cursor.cstr();
-                    // Table and column number differ between two runs; the type does not.
-                    cursor.skip(6);
-                    let type_oid = cursor.u32();
-                    cursor.skip(6);
-                    format!(" {name}:{type_oid}:{}", cursor.u16())
-                });
+                // Table and column number differ between two runs; the type does not.
+                let columns = self.column_types().into_iter();
+                let columns = columns.map(|(name, oid, format)| format!(" {name}:{oid}:{format}"));
                 format!("T{}", columns.collect::<String>())
             }
             b't' => {

@@ -9,9 +9,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use rustix::io::ioctl_fionread;
+
 use super::{
     PATIENCE, let_pass,
     message::{Bytes, query},
+    poll,
     reply::{Answers, Reply},
 };
 
@@ -201,6 +204,20 @@ impl Client {
         assert!(reply.is_none(), "client {:?} got {reply:?} unasked", self.name);
     }
 
+    /// Waits, without reading, until the other side has sent all that the system takes for us.
+    pub fn assert_backed_up(&self) {
+        let waiting = || match &self.stream {
+            Stream::Tcp(stream) => ioctl_fionread(stream),
+            Stream::Unix(stream) => ioctl_fionread(stream),
+        };
+        let mut before = 0;
+        poll("nothing more comes", || {
+            let_pass(Duration::from_millis(100));
+            let now = waiting().expect("a socket says how much it holds");
+            now > 0 && now == std::mem::replace(&mut before, now)
+        });
+    }
+
     /// Reads exactly one byte, as after `SSLRequest`; `None` at the end of the connection.
     pub fn byte(&mut self) -> Option<u8> {
         let deadline = Instant::now() + PATIENCE;
@@ -230,6 +247,22 @@ impl Client {
         let _ = match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+        };
+    }
+
+    /// The same connection, to be written to from another thread.
+    pub fn another_end(&self) -> Self {
+        Self::over(match &self.stream {
+            Stream::Tcp(stream) => Stream::Tcp(stream.try_clone().expect("descriptors are left")),
+            Stream::Unix(stream) => Stream::Unix(stream.try_clone().expect("descriptors are left")),
+        })
+    }
+
+    /// Ends the connection for everybody who writes to it or reads from it.
+    pub fn hang_up(&self) {
+        let _ = match &self.stream {
+            Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
         };
     }
 

@@ -1,0 +1,149 @@
+//! Everything that can be shown: what it is called, which columns it has, and its rows.
+
+mod columns;
+mod databases;
+mod parameters;
+mod pools;
+mod rows;
+mod sockets;
+mod stats;
+
+pub use columns::CHANGES;
+pub use parameters::{Parameter, REPORTED, SERVER_VERSION};
+
+use crate::wire::rows::Column;
+
+/// What HELP says, behind the notice's first line; the layout is PgBouncer's.
+pub const HELP: &str = "
+\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
+\tSHOW STATE|WAITS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM
+\tSHOW PEERS|PEER_POOLS|DNS_HOSTS|DNS_ZONES
+\tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
+\tSET key = arg
+\tRELOAD [DRY RUN]
+\tPAUSE [<db>]
+\tRESUME [<db>]
+\tDISABLE <db>
+\tENABLE <db>
+\tRECONNECT [<db>]
+\tKILL <db>
+\tKILL_CLIENT <client_id>
+\tSUSPEND
+\tWAIT_CLOSE [<db>]
+\tSHUTDOWN
+\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS";
+
+/// A SHOW of the console.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Show {
+    /// Backends and clients that do something, with the state of their buffers.
+    ActiveSockets,
+    /// Clients.
+    Clients,
+    /// Keys of `[general]`.
+    Config,
+    /// Databases that clients can ask for.
+    Databases,
+    /// Host names that were looked up.
+    DnsHosts,
+    /// DNS zones.
+    DnsZones,
+    /// File descriptors with passwords, for an online restart: refused.
+    Fds,
+    /// The list of commands, as a notice.
+    Help,
+    /// How many there are of everything.
+    Lists,
+    /// Memory.
+    Mem,
+    /// Queues of cancel requests for other poolers.
+    PeerPools,
+    /// Other poolers.
+    Peers,
+    /// Pools: what their clients and backends do.
+    Pools,
+    /// Backends.
+    Servers,
+    /// Clients and backends, with the state of their buffers.
+    Sockets,
+    /// Whether everything is paused or suspended.
+    State,
+    /// What was done, and per second, by database.
+    Stats,
+    /// The second half of it.
+    StatsAverages,
+    /// The first half of it.
+    StatsTotals,
+    /// What was done by all databases together.
+    Totals,
+    /// Users.
+    Users,
+    /// Which version runs.
+    Version,
+    /// Who waits, and who has what they wait for.
+    Waits,
+    /// A parameter that drivers ask for.
+    Parameter(Parameter),
+}
+
+impl Show {
+    /// All that HELP lists, in its order.
+    pub const NAMES: [(&'static str, Self); 23] = [
+        ("HELP", Self::Help),
+        ("CONFIG", Self::Config),
+        ("DATABASES", Self::Databases),
+        ("POOLS", Self::Pools),
+        ("CLIENTS", Self::Clients),
+        ("SERVERS", Self::Servers),
+        ("USERS", Self::Users),
+        ("VERSION", Self::Version),
+        ("STATE", Self::State),
+        ("WAITS", Self::Waits),
+        ("FDS", Self::Fds),
+        ("SOCKETS", Self::Sockets),
+        ("ACTIVE_SOCKETS", Self::ActiveSockets),
+        ("LISTS", Self::Lists),
+        ("MEM", Self::Mem),
+        ("PEERS", Self::Peers),
+        ("PEER_POOLS", Self::PeerPools),
+        ("DNS_HOSTS", Self::DnsHosts),
+        ("DNS_ZONES", Self::DnsZones),
+        ("STATS", Self::Stats),
+        ("STATS_TOTALS", Self::StatsTotals),
+        ("STATS_AVERAGES", Self::StatsAverages),
+        ("TOTALS", Self::Totals),
+    ];
+
+    /// Finds what is called so, in any case.
+    pub fn named(name: &str) -> Option<Self> {
+        let known = Self::NAMES.into_iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+        known.map(|(_, show)| show).or_else(|| Parameter::named(name).map(Self::Parameter))
+    }
+
+    /// Returns its columns; none for what is told in another way.
+    pub fn columns(self) -> &'static [Column] {
+        match self {
+            Self::Fds | Self::Help => &[],
+            Self::Clients | Self::Servers => columns::CLIENTS,
+            Self::Sockets | Self::ActiveSockets => columns::SOCKETS,
+            Self::Config => columns::CONFIG,
+            Self::Databases => columns::DATABASES,
+            Self::DnsHosts => columns::DNS_HOSTS,
+            Self::DnsZones => columns::DNS_ZONES,
+            Self::Lists => columns::LISTS,
+            Self::Mem => columns::MEM,
+            Self::PeerPools => columns::PEER_POOLS,
+            Self::Peers => columns::PEERS,
+            Self::Pools => columns::POOLS,
+            Self::State => columns::STATE,
+            Self::Stats => columns::STATS,
+            Self::StatsAverages => columns::STATS_AVERAGES,
+            Self::StatsTotals => columns::STATS_TOTALS,
+            Self::Totals => columns::TOTALS,
+            Self::Users => columns::USERS,
+            Self::Version => columns::VERSION,
+            Self::Waits => columns::WAITS,
+            Self::Parameter(parameter) => parameter.columns(),
+        }
+    }
+}
