@@ -1,0 +1,108 @@
+//! How fast the comparison goes, and for how long it stays in one snapshot. No clock of its own.
+
+use std::time::{Duration, Instant};
+
+/// Spreads rows over time.
+#[derive(Debug)]
+pub struct Pace {
+    /// Rows per second; 0 means no limit.
+    rate: u64,
+    /// When the rows so far are paid for.
+    free_at: Instant,
+}
+
+impl Pace {
+    /// Allows `rate` rows per second from `now` on; 0 means no limit.
+    pub fn new(rate: u64, now: Instant) -> Self {
+        Self { rate, free_at: now }
+    }
+
+    /// Counts rows, and returns how long to wait before the next ones.
+    ///
+    /// Time that was not used is lost: after a pause rows do not come faster than the rate.
+    pub fn spend(&mut self, rows: u64, now: Instant) -> Duration {
+        if self.rate == 0 {
+            return Duration::ZERO;
+        }
+        let nanoseconds = u128::from(rows) * 1_000_000_000 / u128::from(self.rate);
+        let price = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
+        self.free_at = self.free_at.max(now).checked_add(price).unwrap_or(self.free_at);
+        self.free_at.saturating_duration_since(now)
+    }
+}
+
+/// How much one snapshot may be used for.
+///
+/// A snapshot holds back vacuum on the primary, and the lock on the table holds back DDL.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    rows_left: u64,
+    until: Instant,
+}
+
+impl Budget {
+    /// Allows `rows` rows and `time` from `now` on.
+    pub fn new(rows: u64, time: Duration, now: Instant) -> Self {
+        Self { rows_left: rows, until: now.checked_add(time).unwrap_or(now) }
+    }
+
+    /// Counts rows, and returns whether there may be more in this snapshot.
+    pub fn spend(&mut self, rows: u64, now: Instant) -> bool {
+        self.rows_left = self.rows_left.saturating_sub(rows);
+        self.rows_left > 0 && now < self.until
+    }
+
+    /// Uses up all that is left.
+    pub fn exhaust(&mut self) {
+        self.rows_left = 0;
+    }
+}
+
+/// Least and most rows of a chunk.
+pub const CHUNK_ROWS: (u64, u64) = (100, 50_000);
+
+/// Chooses the rows of the first chunk: about 2 MiB of storage, whatever TOAST adds.
+pub fn chunk_rows(rows_estimate: u64, bytes: u64) -> u64 {
+    const BYTES: u64 = 2 << 20;
+    let width = bytes.checked_div(rows_estimate).unwrap_or(200).max(1);
+    (BYTES / width).clamp(CHUNK_ROWS.0, CHUNK_ROWS.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_spread() {
+        let start = Instant::now();
+        let mut pace = Pace::new(1000, start);
+        assert_eq!(pace.spend(500, start), Duration::from_millis(500));
+        assert_eq!(pace.spend(500, start), Duration::from_secs(1));
+        // A pause is not made up for.
+        let later = start + Duration::from_secs(60);
+        assert_eq!(pace.spend(100, later), Duration::from_millis(100));
+        assert!(pace.spend(u64::MAX, later) > Duration::from_secs(1));
+        assert_eq!(Pace::new(0, start).spend(u64::MAX, start), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_snapshot_ends() {
+        let start = Instant::now();
+        let mut budget = Budget::new(100, Duration::from_secs(1), start);
+        assert!(budget.spend(99, start));
+        assert!(!budget.spend(1, start));
+        let mut budget = Budget::new(100, Duration::from_secs(1), start);
+        assert!(!budget.spend(0, start + Duration::from_secs(1)));
+        budget = Budget::new(100, Duration::from_secs(1), start);
+        budget.exhaust();
+        assert!(!budget.spend(0, start));
+    }
+
+    #[test]
+    fn chunks() {
+        assert_eq!(chunk_rows(0, 0), 10_485);
+        assert_eq!(chunk_rows(1_000_000, 90_000_000), 23_301);
+        assert_eq!(chunk_rows(1000, 2 << 20), 1000);
+        assert_eq!(chunk_rows(10, u64::MAX), 100);
+    }
+}

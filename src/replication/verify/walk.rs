@@ -1,0 +1,367 @@
+//! Compares one table within one pair of snapshots, from a position on, as far as the budget goes.
+//!
+//! Where both sides order the keys alike, range by range: count and sum of hashes of each side, three
+//! ranges under way at a time. A range that differs is cut into smaller ones, down to [`LEAF_ROWS`]
+//! rows; these are listed and *looked up by equality on the other side*, in the same snapshots, and
+//! only what that says is reported.
+//!
+//! That is why the order is a matter of speed only. The ranges cover every row of a side whatever its
+//! order is (a row is not after the last boundary, or it is), so that nothing that differs is passed
+//! over; and if a range differs while each of its rows has its equal on the other side, the orders
+//! differ: then the table is compared by looking up *all* keys of the primary on the secondary, and
+//! after that all keys of the secondary on the primary.
+
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use futures_util::{TryStreamExt as _, stream};
+
+use crate::replication::error::Error;
+
+use super::pace::{Budget, CHUNK_ROWS, Pace};
+use super::progress::Meter;
+use super::report::{Differences, Kind};
+use super::shape::Order;
+use super::sql::Form;
+use super::view::{Found, Key, Range, Sums, View};
+
+/// Ranges of at most so many rows are listed; also the keys of one look-up.
+const LEAF_ROWS: u64 = 1000;
+
+/// Parts that a larger range is cut into.
+const FANOUT: u64 = 16;
+
+/// Ranges under way at a time: neither side waits for the other, or for us.
+const UNDER_WAY: usize = 3;
+
+/// Time between two looks at who waits for our locks; also the longest sleep.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Chunks that take longer are made smaller, those that take less than a quarter larger.
+const CHUNK_TIME: Duration = Duration::from_millis(400);
+
+/// Where the comparison of a table stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Position {
+    /// Ranges up to this key are compared.
+    Ranges(Option<Key>),
+    /// The primary's keys up to this one are looked up on the secondary.
+    Forward(Option<Key>),
+    /// And the secondary's keys up to this one on the primary.
+    Backward(Option<Key>),
+    /// Everything is compared.
+    End,
+}
+
+impl Position {
+    /// The first position of a table.
+    pub fn start(order: Order) -> Self {
+        match order {
+            Order::Alike => Self::Ranges(None),
+            Order::Unlike => Self::Forward(None),
+        }
+    }
+}
+
+/// Which side's keys are looked up on the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    /// The primary's: finds rows that are missing or different.
+    Forward,
+    /// The secondary's: finds rows that are extra.
+    Backward,
+}
+
+/// What stays the same over all snapshots of a table.
+pub struct Ledger<'a, 'm> {
+    /// What differs.
+    pub found: &'a mut Differences,
+    /// How fast it may go.
+    pub pace: &'a mut Pace,
+    /// Who watches.
+    pub meter: &'a mut Meter<'m>,
+    /// Rows of the primary that were compared.
+    pub rows: &'a mut u64,
+}
+
+/// The comparison of one table within one pair of snapshots.
+pub struct Walk<'a, 'm> {
+    /// The primary's rows.
+    pub primary: View<'a>,
+    /// The secondary's rows.
+    pub secondary: View<'a>,
+    /// What is hashed.
+    pub form: Form,
+    /// How much there may be in these snapshots.
+    pub budget: Budget,
+    /// The results.
+    pub ledger: Ledger<'a, 'm>,
+    /// Rows of a chunk; changes with the time that chunks take.
+    pub chunk_rows: u64,
+    /// When it was last looked whether somebody waits for our locks.
+    pub looked_at: Instant,
+}
+
+impl Walk<'_, '_> {
+    /// Compares from `position` on, to the end or as far as the budget goes; returns where it stands.
+    ///
+    /// Cancel safe: yes; statements under way end by themselves.
+    ///
+    /// # Errors
+    /// [`Error::Sql`].
+    pub async fn go(&mut self, position: Position) -> Result<Position, Error> {
+        let mut position = position;
+        loop {
+            let next = match position {
+                Position::Ranges(after) => self.ranges(after).await?,
+                Position::Forward(after) => match self.keys(Direction::Forward, after).await? {
+                    Some(after) => Position::Forward(Some(after)),
+                    None => Position::Backward(None),
+                },
+                Position::Backward(after) => match self.keys(Direction::Backward, after).await? {
+                    Some(after) => Position::Backward(Some(after)),
+                    None => Position::End,
+                },
+                Position::End => Position::End,
+            };
+            if next == Position::End || !self.budget.spend(0, Instant::now()) {
+                return Ok(next);
+            }
+            position = next;
+        }
+    }
+
+    /// Compares a table that has no key, in one statement on each side.
+    pub async fn whole(&mut self) -> Result<Position, Error> {
+        let (own, other) = both(self.primary, self.secondary, &Range::default(), self.form).await?;
+        self.ledger.found.has_unnamed = own != other;
+        *self.ledger.rows += own.rows;
+        self.ledger.meter.add(own.rows, self.ledger.found.total(), Instant::now());
+        Ok(Position::End)
+    }
+
+    /// Compares range by range.
+    async fn ranges(&mut self, after: Option<Key>) -> Result<Position, Error> {
+        let (primary, secondary, form) = (self.primary, self.secondary, self.form);
+        let is_over = AtomicBool::new(false);
+        let chunk_rows = AtomicU64::new(self.chunk_rows);
+        let cut = stream::try_unfold(Some(after), |at: Option<Option<Key>>| {
+            let (is_over, chunk_rows) = (&is_over, &chunk_rows);
+            async move {
+                let Some(after) = at.filter(|_| !is_over.load(Ordering::Relaxed)) else {
+                    return Ok::<_, Error>(None);
+                };
+                let rest = Range { after: after.clone(), upto: None };
+                let upto = primary.boundary(&rest, chunk_rows.load(Ordering::Relaxed)).await?;
+                Ok(Some((Range { after, upto: upto.clone() }, upto.map(Some))))
+            }
+        });
+        let summed = cut.map_ok(|range| async move {
+            let sums = both(primary, secondary, &range, form).await?;
+            Ok((range, sums))
+        });
+        let mut summed = pin!(summed.try_buffered(UNDER_WAY));
+        let mut began = Instant::now();
+        let mut done = None;
+        while let Some((range, (own, other))) = summed.try_next().await? {
+            if own != other && !self.drill(&range, own.rows).await? {
+                // Every row has its equal: the orders differ. What was found so far is found again.
+                *self.ledger.found = Differences::default();
+                return Ok(Position::Forward(None));
+            }
+            self.chunk_rows = adapted(self.chunk_rows, began.elapsed());
+            chunk_rows.store(self.chunk_rows, Ordering::Relaxed);
+            // Ranges that are under way already are waited for, also when the budget is spent.
+            if !self.spend(own.rows).await? {
+                is_over.store(true, Ordering::Relaxed);
+            }
+            if range.upto.is_none() {
+                return Ok(Position::End);
+            }
+            done = range.upto;
+            began = Instant::now();
+        }
+        Ok(Position::Ranges(done))
+    }
+
+    /// Finds out which rows of a range differ; returns whether any does.
+    ///
+    /// `rows` is how many the primary has there.
+    async fn drill(&mut self, range: &Range, rows: u64) -> Result<bool, Error> {
+        let mut has_found = false;
+        // Bounded: each level adds at most FANOUT + 1 ranges, and there are log16(rows) levels.
+        let mut ahead = vec![(range.clone(), rows)];
+        while let Some((range, rows)) = ahead.pop() {
+            if rows <= LEAF_ROWS {
+                has_found |= self.leaf(&range).await?;
+            } else {
+                let mut parts = self.cut(range, rows.div_ceil(FANOUT).max(LEAF_ROWS)).await?;
+                // The first is looked at first.
+                parts.reverse();
+                ahead.append(&mut parts);
+            }
+        }
+        Ok(has_found)
+    }
+
+    /// Cuts a range into parts of `rows` rows, and returns those that differ.
+    async fn cut(&self, range: Range, rows: u64) -> Result<Vec<(Range, u64)>, Error> {
+        let mut parts = Vec::new();
+        let mut rest = range;
+        loop {
+            let boundary = self.primary.boundary(&rest, rows).await?;
+            let is_last = boundary.is_none();
+            let upto = boundary.clone().or_else(|| rest.upto.clone());
+            let part = Range { after: rest.after.take(), upto };
+            let (own, other) = both(self.primary, self.secondary, &part, self.form).await?;
+            if own != other {
+                parts.push((part, own.rows));
+            }
+            if is_last {
+                return Ok(parts);
+            }
+            rest.after = boundary;
+        }
+    }
+
+    /// Looks up all keys of a small range, both ways; returns whether any row differs.
+    async fn leaf(&mut self, range: &Range) -> Result<bool, Error> {
+        let before = self.ledger.found.total();
+        for direction in [Direction::Forward, Direction::Backward] {
+            let (from, to) = self.sides(direction);
+            let mut rest = range.clone();
+            loop {
+                let page = from.list(&rest, self.form, LEAF_ROWS).await?;
+                let Some((last, _)) = page.last() else { break };
+                rest.after = Some(last.clone());
+                let answers = look_up(to, page, self.form).await?;
+                self.judge(direction, answers);
+            }
+        }
+        Ok(self.ledger.found.total() > before)
+    }
+
+    /// Looks up the keys of one side on the other; returns where it stopped, if not at the end.
+    async fn keys(
+        &mut self,
+        direction: Direction,
+        after: Option<Key>,
+    ) -> Result<Option<Key>, Error> {
+        let ((from, to), form) = (self.sides(direction), self.form);
+        let is_over = AtomicBool::new(false);
+        let pages = stream::try_unfold(after, |after: Option<Key>| {
+            let is_over = &is_over;
+            async move {
+                if is_over.load(Ordering::Relaxed) {
+                    return Ok::<_, Error>(None);
+                }
+                let page = from.list(&Range { after, upto: None }, form, LEAF_ROWS).await?;
+                Ok(page.last().map(|(last, _)| last.clone()).map(|last| (page, Some(last))))
+            }
+        });
+        let answered = pages.map_ok(|page| look_up(to, page, form));
+        let mut answered = pin!(answered.try_buffered(UNDER_WAY));
+        let mut done = None;
+        while let Some(answers) = answered.try_next().await? {
+            done = answers.last().map(|(key, ..)| key.clone());
+            let rows = u64::try_from(answers.len()).unwrap_or(u64::MAX);
+            self.judge(direction, answers);
+            // The way back is over the secondary's rows; they were counted on the way forth.
+            let counted = if direction == Direction::Forward { rows } else { 0 };
+            if !self.spend(counted).await? {
+                is_over.store(true, Ordering::Relaxed);
+            }
+        }
+        Ok(done.filter(|_| is_over.load(Ordering::Relaxed)))
+    }
+
+    /// Adds to the findings what the answers for a page of keys mean.
+    fn judge(&mut self, direction: Direction, answers: Vec<(Key, i64, Found)>) {
+        for (key, hash, found) in answers {
+            let kind = match (direction, found) {
+                (Direction::Forward, Found::Nothing) => Kind::Missing,
+                (Direction::Forward, Found::One(other)) if other != hash => Kind::Different,
+                (Direction::Forward, Found::Several) | (Direction::Backward, Found::Nothing) => {
+                    Kind::Extra
+                }
+                // What differs on the way back was found on the way forth, under the primary's key.
+                (Direction::Forward | Direction::Backward, Found::One(_))
+                | (Direction::Backward, Found::Several) => continue,
+            };
+            self.ledger.found.add(key, kind);
+        }
+    }
+
+    /// Counts rows, waits as long as the pace asks for, and returns whether there may be more.
+    async fn spend(&mut self, rows: u64) -> Result<bool, Error> {
+        let mut now = Instant::now();
+        *self.ledger.rows += rows;
+        self.ledger.meter.add(rows, self.ledger.found.total(), now);
+        let due = now + self.ledger.pace.spend(rows, now);
+        let mut may_go_on = self.budget.spend(rows, now);
+        loop {
+            if now.saturating_duration_since(self.looked_at) >= LOOK_INTERVAL {
+                self.looked_at = now;
+                if self.is_in_the_way().await? {
+                    self.budget.exhaust();
+                }
+            }
+            may_go_on &= self.budget.spend(0, now);
+            let left = due.saturating_duration_since(now);
+            if left.is_zero() || !may_go_on {
+                return Ok(may_go_on);
+            }
+            tokio::time::sleep(left.min(LOOK_INTERVAL)).await;
+            now = Instant::now();
+        }
+    }
+
+    /// Whether somebody waits for a lock of ours: an ALTER TABLE there, a TRUNCATE of the applier here.
+    async fn is_in_the_way(&self) -> Result<bool, Error> {
+        let sides = (self.primary.is_in_the_way(), self.secondary.is_in_the_way());
+        let (own, other) = tokio::try_join!(sides.0, sides.1)?;
+        Ok(own || other)
+    }
+
+    fn sides(&self, direction: Direction) -> (View<'_>, View<'_>) {
+        match direction {
+            Direction::Forward => (self.primary, self.secondary),
+            Direction::Backward => (self.secondary, self.primary),
+        }
+    }
+}
+
+/// Sums up a range on both sides at the same time.
+async fn both(
+    primary: View<'_>,
+    secondary: View<'_>,
+    range: &Range,
+    form: Form,
+) -> Result<(Sums, Sums), Error> {
+    tokio::try_join!(primary.sums(range, form), secondary.sums(range, form))
+}
+
+/// Finds the keys of a page on the other side.
+async fn look_up(
+    to: View<'_>,
+    page: Vec<(Key, i64)>,
+    form: Form,
+) -> Result<Vec<(Key, i64, Found)>, Error> {
+    let (keys, hashes): (Vec<Key>, Vec<i64>) = page.into_iter().unzip();
+    let found = to.lookup(&keys, form).await?;
+    let answers = keys.into_iter().zip(hashes).zip(found);
+    Ok(answers.map(|((key, hash), found)| (key, hash, found)).collect())
+}
+
+/// The rows of the next chunk, after one that took so long.
+fn adapted(rows: u64, took: Duration) -> u64 {
+    let next = if took > CHUNK_TIME {
+        rows / 2
+    } else if took < CHUNK_TIME / 4 {
+        rows.saturating_mul(2)
+    } else {
+        rows
+    };
+    next.clamp(CHUNK_ROWS.0, CHUNK_ROWS.1)
+}
