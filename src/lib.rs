@@ -11,6 +11,7 @@ pub mod fault;
 pub mod log;
 pub mod net;
 pub mod pool;
+pub mod replication;
 pub mod secret;
 pub mod session;
 pub mod signals;

@@ -27,7 +27,8 @@ use std::path::Path;
 use zeroize::Zeroizing;
 
 pub use checked::{
-    AuthType, Config, Database, General, Host, PoolDefaults, PoolMode, PoolSettings, User,
+    AuthType, Capture, Config, Consistency, Database, General, Host, PoolDefaults, PoolMode,
+    PoolSettings, Replication, Secondary, User,
 };
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 

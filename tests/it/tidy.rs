@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Ranks of the code map; a module uses only lower ranks, itself, and what stands beside it here.
-const RANKS: [(&str, u8, &[&str]); 17] = [
+const RANKS: [(&str, u8, &[&str]); 18] = [
     ("wire", 0, &[]),
     ("secret", 0, &[]),
     ("config", 1, &[]),
@@ -15,6 +15,7 @@ const RANKS: [(&str, u8, &[&str]); 17] = [
     ("auth", 3, &[]),
     ("backend", 4, &[]),
     ("pool", 5, &[]),
+    ("replication", 6, &[]),
     ("session", 7, &[]),
     ("worker", 7, &["session"]),
     ("control", 8, &[]),

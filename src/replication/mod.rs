@@ -1,0 +1,13 @@
+//! Keeps secondaries exact copies of a primary: what a trigger captured there, in the client's own
+//! transaction, is read as the difference of two snapshots and applied here in one transaction.
+//!
+//! Everything runs as tasks of the control plane and speaks to the servers with `tokio-postgres`.
+//! The state that counts lives in the databases: the change log and `pgtandem.secondaries` on the
+//! primary, `pgtandem.progress` on each secondary. What is held here can be lost at any time.
+
+pub mod catalog;
+pub mod connect;
+pub mod error;
+pub mod literal;
+
+pub use error::Error;
