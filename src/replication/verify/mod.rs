@@ -44,6 +44,7 @@ use progress::{Meter, Progress};
 use report::{Differences, Outcome, Report, TableReport};
 use sides::{Opened, Purpose, Sides};
 use sql::Form;
+use view::Range;
 use walk::{Ledger, Position, Walk};
 
 /// Why something could not be compared or repaired.
@@ -120,11 +121,8 @@ impl VerifyError {
     /// A row of 1 GiB or more fails with 54000, or as an allocation that is refused (XX000, 53200).
     fn is_too_large(&self) -> bool {
         let Self::Database(error) = self else { return false };
-        let codes = [
-            SqlState::PROGRAM_LIMIT_EXCEEDED,
-            SqlState::INTERNAL_ERROR,
-            SqlState::OUT_OF_MEMORY,
-        ];
+        let codes =
+            [SqlState::PROGRAM_LIMIT_EXCEEDED, SqlState::INTERNAL_ERROR, SqlState::OUT_OF_MEMORY];
         error.server_said().is_some_and(|said| codes.contains(said.code()))
     }
 }
@@ -265,20 +263,19 @@ impl Verifier {
             primary,
             secondary,
             form: course.form,
-            upto: None,
+            within: Range::default(),
             budget: Budget::new(self.limits.snapshot_rows, self.limits.snapshot_time, now),
             ledger: Ledger { found, pace, meter, rows },
             chunk_rows: pace::chunk_rows(state.shape.rows_estimate, state.shape.bytes),
             looked_at: now,
         };
-        let position = course.position.take();
-        let start = position.clone().unwrap_or_else(|| Position::start(state.order));
-        let reached = match state.shape.key.is_empty() {
-            true => walk.whole().await,
-            false => walk.go(start).await,
+        let reached = if state.shape.key.is_empty() {
+            walk.whole().await?
+        } else {
+            let start = course.position.clone();
+            walk.go(start.unwrap_or_else(|| Position::start(state.order, None))).await?
         };
-        course.position = position;
-        course.position = Some(reached?);
+        course.position = Some(reached);
         course.snapshot = Some(state.snapshot.clone());
         sides.close().await?;
         Ok(None)

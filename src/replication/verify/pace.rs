@@ -37,19 +37,20 @@ impl Pace {
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     rows_left: u64,
-    until: Instant,
+    /// `None` if there is no such time.
+    until: Option<Instant>,
 }
 
 impl Budget {
     /// Allows `rows` rows and `time` from `now` on.
     pub fn new(rows: u64, time: Duration, now: Instant) -> Self {
-        Self { rows_left: rows, until: now.checked_add(time).unwrap_or(now) }
+        Self { rows_left: rows, until: now.checked_add(time) }
     }
 
     /// Counts rows, and returns whether there may be more in this snapshot.
     pub fn spend(&mut self, rows: u64, now: Instant) -> bool {
         self.rows_left = self.rows_left.saturating_sub(rows);
-        self.rows_left > 0 && now < self.until
+        self.rows_left > 0 && self.until.is_none_or(|until| now < until)
     }
 
     /// Uses up all that is left.
@@ -95,6 +96,7 @@ mod tests {
         assert!(!budget.spend(0, start + Duration::from_secs(1)));
         budget = Budget::new(100, Duration::from_secs(1), start);
         budget.exhaust();
+        assert!(Budget::new(1, Duration::MAX, start).spend(0, start));
         assert!(!budget.spend(0, start));
     }
 

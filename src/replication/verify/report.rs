@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use crate::replication::catalog::TableName;
 
+use super::VerifyError;
 use super::shape::Mismatch;
 use super::view::Key;
-use super::VerifyError;
 
 /// Differing keys that are kept of a table; those beyond are only counted.
 pub const KEYS_MAX: usize = 1000;
@@ -86,9 +86,9 @@ pub struct Difference {
 }
 
 /// The rows of a table that differ.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Differences {
-    /// The first [`KEYS_MAX`] of them.
+    /// The first of them, of the kinds that are wanted.
     pub rows: Vec<Difference>,
     /// Rows that are missing.
     pub missing: u64,
@@ -98,19 +98,53 @@ pub struct Differences {
     pub different: u64,
     /// Whether rows differ that cannot be named, as the table has no key.
     pub has_unnamed: bool,
+    /// Rows that were wanted and for which there was no room.
+    pub dropped: u64,
+    wanted: &'static [Kind],
+    rows_max: usize,
+}
+
+impl Default for Differences {
+    fn default() -> Self {
+        Self::of(&[Kind::Missing, Kind::Extra, Kind::Different], KEYS_MAX)
+    }
 }
 
 impl Differences {
-    /// Counts a difference, and keeps it if there is room.
+    /// Keeps the first `rows_max` rows of these kinds, and counts all.
+    pub fn of(wanted: &'static [Kind], rows_max: usize) -> Self {
+        Self {
+            rows: Vec::new(),
+            missing: 0,
+            extra: 0,
+            different: 0,
+            has_unnamed: false,
+            dropped: 0,
+            wanted,
+            rows_max,
+        }
+    }
+
+    /// Counts a difference, and keeps it if it is wanted and there is room.
     pub fn add(&mut self, key: Key, kind: Kind) {
         match kind {
             Kind::Missing => self.missing += 1,
             Kind::Extra => self.extra += 1,
             Kind::Different => self.different += 1,
         }
-        if self.rows.len() < KEYS_MAX {
-            self.rows.push(Difference { key, kind });
+        if !self.wanted.contains(&kind) {
+            return;
         }
+        if self.rows.len() < self.rows_max {
+            self.rows.push(Difference { key, kind });
+        } else {
+            self.dropped += 1;
+        }
+    }
+
+    /// Forgets everything, and keeps what is wanted as before.
+    pub fn clear(&mut self) {
+        *self = Self::of(self.wanted, self.rows_max);
     }
 
     /// Rows that differ.

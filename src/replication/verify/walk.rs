@@ -11,11 +11,11 @@
 //! differ: then the table is compared by looking up *all* keys of the primary on the secondary, and
 //! after that all keys of the secondary on the primary.
 
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use futures_util::{TryStreamExt as _, stream};
+use futures_util::stream::{self, BoxStream};
+use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::replication::error::Error;
 
@@ -55,11 +55,11 @@ pub enum Position {
 }
 
 impl Position {
-    /// The first position of a table.
-    pub fn start(order: Order) -> Self {
+    /// The first position after a key, or of the table.
+    pub fn start(order: Order, after: Option<Key>) -> Self {
         match order {
-            Order::Alike => Self::Ranges(None),
-            Order::Unlike => Self::Forward(None),
+            Order::Alike => Self::Ranges(after),
+            Order::Unlike => Self::Forward(after),
         }
     }
 }
@@ -93,6 +93,8 @@ pub struct Walk<'a, 'm> {
     pub secondary: View<'a>,
     /// What is hashed.
     pub form: Form,
+    /// What is compared at all.
+    pub within: Range,
     /// How much there may be in these snapshots.
     pub budget: Budget,
     /// The results.
@@ -103,7 +105,7 @@ pub struct Walk<'a, 'm> {
     pub looked_at: Instant,
 }
 
-impl Walk<'_, '_> {
+impl<'a> Walk<'a, '_> {
     /// Compares from `position` on, to the end or as far as the budget goes; returns where it stands.
     ///
     /// Cancel safe: yes; statements under way end by themselves.
@@ -117,7 +119,7 @@ impl Walk<'_, '_> {
                 Position::Ranges(after) => self.ranges(after).await?,
                 Position::Forward(after) => match self.keys(Direction::Forward, after).await? {
                     Some(after) => Position::Forward(Some(after)),
-                    None => Position::Backward(None),
+                    None => Position::Backward(self.within.after.clone()),
                 },
                 Position::Backward(after) => match self.keys(Direction::Backward, after).await? {
                     Some(after) => Position::Backward(Some(after)),
@@ -143,40 +145,23 @@ impl Walk<'_, '_> {
 
     /// Compares range by range.
     async fn ranges(&mut self, after: Option<Key>) -> Result<Position, Error> {
-        let (primary, secondary, form) = (self.primary, self.secondary, self.form);
-        let is_over = AtomicBool::new(false);
-        let chunk_rows = AtomicU64::new(self.chunk_rows);
-        let cut = stream::try_unfold(Some(after), |at: Option<Option<Key>>| {
-            let (is_over, chunk_rows) = (&is_over, &chunk_rows);
-            async move {
-                let Some(after) = at.filter(|_| !is_over.load(Ordering::Relaxed)) else {
-                    return Ok::<_, Error>(None);
-                };
-                let rest = Range { after: after.clone(), upto: None };
-                let upto = primary.boundary(&rest, chunk_rows.load(Ordering::Relaxed)).await?;
-                Ok(Some((Range { after, upto: upto.clone() }, upto.map(Some))))
-            }
-        });
-        let summed = cut.map_ok(|range| async move {
-            let sums = both(primary, secondary, &range, form).await?;
-            Ok((range, sums))
-        });
-        let mut summed = pin!(summed.try_buffered(UNDER_WAY));
+        let cutter = Cutter::new(self.chunk_rows, self.within.upto.clone());
+        let mut summed = sums(self.primary, self.secondary, self.form, &cutter, after);
         let mut began = Instant::now();
         let mut done = None;
-        while let Some((range, (own, other))) = summed.try_next().await? {
+        while let Some(Summed { range, is_last, own, other }) = summed.try_next().await? {
             if own != other && !self.drill(&range, own.rows).await? {
                 // Every row has its equal: the orders differ. What was found so far is found again.
-                *self.ledger.found = Differences::default();
-                return Ok(Position::Forward(None));
+                self.ledger.found.clear();
+                return Ok(Position::Forward(self.within.after.clone()));
             }
             self.chunk_rows = adapted(self.chunk_rows, began.elapsed());
-            chunk_rows.store(self.chunk_rows, Ordering::Relaxed);
+            cutter.rows.store(self.chunk_rows, Ordering::Relaxed);
             // Ranges that are under way already are waited for, also when the budget is spent.
             if !self.spend(own.rows).await? {
-                is_over.store(true, Ordering::Relaxed);
+                cutter.is_over.store(true, Ordering::Relaxed);
             }
-            if range.upto.is_none() {
+            if is_last {
                 return Ok(Position::End);
             }
             done = range.upto;
@@ -225,6 +210,27 @@ impl Walk<'_, '_> {
         }
     }
 
+    /// Looks up given keys on both sides.
+    ///
+    /// # Errors
+    /// [`Error::Sql`].
+    pub async fn named(&mut self, keys: &[Key]) -> Result<(), Error> {
+        let (primary, secondary, form) = (self.primary, self.secondary, self.form);
+        for keys in keys.chunks(usize::try_from(LEAF_ROWS).unwrap_or(usize::MAX)) {
+            let both = tokio::try_join!(primary.lookup(keys, form), secondary.lookup(keys, form))?;
+            for ((key, own), other) in keys.iter().zip(both.0).zip(both.1) {
+                let kind = match (own, other) {
+                    (own, other) if own == other => continue,
+                    (Found::Nothing, _) | (_, Found::Several) => Kind::Extra,
+                    (_, Found::Nothing) => Kind::Missing,
+                    (Found::One(_) | Found::Several, Found::One(_)) => Kind::Different,
+                };
+                self.ledger.found.add(key.clone(), kind);
+            }
+        }
+        Ok(())
+    }
+
     /// Looks up all keys of a small range, both ways; returns whether any row differs.
     async fn leaf(&mut self, range: &Range) -> Result<bool, Error> {
         let before = self.ledger.found.total();
@@ -248,20 +254,9 @@ impl Walk<'_, '_> {
         direction: Direction,
         after: Option<Key>,
     ) -> Result<Option<Key>, Error> {
-        let ((from, to), form) = (self.sides(direction), self.form);
-        let is_over = AtomicBool::new(false);
-        let pages = stream::try_unfold(after, |after: Option<Key>| {
-            let is_over = &is_over;
-            async move {
-                if is_over.load(Ordering::Relaxed) {
-                    return Ok::<_, Error>(None);
-                }
-                let page = from.list(&Range { after, upto: None }, form, LEAF_ROWS).await?;
-                Ok(page.last().map(|(last, _)| last.clone()).map(|last| (page, Some(last))))
-            }
-        });
-        let answered = pages.map_ok(|page| look_up(to, page, form));
-        let mut answered = pin!(answered.try_buffered(UNDER_WAY));
+        let (from, to) = self.sides(direction);
+        let cutter = Cutter::new(LEAF_ROWS, self.within.upto.clone());
+        let mut answered = answers(from, to, self.form, &cutter, after);
         let mut done = None;
         while let Some(answers) = answered.try_next().await? {
             done = answers.last().map(|(key, ..)| key.clone());
@@ -270,14 +265,14 @@ impl Walk<'_, '_> {
             // The way back is over the secondary's rows; they were counted on the way forth.
             let counted = if direction == Direction::Forward { rows } else { 0 };
             if !self.spend(counted).await? {
-                is_over.store(true, Ordering::Relaxed);
+                cutter.is_over.store(true, Ordering::Relaxed);
             }
         }
-        Ok(done.filter(|_| is_over.load(Ordering::Relaxed)))
+        Ok(done.filter(|_| cutter.is_over.load(Ordering::Relaxed)))
     }
 
     /// Adds to the findings what the answers for a page of keys mean.
-    fn judge(&mut self, direction: Direction, answers: Vec<(Key, i64, Found)>) {
+    fn judge(&mut self, direction: Direction, answers: Answers) {
         for (key, hash, found) in answers {
             let kind = match (direction, found) {
                 (Direction::Forward, Found::Nothing) => Kind::Missing,
@@ -324,12 +319,104 @@ impl Walk<'_, '_> {
         Ok(own || other)
     }
 
-    fn sides(&self, direction: Direction) -> (View<'_>, View<'_>) {
+    fn sides(&self, direction: Direction) -> (View<'a>, View<'a>) {
         match direction {
             Direction::Forward => (self.primary, self.secondary),
             Direction::Backward => (self.secondary, self.primary),
         }
     }
+}
+
+/// How ranges are cut off, told to the stream of them while it runs.
+struct Cutter {
+    /// Whether no more are wanted.
+    is_over: AtomicBool,
+    /// Rows of each.
+    rows: AtomicU64,
+    /// Where they end.
+    upto: Option<Key>,
+}
+
+impl Cutter {
+    fn new(rows: u64, upto: Option<Key>) -> Self {
+        Self { is_over: AtomicBool::new(false), rows: AtomicU64::new(rows), upto }
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::Relaxed)
+    }
+}
+
+/// A range with the sums of both sides.
+struct Summed {
+    range: Range,
+    is_last: bool,
+    own: Sums,
+    other: Sums,
+}
+
+/// Cuts what follows `after` into ranges, and sums up each on both sides.
+fn sums<'a>(
+    primary: View<'a>,
+    secondary: View<'a>,
+    form: Form,
+    cutter: &'a Cutter,
+    after: Option<Key>,
+) -> BoxStream<'a, Result<Summed, Error>> {
+    let ranges = stream::try_unfold(Some(after), move |at| next_range(primary, cutter, at));
+    let summed = ranges.map_ok(move |(range, is_last)| async move {
+        let (own, other) = both(primary, secondary, &range, form).await?;
+        Ok(Summed { range, is_last, own, other })
+    });
+    summed.try_buffered(UNDER_WAY).boxed()
+}
+
+/// The next range and whether it is the last, and where the one after it begins.
+type NextRange = Option<((Range, bool), Option<Option<Key>>)>;
+
+async fn next_range(
+    primary: View<'_>,
+    cutter: &Cutter,
+    at: Option<Option<Key>>,
+) -> Result<NextRange, Error> {
+    let Some(after) = at.filter(|_| !cutter.is_over()) else { return Ok(None) };
+    let rest = Range { after: after.clone(), upto: cutter.upto.clone() };
+    let cut = primary.boundary(&rest, cutter.rows.load(Ordering::Relaxed)).await?;
+    let range = Range { after, upto: cut.clone().or(rest.upto) };
+    Ok(Some(((range, cut.is_none()), cut.map(Some))))
+}
+
+/// Keys of one side with the hashes of their rows, and what the other side has.
+type Answers = Vec<(Key, i64, Found)>;
+
+/// Lists the keys of one side after `after`, page by page, and looks up each page on the other.
+fn answers<'a>(
+    from: View<'a>,
+    to: View<'a>,
+    form: Form,
+    cutter: &'a Cutter,
+    after: Option<Key>,
+) -> BoxStream<'a, Result<Answers, Error>> {
+    let pages = stream::try_unfold(after, move |after| next_page(from, form, cutter, after));
+    pages.map_ok(move |page| look_up(to, page, form)).try_buffered(UNDER_WAY).boxed()
+}
+
+/// The next page of keys with the hashes of their rows, and the last key of it.
+type NextPage = Option<(Vec<(Key, i64)>, Option<Key>)>;
+
+async fn next_page(
+    from: View<'_>,
+    form: Form,
+    cutter: &Cutter,
+    after: Option<Key>,
+) -> Result<NextPage, Error> {
+    if cutter.is_over() {
+        return Ok(None);
+    }
+    let rest = Range { after, upto: cutter.upto.clone() };
+    let page = from.list(&rest, form, cutter.rows.load(Ordering::Relaxed)).await?;
+    let last = page.last().map(|(last, _)| last.clone());
+    Ok(last.map(|last| (page, Some(last))))
 }
 
 /// Sums up a range on both sides at the same time.
@@ -347,7 +434,7 @@ async fn look_up(
     to: View<'_>,
     page: Vec<(Key, i64)>,
     form: Form,
-) -> Result<Vec<(Key, i64, Found)>, Error> {
+) -> Result<Answers, Error> {
     let (keys, hashes): (Vec<Key>, Vec<i64>) = page.into_iter().unzip();
     let found = to.lookup(&keys, form).await?;
     let answers = keys.into_iter().zip(hashes).zip(found);

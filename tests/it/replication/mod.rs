@@ -1,0 +1,3 @@
+//! The replication mode between real servers.
+
+mod verify;
