@@ -21,5 +21,6 @@ pub mod progress;
 pub mod snapshot;
 pub mod statements;
 pub mod status;
+pub mod verify;
 
 pub use error::Error;

@@ -28,9 +28,6 @@ pub enum HoldError {
     /// There is no applier: the secondary is paused or detached, or another proxy applies.
     #[error("nobody here applies to this secondary")]
     NoApplier,
-    /// Another verification holds the applier, or waits for it.
-    #[error("another verification is under way")]
-    Busy,
     /// The applier took too long.
     #[error("the applier did not get there within {limit:?}")]
     TimedOut {
@@ -44,7 +41,7 @@ pub enum HoldError {
 
 /// Makes the two ends: the verifier's, and the applier's.
 pub fn holds() -> (Holds, HoldRequests) {
-    // One waits in the channel while one is served: a second verification is refused.
+    // One waits in the channel while one is served; others wait for their turn.
     let (sender, receiver) = mpsc::channel(1);
     (Holds { requests: sender }, HoldRequests { requests: receiver })
 }
@@ -58,16 +55,19 @@ pub struct Holds {
 impl Holds {
     /// Asks the applier to take no further batch, and waits until it has finished the present one.
     ///
+    /// Others that hold it are waited for.
     /// Cancel safe: yes, the applier goes on.
     ///
     /// # Errors
-    /// [`HoldError::NoApplier`], [`HoldError::Busy`], or [`HoldError::TimedOut`] after `limit`.
+    /// [`HoldError::NoApplier`], or [`HoldError::TimedOut`] after `limit` at each of both.
     pub async fn stop(&self, limit: Duration) -> Result<Stopped, HoldError> {
         let (stopped, stops) = oneshot::channel();
-        self.requests.try_send(HoldRequest { stopped }).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => HoldError::Busy,
-            mpsc::error::TrySendError::Closed(_) => HoldError::NoApplier,
-        })?;
+        // What others gave up waiting for is still in the channel until the applier looks.
+        match timeout(limit, self.requests.send(HoldRequest { stopped })).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return Err(HoldError::NoApplier),
+            Err(_) => return Err(HoldError::TimedOut { limit }),
+        }
         match timeout(limit, stops).await {
             Ok(Ok(stopped)) => Ok(stopped),
             Ok(Err(_)) => Err(HoldError::NoApplier),
@@ -284,9 +284,10 @@ mod tests {
             assert_eq!(applier.await.expect("no panic"), Err("cannot"));
             assert!(matches!(holds.stop(LONG).await, Err(HoldError::NoApplier)));
 
+            // The first request is never looked at, the second finds no room.
             let (holds, _requests) = super::holds();
             assert!(matches!(holds.stop(SHORT).await, Err(HoldError::TimedOut { .. })));
-            assert!(matches!(holds.stop(SHORT).await, Err(HoldError::Busy)));
+            assert!(matches!(holds.stop(SHORT).await, Err(HoldError::TimedOut { .. })));
         });
     }
 }

@@ -34,14 +34,16 @@ use tokio::sync::watch;
 use tokio_postgres::error::SqlState;
 
 use crate::replication::catalog::Table;
+use crate::replication::checks::Obstacle;
 use crate::replication::connect::Target;
 use crate::replication::error::Error;
 use crate::replication::snapshot::Snapshot;
 
 use hold::{HoldError, Holds};
-use pace::{Budget, Pace};
+use pace::{Budget, Chunk, Pace};
 use progress::{Meter, Progress};
 use report::{Differences, Outcome, Report, TableReport};
+use shape::Shape;
 use sides::{Opened, Purpose, Sides};
 use sql::Form;
 use view::Range;
@@ -67,6 +69,12 @@ pub enum VerifyError {
     /// The primary has no such table any more.
     #[error("the table is gone from the primary")]
     Gone,
+    /// The table is being copied: it does not stand where the others stand.
+    #[error("the table is being copied")]
+    Copying,
+    /// Triggers, rules or foreign keys of the secondary would act on what is repaired.
+    #[error("{0}")]
+    Obstacle(Obstacle),
     /// Rows of this table cannot be named, so they cannot be repaired one by one.
     #[error("the table has no key")]
     NoKey,
@@ -105,9 +113,11 @@ impl VerifyError {
             Self::Elsewhere { .. } => true,
             Self::Hold(error) => match error {
                 HoldError::NoApplier => false,
-                HoldError::Busy | HoldError::TimedOut { .. } | HoldError::WentOn => true,
+                HoldError::TimedOut { .. } | HoldError::WentOn => true,
             },
             Self::Gone
+            | Self::Copying
+            | Self::Obstacle(_)
             | Self::NoKey
             | Self::Schema(_)
             | Self::Miscount { .. }
@@ -144,6 +154,14 @@ pub struct Limits {
     pub retry_pause: Duration,
     /// Time that one repair may take; the applier waits for it.
     pub repair: Duration,
+}
+
+impl Limits {
+    /// The chunks that fit into a snapshot, and into a second.
+    fn chunk(&self, shape: &Shape) -> Chunk {
+        let second = if self.rate == 0 { u64::MAX } else { self.rate };
+        Chunk::new(shape.rows_estimate, shape.bytes, second.min(self.snapshot_rows))
+    }
 }
 
 impl Default for Limits {
@@ -206,6 +224,8 @@ impl Verifier {
         let outcome = loop {
             // What a snapshot has found counts if it came to its end.
             let before = (course.found.clone(), course.rows);
+            // What is owed is waited for without a snapshot.
+            tokio::time::sleep(pace.owed(Instant::now())).await;
             match self.snapshot(sides, table, &mut course, (pace, meter)).await {
                 Ok(None) if course.position == Some(Position::End) => break course.outcome(),
                 Ok(None) => failures = 0,
@@ -266,7 +286,7 @@ impl Verifier {
             within: Range::default(),
             budget: Budget::new(self.limits.snapshot_rows, self.limits.snapshot_time, now),
             ledger: Ledger { found, pace, meter, rows },
-            chunk_rows: pace::chunk_rows(state.shape.rows_estimate, state.shape.bytes),
+            chunk: self.limits.chunk(&state.shape),
             looked_at: now,
         };
         let reached = if state.shape.key.is_empty() {

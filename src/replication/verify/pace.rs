@@ -27,6 +27,11 @@ impl Pace {
         let nanoseconds = u128::from(rows) * 1_000_000_000 / u128::from(self.rate);
         let price = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
         self.free_at = self.free_at.max(now).checked_add(price).unwrap_or(self.free_at);
+        self.owed(now)
+    }
+
+    /// Returns how long to wait for the rows so far.
+    pub fn owed(&self, now: Instant) -> Duration {
         self.free_at.saturating_duration_since(now)
     }
 }
@@ -59,14 +64,43 @@ impl Budget {
     }
 }
 
-/// Least and most rows of a chunk.
-pub const CHUNK_ROWS: (u64, u64) = (100, 50_000);
+/// How many rows are compared in one statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Chunk {
+    /// Rows of the next one.
+    pub rows: u64,
+    rows_max: u64,
+}
 
-/// Chooses the rows of the first chunk: about 2 MiB of storage, whatever TOAST adds.
-pub fn chunk_rows(rows_estimate: u64, bytes: u64) -> u64 {
+impl Chunk {
+    /// Least and most rows, whatever else is asked for.
+    const ROWS: (u64, u64) = (100, 50_000);
+
+    /// Storage of the first chunk, whatever TOAST adds.
     const BYTES: u64 = 2 << 20;
-    let width = bytes.checked_div(rows_estimate).unwrap_or(200).max(1);
-    (BYTES / width).clamp(CHUNK_ROWS.0, CHUNK_ROWS.1)
+
+    /// A chunk that takes longer is followed by a smaller one; one of less than a quarter, by a larger.
+    const TIME: Duration = Duration::from_millis(400);
+
+    /// Chooses the first chunk of a table of so many rows and bytes; none is to have more than
+    /// `rows_max` rows, or 100.
+    pub fn new(rows_estimate: u64, bytes: u64, rows_max: u64) -> Self {
+        let rows_max = rows_max.clamp(Self::ROWS.0, Self::ROWS.1);
+        let width = bytes.checked_div(rows_estimate).unwrap_or(200).max(1);
+        Self { rows: (Self::BYTES / width).clamp(Self::ROWS.0, rows_max), rows_max }
+    }
+
+    /// Chooses the next chunk after one that took so long.
+    pub fn adapt(&mut self, took: Duration) {
+        let next = if took > Self::TIME {
+            self.rows / 2
+        } else if took < Self::TIME / 4 {
+            self.rows * 2
+        } else {
+            self.rows
+        };
+        self.rows = next.clamp(Self::ROWS.0, self.rows_max);
+    }
 }
 
 #[cfg(test)]
@@ -102,9 +136,19 @@ mod tests {
 
     #[test]
     fn chunks() {
-        assert_eq!(chunk_rows(0, 0), 10_485);
-        assert_eq!(chunk_rows(1_000_000, 90_000_000), 23_301);
-        assert_eq!(chunk_rows(1000, 2 << 20), 1000);
-        assert_eq!(chunk_rows(10, u64::MAX), 100);
+        let rows = |estimate, bytes, max| Chunk::new(estimate, bytes, max).rows;
+        assert_eq!(rows(0, 0, u64::MAX), 10_485);
+        assert_eq!(rows(1_000_000, 90_000_000, u64::MAX), 23_301);
+        assert_eq!(rows(1_000_000, 90_000_000, 1000), 1000);
+        assert_eq!(rows(1_000_000, 90_000_000, 1), 100);
+        assert_eq!(rows(10, u64::MAX, u64::MAX), 100);
+        let mut chunk = Chunk::new(1000, 2 << 20, 3000);
+        let mut next = |milliseconds| {
+            chunk.adapt(Duration::from_millis(milliseconds));
+            chunk.rows
+        };
+        assert_eq!([next(10), next(10), next(200)], [2000, 3000, 3000]);
+        assert_eq!([next(500), next(500), next(500)], [1500, 750, 375]);
+        assert_eq!([next(500), next(500), next(500)], [187, 100, 100]);
     }
 }

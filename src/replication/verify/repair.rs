@@ -10,8 +10,7 @@
 //! say. Where further unique columns could change hands among the rows, different ones are deleted in
 //! the first pass and inserted in the second.
 //!
-//! LIMIT: foreign keys and triggers of the secondary that are neither disabled, nor deferrable, nor
-//! silenced by `session_replication_role` act on what is written here, also on other tables.
+//! Triggers, rules and foreign keys of the secondary are treated as by the applier, or are in the way.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -19,13 +18,14 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt as _;
 use tokio::sync::watch;
 use tokio_postgres::Client;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-use crate::replication::catalog::Table;
+use crate::replication::apply::Treatment;
+use crate::replication::catalog::{Selection, Table, tables};
+use crate::replication::checks;
 use crate::replication::error::Error;
 
-use super::pace::{Budget, Pace, chunk_rows};
+use super::pace::{Budget, Chunk, Pace};
 use super::progress::{Meter, Progress};
 use super::report::{Differences, Kind};
 use super::sides::{Opened, Purpose, Sides, State};
@@ -101,6 +101,7 @@ impl Verifier {
     pub async fn repair(&self, table: &Table, extent: &Extent) -> Result<Repaired, VerifyError> {
         let limit = self.limits.repair;
         let sides = Sides::connect(&self.primary, &self.secondary).await?;
+        let treatment = treatment(&sides.secondary, table).await?;
         let opened = sides.open(&self.holds, table, Purpose::Repair, self.limits.hold).await?;
         let (state, standing) = match opened {
             Opened::At(state, standing) => (state, standing),
@@ -109,7 +110,10 @@ impl Verifier {
         if state.shape.key.is_empty() {
             return Err(VerifyError::NoKey);
         }
-        silence(&sides.secondary).await?;
+        if treatment == Treatment::Deferred {
+            let deferred = sides.secondary.batch_execute("SET CONSTRAINTS ALL DEFERRED").await;
+            deferred.map_err(Error::sql("defer foreign keys"))?;
+        }
         let repair = Repair { sides: &sides, state: &state, table, extent };
         let repaired = tokio::time::timeout(limit, repair.run()).await;
         let repaired = repaired.map_err(|_elapsed| VerifyError::TooLong { limit })??;
@@ -120,18 +124,16 @@ impl Verifier {
     }
 }
 
-/// Keeps triggers and foreign keys from acting, as far as we may.
-async fn silence(secondary: &Client) -> Result<(), Error> {
-    const WHAT: &str = "silence triggers";
-    let silent = "SAVEPOINT silence; SET LOCAL session_replication_role = replica; \
-                  RELEASE SAVEPOINT silence";
-    match secondary.batch_execute(silent).await {
-        Ok(()) => Ok(()),
-        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            let deferred = "ROLLBACK TO SAVEPOINT silence; SET CONSTRAINTS ALL DEFERRED";
-            secondary.batch_execute(deferred).await.map_err(Error::sql(WHAT))
-        }
-        Err(error) => Err(Error::sql(WHAT)(error)),
+/// Finds out how triggers and foreign keys are kept from acting, as the applier does; refuses where
+/// they cannot be.
+async fn treatment(secondary: &Client, table: &Table) -> Result<Treatment, VerifyError> {
+    let exact = Selection::new(&[table.name.to_string()], &[]);
+    let there = tables(secondary, &exact).await?;
+    let there: Vec<&Table> = there.iter().filter(|there| there.name == table.name).collect();
+    let (treatment, obstacles) = checks::treatment(secondary, &there).await?;
+    match obstacles.into_iter().next() {
+        Some(obstacle) => Err(VerifyError::Obstacle(obstacle)),
+        None => Ok(treatment),
     }
 }
 
@@ -204,7 +206,7 @@ impl Repair<'_> {
             within: Range::default(),
             budget: Budget::new(ROWS_MAX, Duration::MAX, now),
             ledger: Ledger { found, pace, meter, rows },
-            chunk_rows: chunk_rows(self.state.shape.rows_estimate, self.state.shape.bytes),
+            chunk: Chunk::new(self.state.shape.rows_estimate, self.state.shape.bytes, ROWS_MAX),
             looked_at: now,
         };
         match place {

@@ -10,6 +10,7 @@ use crate::replication::catalog::{SCHEMA, Table};
 use crate::replication::connect::{Target, connect};
 use crate::replication::error::Error;
 use crate::replication::literal;
+use crate::replication::progress;
 use crate::replication::snapshot::Snapshot;
 
 use super::VerifyError;
@@ -106,9 +107,12 @@ impl Sides {
         if !begin(&self.secondary, table, purpose).await? {
             return Ok(Opened::Unlike(Mismatch::Missing));
         }
-        let found = progress(&self.secondary, purpose).await?;
+        let found = stands_at(&self.secondary, purpose).await?;
         if found != snapshot {
             return Err(VerifyError::Elsewhere { expected: snapshot, found });
+        }
+        if is_copying(&self.secondary, table, &snapshot).await? {
+            return Err(VerifyError::Copying);
         }
         let key = shape::key(&self.primary, table).await?;
         let (own, other) = tokio::try_join!(
@@ -197,7 +201,7 @@ async fn current_snapshot(client: &Client) -> Result<Snapshot, Error> {
 }
 
 /// Reads where the secondary stands; a transaction that repairs keeps it there.
-async fn progress(client: &Client, purpose: Purpose) -> Result<Snapshot, Error> {
+async fn stands_at(client: &Client, purpose: Purpose) -> Result<Snapshot, Error> {
     let fence = match purpose {
         Purpose::Compare => "",
         Purpose::Repair => " FOR UPDATE",
@@ -207,6 +211,15 @@ async fn progress(client: &Client, purpose: Purpose) -> Result<Snapshot, Error> 
     read_snapshot(client, "read the progress", &statement).await
 }
 
+/// Whether the table does not stand where the secondary stands.
+///
+/// A table that has caught up keeps its row: then what it was copied with is seen by `snapshot`.
+async fn is_copying(client: &Client, table: &Table, snapshot: &Snapshot) -> Result<bool, Error> {
+    let copied = progress::copied(client).await?;
+    let own = copied.into_iter().find(|copied| copied.table == table.name);
+    Ok(own.is_some_and(|own| !own.snapshot.is_some_and(|own| snapshot.covers(&own))))
+}
+
 async fn read_snapshot(
     client: &Client,
     what: &'static str,
@@ -214,6 +227,8 @@ async fn read_snapshot(
 ) -> Result<Snapshot, Error> {
     let rows = client.query_typed(statement, &[]).await.map_err(Error::sql(what))?;
     let row = rows.first().ok_or_else(|| Error::Unexpected { what: format!("cannot {what}") })?;
-    let text: String = row.try_get(0).map_err(Error::sql(what))?;
+    let text: Option<String> = row.try_get(0).map_err(Error::sql(what))?;
+    // The secondary's is null until its copy is complete.
+    let text = text.unwrap_or_default();
     text.parse().map_err(|_invalid| Error::Unexpected { what: format!("snapshot {text:?}") })
 }

@@ -19,7 +19,7 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 
 use crate::replication::error::Error;
 
-use super::pace::{Budget, CHUNK_ROWS, Pace};
+use super::pace::{Budget, Chunk, Pace};
 use super::progress::Meter;
 use super::report::{Differences, Kind};
 use super::shape::Order;
@@ -37,9 +37,6 @@ const UNDER_WAY: usize = 3;
 
 /// Time between two looks at who waits for our locks; also the longest sleep.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Chunks that take longer are made smaller, those that take less than a quarter larger.
-const CHUNK_TIME: Duration = Duration::from_millis(400);
 
 /// Where the comparison of a table stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -99,8 +96,8 @@ pub struct Walk<'a, 'm> {
     pub budget: Budget,
     /// The results.
     pub ledger: Ledger<'a, 'm>,
-    /// Rows of a chunk; changes with the time that chunks take.
-    pub chunk_rows: u64,
+    /// How much is compared in one statement.
+    pub chunk: Chunk,
     /// When it was last looked whether somebody waits for our locks.
     pub looked_at: Instant,
 }
@@ -145,7 +142,7 @@ impl<'a> Walk<'a, '_> {
 
     /// Compares range by range.
     async fn ranges(&mut self, after: Option<Key>) -> Result<Position, Error> {
-        let cutter = Cutter::new(self.chunk_rows, self.within.upto.clone());
+        let cutter = Cutter::new(self.chunk.rows, self.within.upto.clone());
         let mut summed = sums(self.primary, self.secondary, self.form, &cutter, after);
         let mut began = Instant::now();
         let mut done = None;
@@ -155,8 +152,8 @@ impl<'a> Walk<'a, '_> {
                 self.ledger.found.clear();
                 return Ok(Position::Forward(self.within.after.clone()));
             }
-            self.chunk_rows = adapted(self.chunk_rows, began.elapsed());
-            cutter.rows.store(self.chunk_rows, Ordering::Relaxed);
+            self.chunk.adapt(began.elapsed());
+            cutter.rows.store(self.chunk.rows, Ordering::Relaxed);
             // Ranges that are under way already are waited for, also when the budget is spent.
             if !self.spend(own.rows).await? {
                 cutter.is_over.store(true, Ordering::Relaxed);
@@ -430,25 +427,9 @@ async fn both(
 }
 
 /// Finds the keys of a page on the other side.
-async fn look_up(
-    to: View<'_>,
-    page: Vec<(Key, i64)>,
-    form: Form,
-) -> Result<Answers, Error> {
+async fn look_up(to: View<'_>, page: Vec<(Key, i64)>, form: Form) -> Result<Answers, Error> {
     let (keys, hashes): (Vec<Key>, Vec<i64>) = page.into_iter().unzip();
     let found = to.lookup(&keys, form).await?;
     let answers = keys.into_iter().zip(hashes).zip(found);
     Ok(answers.map(|((key, hash), found)| (key, hash, found)).collect())
-}
-
-/// The rows of the next chunk, after one that took so long.
-fn adapted(rows: u64, took: Duration) -> u64 {
-    let next = if took > CHUNK_TIME {
-        rows / 2
-    } else if took < CHUNK_TIME / 4 {
-        rows.saturating_mul(2)
-    } else {
-        rows
-    };
-    next.clamp(CHUNK_ROWS.0, CHUNK_ROWS.1)
 }

@@ -230,8 +230,8 @@ fn definitions_that_differ() {
 fn large_rows() {
     let pair = Pair::new(
         "CREATE TABLE t (k int PRIMARY KEY, v text, b bytea); ALTER TABLE t ALTER v SET STORAGE EXTERNAL; \
-         INSERT INTO t SELECT g, repeat('x', 20000000), decode(repeat('0a', 5000000), 'hex') \
-         FROM generate_series(1, 4) g",
+         INSERT INTO t SELECT g, repeat('x', 9000000), decode(repeat('0a', 3000000), 'hex') \
+         FROM generate_series(1, 3) g",
     );
     assert_eq!(pair.found(), "");
     pair.secondary("UPDATE t SET v = v || '.' WHERE k = 3");

@@ -49,7 +49,7 @@ fn who_needs_the_table_gets_it() {
     let mut pair = Pair::new(ROWS);
     pair.primary(&format!("{CAPTURE} {}", captured("t")));
     pair.applier.follows.store(true, Ordering::Relaxed);
-    pair.verifier.limits.rate = 1000;
+    pair.verifier.limits.rate = 100;
     let (verifier, table) = (pair.verifier.clone(), pair.table("t"));
     let (watched, watches) = watch::channel(Progress::default());
     let task = pair.runtime.spawn(async move {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use pgtandem::config::Host;
 use pgtandem::replication::catalog::{Selection, Table, tables};
 use pgtandem::replication::connect::{Target, connect};
+use pgtandem::replication::progress::{self, Origin};
 use pgtandem::replication::snapshot::Snapshot;
 use pgtandem::replication::verify::hold::{self, HoldRequests, holds};
 use pgtandem::replication::verify::progress::Progress;
@@ -18,6 +19,8 @@ use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use crate::support::cluster::Cluster;
+
+const GROUP: &str = "00000000-0000-0000-0000-000000000001";
 
 /// Two databases, the second of which stands where its progress row says.
 pub struct Pair {
@@ -87,9 +90,12 @@ impl Pair {
         let verifier =
             Verifier { primary: primary.clone(), secondary: secondary.clone(), holds, limits };
         let applier = Arc::new(Applier::default());
-        let schema = "CREATE SCHEMA pgtandem; \
-                      CREATE TABLE pgtandem.progress (snapshot pg_snapshot NOT NULL); \
-                      INSERT INTO pgtandem.progress VALUES ('1:1:')";
+        let schema = "UPDATE pgtandem.progress SET snapshot = '1:1:'";
+        runtime.block_on(async {
+            let origin = Origin { group: GROUP.to_owned(), system: 1, timeline: 1 };
+            let client = connect(&secondary).await.expect("it is trusted");
+            progress::install(&client, &origin).await.expect("it can be installed");
+        });
         run(&runtime, &primary, primary_schema);
         run(&runtime, &secondary, &format!("{schema};{secondary_schema}"));
         let task = runtime.spawn(apply(one, other, requests, Arc::clone(&applier)));
@@ -198,6 +204,7 @@ CREATE TABLE public.log (
     id bigserial PRIMARY KEY, xid xid8 DEFAULT pg_current_xact_id(), rel text, op text,
     old text, new text
 );
+CREATE INDEX ON public.log (xid);
 CREATE FUNCTION public.capture() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
     INSERT INTO public.log (rel, op, old, new)
     VALUES (TG_RELID::regclass::text, TG_OP,
@@ -259,7 +266,8 @@ async fn batch(primary: &Client, secondary: &Client, upto: &str, state: &Applier
     let from: String = row.get(0);
     let changes = if state.follows.load(Ordering::Relaxed) {
         let sql = "SELECT rel, op, old, new FROM log \
-                   WHERE pg_visible_in_snapshot(xid, $1::text::pg_snapshot) \
+                   WHERE xid >= pg_snapshot_xmin($2::text::pg_snapshot) \
+                   AND pg_visible_in_snapshot(xid, $1::text::pg_snapshot) \
                    AND NOT pg_visible_in_snapshot(xid, $2::text::pg_snapshot) ORDER BY id";
         primary.query(sql, &[&upto, &from]).await.expect("the log is readable")
     } else {
@@ -272,7 +280,7 @@ async fn batch(primary: &Client, secondary: &Client, upto: &str, state: &Applier
             secondary.batch_execute(&format!("TRUNCATE {rel}")).await.expect("it is there");
         }
         if let Some(old) = old {
-            let sql = format!("DELETE FROM {rel} WHERE id::text = $1");
+            let sql = format!("DELETE FROM {rel} WHERE id = ($1::text)::int8");
             assert_eq!(secondary.execute(&sql, &[&old]).await.expect("it is there"), 1, "{rel}");
         }
         if let Some(new) = new {

@@ -24,19 +24,26 @@ fn a_table() {
     let pair = Pair::new(
         "CREATE TABLE t (a int, v text, b text, g int GENERATED ALWAYS AS (a * 2) STORED, \
          n numeric, x bytea, PRIMARY KEY (b, a)); \
-         INSERT INTO t SELECT g, 'v\"\\ ,(' || g, 'b' || g % 3, DEFAULT, g / 7.0, '\\x00ff' \
-         FROM generate_series(1, 60000) g"
-            .replace(", DEFAULT, ", ", ")
-            .replace("INTO t SELECT", "INTO t (a, v, b, n, x) SELECT")
-            .as_str(),
+         INSERT INTO t (a, v, b, n, x) SELECT g, 'v\"\\ ,(' || g, 'b' || g % 3, g / 7.0, '\\x00ff' \
+         FROM generate_series(1, 6000) g",
     );
     pair.secondary(
         "DELETE FROM t WHERE a % 10 = 0; UPDATE t SET v = NULL WHERE a % 100 = 1; \
-         INSERT INTO t (a, b) SELECT g, 'new' FROM generate_series(1, 70000) g",
+         INSERT INTO t (a, b) SELECT g, 'new' FROM generate_series(1, 700) g",
     );
-    assert_eq!(repair(&pair, "t", Extent::Table).expect("it works"), counts(70000, 600, 6000));
+    assert_eq!(repair(&pair, "t", Extent::Table).expect("it works"), counts(700, 60, 600));
     assert_eq!(pair.found(), "");
     assert_eq!(repair(&pair, "t", Extent::Table).expect("nothing is left"), counts(0, 0, 0));
+}
+
+/// More rows than are repaired at a time.
+#[test]
+fn many_rows() {
+    let pair = Pair::new("CREATE TABLE t (k int PRIMARY KEY)");
+    pair.primary("INSERT INTO t SELECT g FROM generate_series(1, 51000) g");
+    pair.secondary("INSERT INTO t SELECT g FROM generate_series(100001, 151000) g");
+    assert_eq!(repair(&pair, "t", Extent::Table).expect("it works"), counts(51000, 0, 51000));
+    assert_eq!(pair.found(), "");
 }
 
 #[test]
@@ -111,8 +118,8 @@ fn all_or_nothing() {
          CREATE TRIGGER no BEFORE INSERT ON t FOR EACH ROW WHEN (NEW.k = 7) EXECUTE FUNCTION no(); \
          ALTER TABLE t ENABLE ALWAYS TRIGGER no",
     );
-    let failed = repair(&pair, "t", Extent::Table).expect_err("row 7 is not written");
-    assert_eq!(failed.to_string(), "cannot write rows: 9 rows instead of 10");
+    let failed = repair(&pair, "t", Extent::Table).expect_err("row 7 would not be written");
+    assert!(matches!(failed, VerifyError::Obstacle(_)), "{failed}");
     assert_eq!(pair.secondary_value("SELECT string_agg(k::text, ',') FROM public.t"), "11");
 
     let failed = repair(&pair, "nokey", Extent::Table).expect_err("rows have no names");
