@@ -356,13 +356,13 @@ mod tests {
                 model.clear();
                 true
             }
-            Action::Insert { key, image } => {
+            Action::Insert { key, image, .. } => {
                 !model.contains_key(key) && model.insert(key.clone(), image.clone()).is_none()
             }
-            Action::Update { key, image } => {
+            Action::Update { key, image, .. } => {
                 model.get_mut(key).map(|row| row.clone_from(image)).is_some()
             }
-            Action::Delete { key } => model.remove(key).is_some(),
+            Action::Delete { key, .. } => model.remove(key).is_some(),
         }
     }
 
@@ -395,15 +395,16 @@ mod tests {
             }
             let update = if by_replacing { Update::ByReplacing } else { Update::InPlace };
             let work = net.into_work(update);
-            for key in work.deletes {
-                prop_assert!(happen(&mut found, &Action::Delete { key }));
-            }
-            for (key, image) in work.updates {
-                prop_assert!(!by_replacing);
-                prop_assert!(happen(&mut found, &Action::Update { key, image }));
-            }
-            for (key, image) in work.inserts {
-                prop_assert!(happen(&mut found, &Action::Insert { key, image }));
+            prop_assert!(!by_replacing || work.updates.is_empty());
+            let (was, now) = (None, None);
+            let deletes = work.deletes.into_iter().map(|key| Action::Delete { key, was });
+            let updates = work.updates.into_iter();
+            let updates = updates.map(|(key, image)| Action::Update { key, image, was, now });
+            let inserts = work.inserts.into_iter();
+            let inserts = inserts.map(|(key, image)| Action::Insert { key, image, now });
+            for action in deletes.chain(updates).chain(inserts) {
+                let happened = happen(&mut found, &action);
+                prop_assert!(happened, "{:?}", action);
             }
             prop_assert_eq!(found, expected);
         }

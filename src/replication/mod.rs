@@ -7,6 +7,7 @@
 
 pub mod apply;
 pub mod batch;
+pub mod capture;
 pub mod catalog;
 pub mod change;
 pub mod checks;
@@ -15,12 +16,16 @@ pub mod connect;
 pub mod copy;
 mod diagnose;
 pub mod error;
+mod follow;
 pub mod literal;
 pub mod primary;
 pub mod progress;
+mod secondary;
+pub mod sequences;
 pub mod snapshot;
 pub mod statements;
 pub mod status;
+pub mod supervisor;
 pub mod verify;
 
 pub use error::Error;

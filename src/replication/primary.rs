@@ -42,6 +42,8 @@ pub async fn captured(client: &Client, selection: &Selection) -> Result<Vec<Capt
 
 /// Tells the primary how a secondary is; the change log is kept for what it still needs.
 ///
+/// Returns false if the primary has detached it meanwhile: then it is told nothing.
+///
 /// # Errors
 /// [`Error::Sql`].
 pub async fn report(
@@ -50,13 +52,17 @@ pub async fn report(
     state: &State,
     position: Option<&Position>,
     last_error: Option<&str>,
-) -> Result<(), Error> {
+) -> Result<bool, Error> {
+    // The time is that of the last progress: a secondary that stands still grows old.
     let sql = "INSERT INTO pgtandem.secondaries AS s \
                    (name, state, progress, applied_at, last_error) \
                VALUES ($1, $2, $3::pg_snapshot, clock_timestamp(), $4) \
                ON CONFLICT (name) DO UPDATE SET state = excluded.state, \
-                   progress = excluded.progress, applied_at = excluded.applied_at, \
-                   last_error = excluded.last_error";
+                   progress = excluded.progress, last_error = excluded.last_error, \
+                   applied_at = CASE WHEN s.progress::text = excluded.progress::text \
+                                THEN s.applied_at ELSE excluded.applied_at END \
+               WHERE s.state <> 'detached' OR excluded.state IN ('copying', 'detached') \
+               RETURNING 1";
     let needed = position.map(|position| position.oldest().to_string());
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] = [
         (&secondary, Type::TEXT),
@@ -65,8 +71,7 @@ pub async fn report(
         (&last_error, Type::TEXT),
     ];
     let told = client.query_typed(sql, &parameters).await;
-    told.map_err(Error::sql("tell the primary how the secondary is"))?;
-    Ok(())
+    Ok(!told.map_err(Error::sql("tell the primary how the secondary is"))?.is_empty())
 }
 
 /// Reads what another process has told the primary of a secondary: its state and its last error.

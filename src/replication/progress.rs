@@ -8,6 +8,7 @@ use tokio_postgres::{Client, GenericClient, Row};
 use super::batch::Position;
 use super::catalog::TableName;
 use super::error::Error;
+use super::literal;
 use super::snapshot::Snapshot;
 
 /// The format of the tables that [`install`] makes.
@@ -201,6 +202,21 @@ pub async fn copied(client: &impl GenericClient) -> Result<Vec<Copied>, Error> {
         list.push(Copied { snapshot: snapshot.map(|text| parse(&text)).transpose()?, ..copied });
     }
     Ok(list)
+}
+
+/// Notes that the copy is complete, and that the secondary stands at this snapshot.
+///
+/// Tables that were copied under an earlier one keep that.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn complete(client: &Client, snapshot: &Snapshot) -> Result<(), Error> {
+    let snapshot = literal::text(&snapshot.to_string());
+    let sql = format!(
+        "BEGIN; UPDATE pgtandem.progress SET snapshot = {snapshot}, applied_at = clock_timestamp(); \
+         DELETE FROM pgtandem.copied WHERE snapshot::text = {snapshot}; COMMIT"
+    );
+    client.batch_execute(&sql).await.map_err(Error::sql("note that the copy is complete"))
 }
 
 /// Works out where the secondary stands, of what [`read`] and [`copied`] say.
