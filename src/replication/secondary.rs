@@ -22,6 +22,7 @@ use super::primary;
 use super::progress::{self, Origin};
 use super::sequences;
 use super::status::{Command, CommandError, Request, State, Status};
+use super::verify::hold::{self, HoldRequests};
 use crate::config::Replication;
 
 /// Between two looks at whether the process that applies still does.
@@ -68,6 +69,10 @@ pub struct Keeper {
     selection: Selection,
     status: watch::Sender<Status>,
     requests: mpsc::Receiver<Request>,
+    /// Verifiers that want it to stand still.
+    holds: HoldRequests,
+    /// What they have found.
+    diverged: watch::Receiver<Option<String>>,
     /// Whether to copy once, though there are rows or `auto` is off.
     wants_copy: Option<Existing>,
     failures: u32,
@@ -124,15 +129,18 @@ impl From<super::capture::error::CaptureError> for Halt {
 }
 
 impl Keeper {
-    /// Takes an assignment; `status` is kept up to date, `requests` are answered.
+    /// Takes an assignment; `status` is kept up to date, `requests` and `holds` are answered.
     pub fn new(
         assignment: Assignment,
         status: watch::Sender<Status>,
         requests: mpsc::Receiver<Request>,
+        holds: HoldRequests,
+        diverged: watch::Receiver<Option<String>>,
     ) -> Self {
         let settings = &assignment.settings;
         let selection = Selection::new(&settings.tables, &settings.exclude);
-        Self { assignment, selection, status, requests, wants_copy: None, failures: 0 }
+        let (wants_copy, failures) = (None, 0);
+        Self { assignment, selection, status, requests, holds, diverged, wants_copy, failures }
     }
 
     /// Does all there is to do, for ever. Ends when nobody can send requests any more.
@@ -213,6 +221,8 @@ impl Keeper {
                     // Nobody may be waiting any more.
                     let _ = request.answer.send(Err(CommandError::NotHere));
                 },
+                // Dropped: whoever wants to verify is told that nobody applies here.
+                _ = self.holds.next() => {}
                 () = tokio::time::sleep(STANDBY) => {}
             }
         }
@@ -325,7 +335,7 @@ impl Keeper {
             let began = Instant::now();
             let status = &self.status;
             let stepped = follower
-                .step(primary, |changes, bytes| {
+                .step(primary, None, |changes, bytes| {
                     status.send_modify(|status| {
                         (status.lag_changes, status.lag_bytes) = (changes, bytes);
                         if began.elapsed() > FRESH {
@@ -340,7 +350,11 @@ impl Keeper {
                 status.batches += u64::from(stepped.changes > 0);
                 (status.lag_changes, status.lag_bytes) = (0, 0);
                 let is_fresh = stepped.as_of.elapsed() < FRESH;
-                status.state = if is_fresh { State::InSync } else { State::CatchingUp };
+                status.state = match self.diverged.borrow().as_ref() {
+                    Some(why) => State::Diverged(why.clone()),
+                    None if is_fresh => State::InSync,
+                    None => State::CatchingUp,
+                };
                 status.snapshot = Some(follower.stored().snapshot.to_string());
             });
             if reported.is_none_or(|reported| reported.elapsed() >= REPORT) {
@@ -363,6 +377,10 @@ impl Keeper {
                     Some(request) => return Err(Halt::Asked(request)),
                     None => return Err(Halt::Failed("stopped".to_owned())),
                 },
+                hold = self.holds.next() => {
+                    let stand = async |upto| follower.stand_at(primary, &upto).await;
+                    hold.serve(hold::PATIENCE, stand).await?;
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -422,9 +440,16 @@ impl Keeper {
         if let Err(error) = self.tell_primary(&state).await {
             tracing::warn!(database = self.assignment.database, %error, "primary not told");
         }
-        match self.requests.recv().await {
-            Some(request) => self.answer(request).await,
-            None => false,
+        loop {
+            tokio::select! {
+                biased;
+                request = self.requests.recv() => return match request {
+                    Some(request) => self.answer(request).await,
+                    None => false,
+                },
+                // Dropped: whoever wants to verify is told that nobody applies here.
+                _ = self.holds.next() => {}
+            }
         }
     }
 

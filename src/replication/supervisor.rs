@@ -5,9 +5,14 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::catalog::Selection;
 use super::connect::Target;
 use super::secondary::{Assignment, Keeper};
 use super::status::{Command, CommandError, Request, Status};
+use super::verify::desk::Desk;
+use super::verify::hold::{HoldRequests, holds};
+use super::verify::schedule::verify_forever;
+use super::verify::{Limits, Verifier};
 use crate::config::{Config, Database, Replication, Secondary};
 
 /// LIMIT: commands that wait for one secondary.
@@ -27,6 +32,7 @@ pub struct Supervisor {
 struct Link {
     status: watch::Receiver<Status>,
     requests: mpsc::Sender<Request>,
+    desk: Arc<Desk>,
 }
 
 impl Supervisor {
@@ -35,8 +41,14 @@ impl Supervisor {
         let secondaries = assignments(config).map(|assignment| {
             let (say, status) = watch::channel(Status::new(&assignment.database, &assignment.name));
             let (requests, receiver) = mpsc::channel(COMMANDS_MAX);
-            tokio::spawn(Keeper::new(assignment, say, receiver).run());
-            Link { status, requests }
+            let (desk, stands) = desk(&assignment);
+            let interval = assignment.settings.verify_interval;
+            let diverged = desk.diverged();
+            tokio::spawn(Keeper::new(assignment, say, receiver, stands, diverged).run());
+            if !interval.is_zero() {
+                tokio::spawn(verify_forever(Arc::clone(&desk), interval));
+            }
+            Link { status, requests, desk }
         });
         Self { secondaries: Arc::new(secondaries.collect()) }
     }
@@ -44,6 +56,18 @@ impl Supervisor {
     /// How all secondaries are, by database and name.
     pub fn status(&self) -> Vec<Status> {
         self.secondaries.iter().map(|link| link.status.borrow().clone()).collect()
+    }
+
+    /// Where a secondary is verified and repaired; `None` if there is no such secondary.
+    pub fn desk(&self, database: &str, secondary: &str) -> Option<Arc<Desk>> {
+        self.link(database, secondary).map(|link| Arc::clone(&link.desk))
+    }
+
+    fn link(&self, database: &str, secondary: &str) -> Option<&Link> {
+        self.secondaries.iter().find(|link| {
+            let status = link.status.borrow();
+            status.database == database && status.secondary == secondary
+        })
     }
 
     /// Asks something of a secondary, and waits until it is done or refused.
@@ -59,11 +83,7 @@ impl Supervisor {
         secondary: &str,
         command: Command,
     ) -> Result<(), CommandError> {
-        let is_it = |link: &&Link| {
-            let status = link.status.borrow();
-            status.database == database && status.secondary == secondary
-        };
-        let Some(link) = self.secondaries.iter().find(is_it) else {
+        let Some(link) = self.link(database, secondary) else {
             let (database, secondary) = (database.to_owned(), secondary.to_owned());
             return Err(CommandError::NoSecondary { database, secondary });
         };
@@ -72,6 +92,17 @@ impl Supervisor {
         sent.map_err(|_| CommandError::Busy)?;
         answered.await.unwrap_or(Err(CommandError::Busy))
     }
+}
+
+/// Makes the desk of a secondary, and the end that its keeper listens at.
+fn desk(assignment: &Assignment) -> (Arc<Desk>, HoldRequests) {
+    let (holds, stands) = holds();
+    let settings = &assignment.settings;
+    let limits = Limits { rate: u64::from(settings.verify_rate), ..Limits::default() };
+    let (primary, secondary) = (assignment.primary.clone(), assignment.secondary.clone());
+    let verifier = Verifier { primary, secondary, holds, limits };
+    let selection = Selection::new(&settings.tables, &settings.exclude);
+    (Arc::new(Desk::new(verifier, selection)), stands)
 }
 
 fn assignments(config: &Config) -> impl Iterator<Item = Assignment> {

@@ -53,8 +53,19 @@ pub struct Finding {
     pub found_at: String,
 }
 
-/// When tables were last compared: how long ago, and with what verdict's word.
-pub type Verified = HashMap<TableName, (Duration, String)>;
+/// What is known of a table since it was last compared.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// How long ago that was.
+    pub age: Duration,
+    /// The verdict's word.
+    pub verdict: String,
+    /// The outcome in words.
+    pub detail: String,
+}
+
+/// What is known of the tables that were ever compared.
+pub type Verified = HashMap<TableName, Known>;
 
 /// Makes the tables of this module.
 ///
@@ -176,7 +187,7 @@ pub async fn keys(secondary: &Client, table: &TableName) -> Result<Vec<Key>, Err
     Ok(keys)
 }
 
-/// Reads when each table was last compared.
+/// Reads what is known of the tables.
 ///
 /// # Errors
 /// [`Error::Sql`].
@@ -187,12 +198,12 @@ pub async fn verified(secondary: &Client) -> Result<Verified, Error> {
         let table = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
         let seconds: i64 = row.try_get(2)?;
         let age = Duration::from_secs(u64::try_from(seconds).unwrap_or_default());
-        Ok((table, (age, row.try_get(3)?)))
+        Ok((table, Known { age, verdict: row.try_get(3)?, detail: row.try_get(4)? }))
     };
     rows.iter().map(read).collect::<Result<_, _>>().map_err(Error::sql(WHAT))
 }
 
 /// The age is told by the clock that wrote the time.
 const VERIFIED: &str = "\
-SELECT schema_name, table_name, EXTRACT(epoch FROM now() - verified_at)::int8, verdict
+SELECT schema_name, table_name, EXTRACT(epoch FROM now() - verified_at)::int8, verdict, detail
 FROM pgtandem.verified";

@@ -15,6 +15,7 @@
 //! Nothing here decides anything about the secondary: findings go to whoever asked, and to the
 //! secondary's own `pgtandem.divergence` ([`findings`]).
 
+pub mod desk;
 pub mod findings;
 pub mod hold;
 pub mod pace;

@@ -1,90 +1,57 @@
 //! Verification in the background: the table that was not verified for longest, one after the other.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 
-use crate::replication::catalog::{Selection, Table, tables};
-use crate::replication::connect::connect;
+use crate::replication::catalog::Table;
 use crate::replication::error::Error;
 
-use super::Verifier;
-use super::findings::{self, Verified};
+use super::desk::Desk;
+use super::findings::Verified;
 use super::progress::Progress;
-use super::report::{TableReport, Verdict};
+use super::report::Verdict;
 
-/// Shortest sleep between two tables, and how long after a failure it is tried again.
+/// Shortest sleep between two looks, and how long after a failure it is tried again.
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Longest sleep, after which it is looked again: tables come, and other proxies verify too.
 const LOOK_AGAIN: Duration = Duration::from_secs(300);
 
-/// Verifies every table again and again.
-#[derive(Debug, Clone)]
-pub struct Background {
-    /// Who verifies.
-    pub verifier: Verifier,
-    /// Which tables follow.
-    pub selection: Selection,
-    /// The age at which a result is too old; must not be zero.
-    pub interval: Duration,
-}
-
-impl Background {
-    /// Verifies until nobody takes the reports any more. Each is recorded on the secondary first.
-    ///
-    /// A report with [`Verdict::Different`] makes the secondary *diverged*; one that could not tell
-    /// means nothing, and is tried again when the interval has passed.
-    /// Cancel safe: yes.
-    pub async fn run(self, reports: mpsc::Sender<TableReport>, watched: watch::Sender<Progress>) {
-        while !reports.is_closed() {
-            let pause = match self.step(&reports, &watched).await {
-                Ok(pause) => pause,
-                Err(error) => {
-                    tracing::warn!(%error, "verification in the background is tried again");
-                    PAUSE
-                }
-            };
-            tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = reports.closed() => {}
-            }
+/// Verifies every table of a secondary again and again, each `interval` after the last time.
+///
+/// Ends when nobody asks [`Desk::diverged`] any more. A table that could not be compared is tried again
+/// like the others when the interval has passed. Cancel safe: yes.
+pub async fn verify_forever(desk: Arc<Desk>, interval: Duration) {
+    let work = async {
+        loop {
+            let pause = step(&desk, interval).await.unwrap_or_else(|error| {
+                tracing::warn!(%error, "verification in the background is tried again");
+                PAUSE
+            });
+            tokio::time::sleep(pause).await;
         }
-    }
-
-    /// Verifies the table that is due, if any is; returns how long to sleep then.
-    async fn step(
-        &self,
-        reports: &mpsc::Sender<TableReport>,
-        watched: &watch::Sender<Progress>,
-    ) -> Result<Duration, Error> {
-        let primary = connect(&self.verifier.primary).await?;
-        let tables = tables(&primary, &self.selection).await?;
-        drop(primary);
-        let secondary = connect(&self.verifier.secondary).await?;
-        let verified = findings::verified(&secondary).await?;
-        let table = match due(&tables, &verified, self.interval) {
-            Due::Now(table) => table,
-            Due::In(pause) => return Ok(pause.clamp(PAUSE, LOOK_AGAIN)),
-        };
-        let report = self.verifier.verify(std::slice::from_ref(table), watched).await;
-        for table in report.tables {
-            findings::record(&secondary, &table).await?;
-            announce(&table);
-            // Nobody takes it: the loop above ends.
-            let _ = reports.send(table).await;
-        }
-        Ok(Duration::ZERO)
+    };
+    tokio::select! {
+        () = work => {}
+        () = desk.closed() => {}
     }
 }
 
-fn announce(report: &TableReport) {
-    let TableReport { table, outcome, rows, .. } = report;
-    match outcome.verdict() {
-        Verdict::Equal => tracing::debug!(%table, rows, "table verified"),
-        Verdict::Different => tracing::error!(%table, rows, %outcome, "table has diverged"),
-        Verdict::CouldNotTell => tracing::warn!(%table, %outcome, "table was not verified"),
-    }
+/// Verifies the table that is due, if any is; returns how long to sleep then.
+async fn step(desk: &Desk, interval: Duration) -> Result<Duration, Error> {
+    let tables = desk.tables(None).await?;
+    let verified = desk.recall().await?;
+    let table = match due(&tables, &verified, interval) {
+        Due::Now(table) => table,
+        Due::In(pause) => return Ok(pause.clamp(PAUSE, LOOK_AGAIN)),
+    };
+    let (watched, _) = watch::channel(Progress::default());
+    let report = desk.verify(Some(&table.name), &watched).await?;
+    // An applier that is not there will not be there for the next table either.
+    let is_told = report.verdict() != Verdict::CouldNotTell;
+    Ok(if is_told { Duration::ZERO } else { PAUSE })
 }
 
 /// What to verify next.
@@ -98,7 +65,7 @@ enum Due<'a> {
 
 fn due<'a>(tables: &'a [Table], verified: &Verified, interval: Duration) -> Due<'a> {
     // The age of what was never verified is without end.
-    let age = |table: &Table| verified.get(&table.name).map_or(Duration::MAX, |(age, _)| *age);
+    let age = |table: &Table| verified.get(&table.name).map_or(Duration::MAX, |known| known.age);
     let Some((oldest, age)) =
         tables.iter().map(|table| (table, age(table))).max_by_key(|(_, age)| *age)
     else {
@@ -114,6 +81,7 @@ fn due<'a>(tables: &'a [Table], verified: &Verified, interval: Duration) -> Due<
 mod tests {
     use crate::replication::catalog::{Kind, TableName};
 
+    use super::super::findings::Known;
     use super::*;
 
     fn table(name: &str) -> Table {
@@ -135,7 +103,8 @@ mod tests {
         let tables = [table("a"), table("b"), table("c")];
         let mut verified = Verified::new();
         let know = |verified: &mut Verified, name: &str, age: Duration| {
-            verified.insert(table(name).name, (age, "equal".to_owned()));
+            let (verdict, detail) = ("equal".to_owned(), "equal".to_owned());
+            verified.insert(table(name).name, Known { age, verdict, detail });
         };
         know(&mut verified, "a", 3 * hour);
         know(&mut verified, "c", hour);

@@ -33,6 +33,9 @@ const LEAF_ROWS: u64 = 1000;
 const FANOUT: u64 = 16;
 
 /// Ranges under way at a time: neither side waits for the other, or for us.
+///
+/// INVARIANT: while they are, no other statement is sent. A connection hands out answers in order, and
+/// stops where nobody takes the next one: behind an answer that is not taken, others wait for ever.
 const UNDER_WAY: usize = 3;
 
 /// Time between two looks at who waits for our locks; also the longest sleep.
@@ -124,6 +127,7 @@ impl<'a> Walk<'a, '_> {
                 },
                 Position::End => Position::End,
             };
+            self.rest().await?;
             if next == Position::End || !self.budget.spend(0, Instant::now()) {
                 return Ok(next);
             }
@@ -140,40 +144,44 @@ impl<'a> Walk<'a, '_> {
         Ok(Position::End)
     }
 
-    /// Compares range by range.
+    /// Compares range by range, until something is to be done that is not this.
     async fn ranges(&mut self, after: Option<Key>) -> Result<Position, Error> {
         let cutter = Cutter::new(self.chunk.rows, self.within.upto.clone());
         let mut summed = sums(self.primary, self.secondary, self.form, &cutter, after);
+        // Bounded: the stream ends with those that are under way when the first one differs.
+        let mut differing = Vec::new();
         let mut began = Instant::now();
-        let mut done = None;
+        let mut next = Position::End;
         while let Some(Summed { range, is_last, own, other }) = summed.try_next().await? {
-            if own != other && !self.drill(&range, own.rows).await? {
+            self.chunk.adapt(began.elapsed());
+            cutter.rows.store(self.chunk.rows, Ordering::Relaxed);
+            if !self.may_go_on(own.rows) || own != other {
+                cutter.stop();
+            }
+            next = if is_last { Position::End } else { Position::Ranges(range.upto.clone()) };
+            if own != other {
+                differing.push((range, own.rows));
+            }
+            began = Instant::now();
+        }
+        drop(summed);
+        for (range, rows) in differing {
+            if !self.drill(range, rows).await? {
                 // Every row has its equal: the orders differ. What was found so far is found again.
                 self.ledger.found.clear();
                 return Ok(Position::Forward(self.within.after.clone()));
             }
-            self.chunk.adapt(began.elapsed());
-            cutter.rows.store(self.chunk.rows, Ordering::Relaxed);
-            // Ranges that are under way already are waited for, also when the budget is spent.
-            if !self.spend(own.rows).await? {
-                cutter.is_over.store(true, Ordering::Relaxed);
-            }
-            if is_last {
-                return Ok(Position::End);
-            }
-            done = range.upto;
-            began = Instant::now();
         }
-        Ok(Position::Ranges(done))
+        Ok(next)
     }
 
     /// Finds out which rows of a range differ; returns whether any does.
     ///
     /// `rows` is how many the primary has there.
-    async fn drill(&mut self, range: &Range, rows: u64) -> Result<bool, Error> {
+    async fn drill(&mut self, range: Range, rows: u64) -> Result<bool, Error> {
         let mut has_found = false;
         // Bounded: each level adds at most FANOUT + 1 ranges, and there are log16(rows) levels.
-        let mut ahead = vec![(range.clone(), rows)];
+        let mut ahead = vec![(range, rows)];
         while let Some((range, rows)) = ahead.pop() {
             if rows <= LEAF_ROWS {
                 has_found |= self.leaf(&range).await?;
@@ -245,7 +253,8 @@ impl<'a> Walk<'a, '_> {
         Ok(self.ledger.found.total() > before)
     }
 
-    /// Looks up the keys of one side on the other; returns where it stopped, if not at the end.
+    /// Looks up the keys of one side on the other, until something is to be done that is not this;
+    /// returns where it stopped, if not at the end.
     async fn keys(
         &mut self,
         direction: Direction,
@@ -260,12 +269,11 @@ impl<'a> Walk<'a, '_> {
             let rows = u64::try_from(answers.len()).unwrap_or(u64::MAX);
             self.judge(direction, answers);
             // The way back is over the secondary's rows; they were counted on the way forth.
-            let counted = if direction == Direction::Forward { rows } else { 0 };
-            if !self.spend(counted).await? {
-                cutter.is_over.store(true, Ordering::Relaxed);
+            if !self.may_go_on(if direction == Direction::Forward { rows } else { 0 }) {
+                cutter.stop();
             }
         }
-        Ok(done.filter(|_| cutter.is_over.load(Ordering::Relaxed)))
+        Ok(done.filter(|_| cutter.is_over()))
     }
 
     /// Adds to the findings what the answers for a page of keys mean.
@@ -285,27 +293,31 @@ impl<'a> Walk<'a, '_> {
         }
     }
 
-    /// Counts rows, waits as long as the pace asks for, and returns whether there may be more.
-    async fn spend(&mut self, rows: u64) -> Result<bool, Error> {
-        let mut now = Instant::now();
+    /// Counts rows, and returns whether the next ones may come at once.
+    fn may_go_on(&mut self, rows: u64) -> bool {
+        let now = Instant::now();
         *self.ledger.rows += rows;
         self.ledger.meter.add(rows, self.ledger.found.total(), now);
-        let due = now + self.ledger.pace.spend(rows, now);
-        let mut may_go_on = self.budget.spend(rows, now);
+        let is_within = self.budget.spend(rows, now);
+        let is_owed = !self.ledger.pace.spend(rows, now).is_zero();
+        is_within && !is_owed && now.saturating_duration_since(self.looked_at) < LOOK_INTERVAL
+    }
+
+    /// Waits as long as the pace asks for and the budget goes, and looks who waits for us.
+    async fn rest(&mut self) -> Result<(), Error> {
         loop {
+            let now = Instant::now();
             if now.saturating_duration_since(self.looked_at) >= LOOK_INTERVAL {
                 self.looked_at = now;
                 if self.is_in_the_way().await? {
                     self.budget.exhaust();
                 }
             }
-            may_go_on &= self.budget.spend(0, now);
-            let left = due.saturating_duration_since(now);
-            if left.is_zero() || !may_go_on {
-                return Ok(may_go_on);
+            let owed = self.ledger.pace.owed(now);
+            if owed.is_zero() || !self.budget.spend(0, now) {
+                return Ok(());
             }
-            tokio::time::sleep(left.min(LOOK_INTERVAL)).await;
-            now = Instant::now();
+            tokio::time::sleep(owed.min(LOOK_INTERVAL)).await;
         }
     }
 
@@ -337,6 +349,11 @@ struct Cutter {
 impl Cutter {
     fn new(rows: u64, upto: Option<Key>) -> Self {
         Self { is_over: AtomicBool::new(false), rows: AtomicU64::new(rows), upto }
+    }
+
+    /// Lets those that are under way be the last.
+    fn stop(&self) {
+        self.is_over.store(true, Ordering::Relaxed);
     }
 
     fn is_over(&self) -> bool {

@@ -1,15 +1,16 @@
 //! Verifications that are cancelled, in the way, refused, or go on in the background.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pgtandem::replication::catalog::Selection;
-use pgtandem::replication::connect::connect;
-use pgtandem::replication::verify::findings;
+use pgtandem::replication::verify::desk::Desk;
+use pgtandem::replication::verify::findings::Finding;
 use pgtandem::replication::verify::progress::Progress;
 use pgtandem::replication::verify::report::Verdict;
-use pgtandem::replication::verify::schedule::Background;
-use tokio::sync::{mpsc, watch};
+use pgtandem::replication::verify::schedule::verify_forever;
+use tokio::sync::watch;
 
 use crate::support::poll;
 
@@ -102,60 +103,52 @@ fn the_applier_goes_on_when_the_verifier_dies() {
 #[test]
 fn in_the_background_and_kept() {
     let pair = Pair::new(&format!("{ROWS}; CREATE TABLE u (id int PRIMARY KEY)"));
-    let background = Background {
-        verifier: pair.verifier.clone(),
-        selection: Selection::new(&["public.*".to_owned()], &["*.log".to_owned()]),
-        interval: Duration::from_secs(3600),
-    };
-    let secondary = pair.runtime.block_on(connect(&pair.secondary)).expect("it is trusted");
-    pair.runtime.block_on(findings::install(&secondary)).expect("it can be installed");
+    let selection = Selection::new(&["public.*".to_owned()], &["*.log".to_owned()]);
+    let desk = Arc::new(Desk::new(pair.verifier.clone(), selection));
     pair.secondary("DELETE FROM t WHERE id = 7; UPDATE t SET v = 0 WHERE id IN (8, 3000)");
-    let (reports, mut received) = mpsc::channel(4);
-    let (watched, _watches) = watch::channel(Progress::default());
-    let task = pair.runtime.spawn(background.clone().run(reports, watched));
+    let mut diverged = desk.diverged();
+    let hour = Duration::from_secs(3600);
+    let task = pair.runtime.spawn(verify_forever(Arc::clone(&desk), hour));
     let mut next = || {
-        let report = pair.runtime.block_on(async {
-            tokio::time::timeout(Duration::from_secs(20), received.recv()).await
-        });
-        let report = report.expect("in time").expect("it goes on");
-        (report.table.name, report.outcome.verdict())
+        pair.runtime.block_on(async {
+            let changed = tokio::time::timeout(Duration::from_secs(20), diverged.changed()).await;
+            changed.expect("in time").expect("it goes on");
+            diverged.borrow_and_update().clone()
+        })
     };
-    let mut both = [next(), next()];
-    both.sort();
-    let expected = [("t".to_owned(), Verdict::Different), ("u".to_owned(), Verdict::Equal)];
-    assert_eq!(both, expected);
-    drop(received);
-    pair.runtime.block_on(async {
-        tokio::time::timeout(Duration::from_secs(20), task)
-            .await
-            .expect("it ends")
-            .expect("no panic");
-    });
+    assert_eq!(next().as_deref(), Some("public.t: 1 missing, 0 extra, 2 different"));
 
     let kept = |limit| {
-        let found = pair.runtime.block_on(findings::divergence(&secondary, limit));
+        let found = pair.runtime.block_on(desk.divergence(limit));
         let found = found.expect("it is readable").into_iter();
-        found
-            .map(|row| format!("{} {} {}", row.table, row.kind, row.key.join(",")))
-            .collect::<Vec<_>>()
+        let line = |row: Finding| format!("{} {} {}", row.table, row.kind, row.key.join(","));
+        let mut lines: Vec<String> = found.map(line).collect();
+        lines.sort();
+        lines
     };
-    let all = ["public.t different 3000", "public.t missing 7", "public.t different 8"];
-    let mut listed = kept(100);
-    listed.sort();
-    let mut all = all.map(str::to_owned).to_vec();
-    all.sort();
-    assert_eq!(listed, all);
+    let all = ["public.t different 3000", "public.t different 8", "public.t missing 7"];
+    assert_eq!(kept(100), all);
     assert_eq!(kept(2).len(), 2);
-    let verified = pair.runtime.block_on(findings::verified(&secondary)).expect("it is readable");
-    let mut words: Vec<&str> = verified.values().map(|(_, word)| word.as_str()).collect();
-    words.sort_unstable();
-    assert_eq!(words, ["different", "equal"]);
+    poll("all tables are verified", || {
+        let verified = pair.runtime.block_on(desk.recall()).expect("it is readable");
+        let mut words: Vec<String> = verified.into_values().map(|known| known.verdict).collect();
+        words.sort();
+        words == ["different", "equal"]
+    });
 
-    // Once it is equal again, nothing is kept of it.
-    pair.secondary("UPDATE t SET v = id WHERE v = 0; INSERT INTO t VALUES (7, 7)");
-    let report = pair.verify();
-    for table in &report.tables {
-        pair.runtime.block_on(findings::record(&secondary, table)).expect("it is recorded");
-    }
+    // What is known to differ is repaired, and compared again; then nothing is kept of it.
+    let (watched, _) = watch::channel(Progress::default());
+    let table = pair.table("t").name;
+    let repaired = pair.runtime.block_on(desk.repair(&table, None, &watched));
+    let (repaired, report) = repaired.expect("it can be repaired");
+    assert_eq!((repaired.deleted, repaired.updated, repaired.inserted), (0, 2, 1));
+    assert_eq!(report.verdict(), Verdict::Equal);
+    assert_eq!(next(), None);
     assert_eq!(kept(100), Vec::<String>::new());
+
+    drop(diverged);
+    pair.runtime.block_on(async {
+        let ended = tokio::time::timeout(Duration::from_secs(20), task).await;
+        ended.expect("it ends").expect("no panic");
+    });
 }

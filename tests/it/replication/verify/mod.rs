@@ -5,3 +5,4 @@ mod life;
 mod load;
 mod pair;
 mod repair;
+mod supervised;
