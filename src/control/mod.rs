@@ -65,6 +65,9 @@ impl Control {
             }
         };
         let changed = self.registry.reload(&config);
+        if !follows_alike(&self.config(), &config) {
+            tracing::warn!("changes of replication and secondaries take effect at the next start");
+        }
         let general = Arc::new(config.general.clone());
         self.config.store(Arc::new(config));
         for worker in &self.workers {
@@ -83,4 +86,18 @@ impl Control {
             let _ = worker.send(ToWorker::Cancel { session, secret, client }).await;
         }
     }
+}
+
+/// Whether two configurations have the same secondaries and the same ways to follow.
+fn follows_alike(old: &Config, new: &Config) -> bool {
+    let of = |config: &Config| {
+        let databases = config.databases.iter();
+        let following = databases.filter(|(_, database)| database.replication.is_some());
+        following
+            .map(|(name, database)| {
+                (name.clone(), database.replication.clone(), database.secondaries.clone())
+            })
+            .collect::<Vec<_>>()
+    };
+    of(old) == of(new)
 }

@@ -13,11 +13,13 @@ use tokio_postgres::{Client, Statement};
 
 use super::batch::Position;
 use super::catalog::{Key, Table, TableName};
-use super::change::RowKey;
+use super::change::{Action, Change, RowKey};
 use super::coalesce::{Impossible, NetTable};
 use super::diagnose;
 use super::error::Error;
+use super::hook;
 use super::snapshot::Snapshot;
+use super::stage;
 use super::statements::Statements;
 
 /// LIMIT: rows of one statement.
@@ -74,6 +76,8 @@ pub struct Ready {
     pub changes: u64,
     /// Id and transaction of the last of them.
     pub last: Option<(i64, u64)>,
+    /// Changes that are left out, on somebody's word.
+    pub skipped: Vec<Change>,
 }
 
 /// Why a batch was not applied.
@@ -123,8 +127,9 @@ impl ApplyError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Refused { source: error, .. } | Self::Other(error) => error.is_transient(),
-            Self::Fenced => true,
-            Self::Impossible(_) | Self::Unknown { .. } | Self::Missing { .. } => false,
+            // Another process may have put the table under capture.
+            Self::Fenced | Self::Unknown { .. } => true,
+            Self::Impossible(_) | Self::Missing { .. } => false,
         }
     }
 }
@@ -156,18 +161,50 @@ impl Applier {
     /// # Errors
     /// [`ApplyError`]; except for [`Error`]s about the connection, nothing has happened.
     pub async fn apply(&mut self, tables: &Tables, batch: Ready) -> Result<Position, ApplyError> {
-        let Ready { from, until, tables: nets, changes, last } = batch;
+        let Ready { from, until, tables: nets, changes, last, skipped } = batch;
         let (truncated, jobs) = plan(tables, nets)?;
         for job in &jobs {
             self.prepare(job).await?;
         }
         let after = from.moved_to(&until);
-        let step = Step { from: &from, until: &until, after: &after, changes, last };
+        let step = Step { from: &from, until: &until, after: &after, changes, last, skipped };
         if let Err(error) = self.run(tables, &step, &truncated, &jobs).await {
-            return Err(self.give_up(tables, &truncated, &jobs, error).await);
+            return Err(self.give_up(&truncated, &jobs, error).await);
         }
-        let commit = self.client.batch_execute("COMMIT").await;
-        commit.map_err(Error::sql("commit a batch"))?;
+        self.commit().await?;
+        Ok(after)
+    }
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// [`Error::Sql`].
+    pub(super) async fn start(&self) -> Result<(), Error> {
+        self.client.batch_execute(self.begin()).await.map_err(Error::sql("begin a batch"))
+    }
+
+    /// Applies a batch whose changes are in the table of [`stage`], in the transaction that has begun.
+    ///
+    /// # Errors
+    /// As those of [`Self::apply`].
+    pub(super) async fn apply_staged(
+        &self,
+        tables: &Tables,
+        batch: Ready,
+    ) -> Result<Position, ApplyError> {
+        let Ready { from, until, changes, last, skipped, .. } = batch;
+        let after = from.moved_to(&until);
+        let step = Step { from: &from, until: &until, after: &after, changes, last, skipped };
+        let applied = match step.take(&self.client, tables).await {
+            Ok(()) => stage::apply(self, tables).await,
+            Err(error) => Err(error),
+        };
+        if let Err(error) = applied {
+            let undone = self.client.batch_execute("ROLLBACK").await;
+            undone.map_err(Error::sql("roll back a batch"))?;
+            return Err(error);
+        }
+        self.commit().await?;
         Ok(after)
     }
 
@@ -186,12 +223,14 @@ impl Applier {
         );
         begun.map_err(Error::sql("begin a batch"))?;
         moved?;
+        hook::reached("apply_begun");
         truncate(&self.client, truncated).await?;
         for some in jobs.chunks(IN_FLIGHT_MAX) {
             let results = join_all(some.iter().map(|job| self.execute(job))).await;
             for (job, result) in some.iter().zip(results) {
                 job.judge(result)?;
             }
+            hook::reached("apply_some");
         }
         Ok(())
     }
@@ -203,10 +242,16 @@ impl Applier {
         }
     }
 
+    async fn commit(&self) -> Result<(), Error> {
+        hook::reached("apply_done");
+        let commit = self.client.batch_execute("COMMIT").await;
+        hook::reached("apply_committed");
+        commit.map_err(Error::sql("commit a batch"))
+    }
+
     /// Undoes the transaction, and finds the row that a failure is about.
     async fn give_up(
         &self,
-        tables: &Tables,
         truncated: &[Arc<Followed>],
         jobs: &[Job],
         error: ApplyError,
@@ -219,7 +264,6 @@ impl Applier {
         if !is_about_rows || error.is_transient() {
             return error;
         }
-        let _ = tables;
         match diagnose::find(self, truncated, jobs).await {
             Ok(Some(found)) => found,
             Ok(None) => error,
@@ -255,6 +299,7 @@ struct Step<'a> {
     after: &'a Position,
     changes: u64,
     last: Option<(i64, u64)>,
+    skipped: Vec<Change>,
 }
 
 impl Step<'_> {
@@ -284,8 +329,29 @@ impl Step<'_> {
             let sql = "DELETE FROM pgtandem.copied WHERE schema = $1 AND name = $2";
             client.execute(sql, &[schema, name]).await.map_err(wrong())?;
         }
+        for change in &self.skipped {
+            let Some(followed) = tables.get(&change.table) else { continue };
+            bury(client, &followed.table.name, change).await?;
+        }
         Ok(())
     }
+}
+
+/// Keeps a change that is left out.
+async fn bury(client: &Client, table: &TableName, change: &Change) -> Result<(), Error> {
+    let sql = "INSERT INTO pgtandem.dead_letters (schema, name, key, op, image, reason) \
+               VALUES ($1, $2, $3, $4, $5, $6)";
+    let (op, image) = match &change.action {
+        Action::Insert { image, .. } => ("insert", Some(image)),
+        Action::Update { image, .. } => ("update", Some(image)),
+        Action::Delete { .. } => ("delete", None),
+        Action::Truncate => ("truncate", None),
+    };
+    let reason = format!("change {} of transaction {} was skipped", change.id, change.xid);
+    let TableName { schema, name } = table;
+    let key = change.action.key();
+    let buried = client.execute(sql, &[schema, name, &key, &op, &image, &reason]).await;
+    buried.map(drop).map_err(Error::sql("keep a skipped change"))
 }
 
 /// Empties tables, all in one statement: they may refer to each other.

@@ -128,6 +128,16 @@ impl Logged {
 }
 
 impl Action {
+    /// The key of the row; none if it is about all rows.
+    pub fn key(&self) -> Option<&RowKey> {
+        match self {
+            Self::Insert { key, .. } | Self::Update { key, .. } | Self::Delete { key, .. } => {
+                Some(key)
+            }
+            Self::Truncate => None,
+        }
+    }
+
     /// Bytes that this change takes in memory, nearly.
     pub fn size(&self) -> usize {
         const EACH: usize = 128;

@@ -17,9 +17,9 @@ use tokio_postgres::Client;
 
 use super::apply::Treatment;
 use super::catalog::{Kind, Table, TableName};
-use super::checks;
 use super::connect::{Target, connect};
 use super::error::Error;
+use super::hook;
 use super::literal::identifier;
 use super::snapshot::Snapshot;
 
@@ -95,15 +95,26 @@ pub enum Existing {
 
 /// What to copy, and how.
 #[derive(Debug)]
-pub struct Plan<'a> {
+pub struct Plan {
     /// Where to read.
-    pub primary: &'a Target,
+    pub primary: Target,
     /// Where to write.
-    pub secondary: &'a Target,
-    /// Tables as the primary has them, with their oids on the secondary.
-    pub tables: Vec<(Table, u32)>,
+    pub secondary: Target,
+    /// What to copy.
+    pub tables: Vec<Job>,
     /// How many tables at a time.
     pub workers: usize,
+    /// Whether foreign keys are checked at the end of a transaction: then there is only one.
+    pub treatment: Treatment,
+}
+
+/// A table to copy.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The table as the primary has it.
+    pub table: Table,
+    /// Its oid on the secondary.
+    pub oid: u32,
     /// What to do with rows that are there.
     pub existing: Existing,
 }
@@ -115,39 +126,44 @@ pub struct Plan<'a> {
 /// # Errors
 /// [`CopyError`]. Tables that are done stay done.
 pub async fn copy(
-    plan: Plan<'_>,
+    plan: Plan,
     progress: &watch::Sender<Option<CopyProgress>>,
 ) -> Result<Snapshot, CopyError> {
-    let holder = connect(plan.primary).await?;
+    let holder = connect(&plan.primary).await?;
     let (name, snapshot) = export(&holder).await?;
-    let mut tables = plan.tables;
+    let mut plan = plan;
+    let mut tables = std::mem::take(&mut plan.tables);
     // The largest first, so that no worker is left alone with it at the end.
-    tables.sort_by_key(|(table, _)| table.bytes);
+    tables.sort_by_key(|job| job.table.bytes);
     progress.send_replace(Some(CopyProgress {
         tables_done: 0,
         tables: tables.len(),
         rows: 0,
         bytes: 0,
-        bytes_estimate: tables.iter().map(|(table, _)| table.bytes).sum(),
+        bytes_estimate: tables.iter().map(|job| job.table.bytes).sum(),
         began: Instant::now(),
     }));
-    let count = plan.workers.clamp(1, tables.len().max(1));
+    let is_one = plan.treatment == Treatment::Deferred;
+    let count = if is_one { 1 } else { plan.workers.clamp(1, tables.len().max(1)) };
     let queue = Mutex::new(tables);
     let workers = (0..count).map(|_| async {
-        let mut worker = None;
+        let worker = Worker::start(&plan, &name).await?;
+        if is_one {
+            worker.begin().await?;
+        }
         loop {
             let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some((table, oid)) = next else { return Ok::<(), CopyError>(()) };
-            let worker = match &mut worker {
-                Some(worker) => worker,
-                None => worker.insert(Worker::start(plan.primary, plan.secondary, &name).await?),
-            };
-            let done = worker.copy(&table, oid, plan.existing, &snapshot, progress).await;
+            let Some(job) = next else { break };
+            let done = worker.copy(&job, &snapshot, progress).await;
             done.map_err(|error| match error {
-                CopyError::Other(source) => CopyError::Table { table: table.name, source },
+                CopyError::Other(source) => CopyError::Table { table: job.table.name, source },
                 error => error,
             })?;
         }
+        if is_one {
+            worker.commit().await?;
+        }
+        Ok::<(), CopyError>(())
     });
     try_join_all(workers).await.map(drop)?;
     drop(holder);
@@ -171,35 +187,48 @@ async fn export(holder: &Client) -> Result<(String, Snapshot), Error> {
 struct Worker {
     primary: Client,
     secondary: Client,
+    treatment: Treatment,
 }
 
 impl Worker {
-    async fn start(primary: &Target, secondary: &Target, name: &str) -> Result<Self, Error> {
-        let (primary, secondary) = (connect(primary).await?, connect(secondary).await?);
+    async fn start(plan: &Plan, name: &str) -> Result<Self, Error> {
+        let (primary, secondary) = (connect(&plan.primary).await?, connect(&plan.secondary).await?);
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             super::literal::text(name)
         );
         primary.batch_execute(&begin).await.map_err(Error::sql("use the exported snapshot"))?;
-        Ok(Self { primary, secondary })
+        if plan.treatment == Treatment::Off {
+            // Refused where there are no foreign keys either.
+            let _ = secondary.batch_execute("SET session_replication_role = replica").await;
+        }
+        Ok(Self { primary, secondary, treatment: plan.treatment })
+    }
+
+    async fn begin(&self) -> Result<(), Error> {
+        let begin = match self.treatment {
+            Treatment::Off => "BEGIN",
+            Treatment::Deferred => "BEGIN; SET CONSTRAINTS ALL DEFERRED",
+        };
+        self.secondary.batch_execute(begin).await.map_err(Error::sql("begin to copy"))
+    }
+
+    async fn commit(&self) -> Result<(), Error> {
+        self.secondary.batch_execute("COMMIT").await.map_err(Error::sql("commit copied tables"))
     }
 
     async fn copy(
         &self,
-        table: &Table,
-        oid: u32,
-        existing: Existing,
+        job: &Job,
         snapshot: &Snapshot,
         progress: &watch::Sender<Option<CopyProgress>>,
     ) -> Result<(), CopyError> {
-        let there = Table { oid, ..table.clone() };
-        let (treatment, _) = checks::treatment(&self.secondary, &[&there]).await?;
-        let begin = match treatment {
-            Treatment::Off => "BEGIN",
-            Treatment::Deferred => "BEGIN; SET CONSTRAINTS ALL DEFERRED",
-        };
-        self.secondary.batch_execute(begin).await.map_err(Error::sql("begin to copy"))?;
-        self.make_room(&there, existing).await?;
+        let Job { table, oid, existing } = job;
+        let there = Table { oid: *oid, ..table.clone() };
+        if self.treatment == Treatment::Off {
+            self.begin().await?;
+        }
+        self.make_room(&there, *existing).await?;
         let (rows, bytes) = self.stream(table, progress).await?;
         let done = "INSERT INTO pgtandem.copied AS c \
                     (schema, name, snapshot, rows, bytes, copied_at) \
@@ -212,8 +241,19 @@ impl Worker {
             .execute(done, &[schema, name, &snapshot.to_string(), &rows_done, &bytes_done])
             .await
             .map_err(Error::sql("note that a table is copied"))?;
-        let commit = format!("COMMIT; ANALYZE {}", table.name.quoted());
-        self.secondary.batch_execute(&commit).await.map_err(Error::sql("commit a copied table"))?;
+        let forget = "DELETE FROM pgtandem.dead_letters WHERE schema = $1 AND name = $2";
+        let forgotten = self.secondary.execute(forget, &[schema, name]).await;
+        forgotten.map_err(Error::sql("forget skipped changes"))?;
+        hook::reached("copy_table");
+        if self.treatment == Treatment::Off {
+            self.commit().await?;
+        }
+        let analyze = format!("ANALYZE {}", table.name.quoted());
+        self.secondary
+            .batch_execute(&analyze)
+            .await
+            .map_err(Error::sql("analyze a copied table"))?;
+        hook::reached("copy_table_committed");
         progress.send_modify(|progress| {
             if let Some(progress) = progress {
                 progress.tables_done += 1;
@@ -226,14 +266,8 @@ impl Worker {
     /// Empties the table, or makes sure that it is empty.
     async fn make_room(&self, table: &Table, existing: Existing) -> Result<(), CopyError> {
         let wrong = || Error::sql("make room for the copy");
-        let only = table.only();
         if existing == Existing::Refuse {
-            let sql = format!("SELECT EXISTS (SELECT FROM {only})");
-            let row = self.secondary.query_one(&sql, &[]).await.map_err(wrong())?;
-            if row.try_get(0).map_err(wrong())? {
-                return Err(CopyError::NotEmpty { table: table.name.clone() });
-            }
-            return Ok(());
+            return expect_empty(&self.secondary, table).await;
         }
         // TRUNCATE refuses a table that another one refers to, even one that is empty.
         let sql = "SELECT EXISTS (SELECT FROM pg_constraint \
@@ -241,7 +275,7 @@ impl Worker {
         let row = self.secondary.query_one(sql, &[&table.oid]).await.map_err(wrong())?;
         let is_referred_to: bool = row.try_get(0).map_err(wrong())?;
         let verb = if is_referred_to { "DELETE FROM" } else { "TRUNCATE" };
-        let clear = self.secondary.batch_execute(&format!("{verb} {only}")).await;
+        let clear = self.secondary.batch_execute(&format!("{verb} {}", table.only())).await;
         Ok(clear.map_err(wrong())?)
     }
 
@@ -278,6 +312,20 @@ impl Worker {
         let rows = sink.as_mut().finish().await.map_err(writing())?;
         Ok((rows, bytes))
     }
+}
+
+/// Makes sure that a table of the secondary is empty.
+///
+/// # Errors
+/// [`CopyError::NotEmpty`], [`Error::Sql`].
+pub async fn expect_empty(client: &Client, table: &Table) -> Result<(), CopyError> {
+    let wrong = || Error::sql("look whether a table is empty");
+    let sql = format!("SELECT EXISTS (SELECT FROM {})", table.only());
+    let row = client.query_one(&sql, &[]).await.map_err(wrong())?;
+    if row.try_get(0).map_err(wrong())? {
+        return Err(CopyError::NotEmpty { table: table.name.clone() });
+    }
+    Ok(())
 }
 
 /// Counts what is handed on.

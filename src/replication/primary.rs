@@ -7,6 +7,8 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::batch::Position;
+use super::capture::error::CaptureError;
+use super::capture::rotation;
 use super::catalog::{self, Selection, Table};
 use super::error::Error;
 use super::progress::{Origin, Progress};
@@ -20,6 +22,8 @@ pub struct Captured {
     pub number: i32,
     /// What it is.
     pub table: Table,
+    /// All changes that this does not see are in the log.
+    pub since: Snapshot,
 }
 
 /// Lists the tables under capture that are selected and still there.
@@ -28,16 +32,33 @@ pub struct Captured {
 /// [`Error::Sql`], [`Error::Unexpected`].
 pub async fn captured(client: &Client, selection: &Selection) -> Result<Vec<Captured>, Error> {
     let wrong = || Error::sql("read the tables under capture");
-    let rows = client.query("SELECT relid, number FROM pgtandem.tables", &[]).await;
+    let sql = "SELECT relid, number, since::text FROM pgtandem.tables";
     let mut numbers = HashMap::new();
-    for row in rows.map_err(wrong())? {
-        let oid: u32 = row.try_get(0).map_err(wrong())?;
-        numbers.insert(oid, row.try_get(1).map_err(wrong())?);
+    for row in client.query(sql, &[]).await.map_err(wrong())? {
+        let (oid, number): (u32, i32) =
+            (row.try_get(0).map_err(wrong())?, row.try_get(1).map_err(wrong())?);
+        let since: String = row.try_get(2).map_err(wrong())?;
+        numbers.insert(oid, (number, parse(&since)?));
     }
     let tables = catalog::tables(client, selection).await?.into_iter();
-    let captured = tables
-        .filter_map(|table| numbers.get(&table.oid).map(|&number| Captured { number, table }));
+    let captured = tables.filter_map(|table| {
+        let (number, since) = numbers.remove(&table.oid)?;
+        Some(Captured { number, table, since })
+    });
     Ok(captured.collect())
+}
+
+/// Says which number the next table under capture will have.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn next_number(client: &Client) -> Result<i32, Error> {
+    let row = client.query_one("SELECT next_number FROM pgtandem.meta", &[]).await;
+    row.and_then(|row| row.try_get(0)).map_err(Error::sql("read pgtandem.meta"))
+}
+
+fn parse(text: &str) -> Result<Snapshot, Error> {
+    text.parse().map_err(|error| Error::Unexpected { what: format!("{error}") })
 }
 
 /// Tells the primary how a secondary is; the change log is kept for what it still needs.
@@ -74,6 +95,25 @@ pub async fn report(
     Ok(!told.map_err(Error::sql("tell the primary how the secondary is"))?.is_empty())
 }
 
+/// Notes that a secondary is detached: nothing of the log is kept for it any more. Stops capture if it
+/// was the last one.
+///
+/// # Errors
+/// [`CaptureError`].
+pub async fn detach(client: &mut Client, secondary: &str, why: &str) -> Result<(), CaptureError> {
+    let wrong = || Error::sql("detach a secondary");
+    let sql = "INSERT INTO pgtandem.secondaries (name, state, last_error) \
+               VALUES ($1, 'detached', $2) ON CONFLICT (name) DO UPDATE \
+               SET state = excluded.state, last_error = excluded.last_error";
+    client.execute(sql, &[&secondary, &why]).await.map_err(wrong())?;
+    let rest = "SELECT EXISTS (SELECT FROM pgtandem.secondaries WHERE state <> 'detached')";
+    let row = client.query_one(rest, &[]).await;
+    if !row.and_then(|row| row.try_get::<_, bool>(0)).map_err(wrong())? {
+        rotation::stop(client, why).await?;
+    }
+    Ok(())
+}
+
 /// Reads what another process has told the primary of a secondary: its state and its last error.
 ///
 /// # Errors
@@ -103,8 +143,7 @@ pub async fn is_behind(
     let wrong = || Error::sql("look whether the primary has lost anything");
     let row = client.query_one("SELECT pg_current_snapshot()::text", &[]).await;
     let now: String = row.and_then(|row| row.try_get(0)).map_err(wrong())?;
-    let now: Snapshot =
-        now.parse().map_err(|error| Error::Unexpected { what: format!("{error}") })?;
+    let now = parse(&now)?;
     if let Some(snapshot) = &progress.snapshot
         && !now.covers(snapshot)
     {

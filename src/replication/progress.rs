@@ -219,6 +219,42 @@ pub async fn complete(client: &Client, snapshot: &Snapshot) -> Result<(), Error>
     client.batch_execute(&sql).await.map_err(Error::sql("note that the copy is complete"))
 }
 
+/// Notes the timeline of a primary that has been found to have lost nothing.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn note_timeline(client: &Client, timeline: i32) -> Result<(), Error> {
+    let sql = "UPDATE pgtandem.progress SET timeline = $1";
+    let noted = client.execute(sql, &[&timeline]).await;
+    noted.map(drop).map_err(Error::sql("note the timeline"))
+}
+
+/// Notes that tables are to be copied anew.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn await_copy(client: &Client, tables: &[TableName]) -> Result<(), Error> {
+    let sql = "INSERT INTO pgtandem.copied (schema, name) VALUES ($1, $2) \
+               ON CONFLICT (schema, name) DO UPDATE SET snapshot = NULL";
+    for TableName { schema, name } in tables {
+        let noted = client.execute(sql, &[schema, name]).await;
+        noted.map_err(Error::sql("note that a table is to be copied"))?;
+    }
+    Ok(())
+}
+
+/// Says in which tables changes were skipped, and how many; `None` if in none.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn skipped(client: &Client) -> Result<Option<String>, Error> {
+    let sql = "SELECT string_agg(format('%s changes of %s.%s were skipped', n, schema, name), ', ') \
+               FROM (SELECT schema, name, count(*) AS n FROM pgtandem.dead_letters \
+                     GROUP BY 1, 2 ORDER BY 1, 2) t";
+    let row = client.query_one(sql, &[]).await.and_then(|row| row.try_get(0));
+    row.map_err(Error::sql("look for skipped changes"))
+}
+
 /// Works out where the secondary stands, of what [`read`] and [`copied`] say.
 ///
 /// `number` finds a table's number in the log. A table that is not captured is nobody's business.

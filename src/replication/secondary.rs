@@ -3,36 +3,48 @@
 //! Any number of processes may run this for the same secondary. One holds an advisory lock there and
 //! does the work; when its connection ends, so does its lock, and another takes over.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use super::apply::{Applier, ApplyError, Followed, Tables};
+use super::apply::{Applier, ApplyError, Followed, Tables, Treatment};
 use super::batch::Position;
-use super::capture::{schema, table as capture};
-use super::catalog::{self, Selection, Table};
+use super::capture::error::CaptureError;
+use super::capture::{check, rotation, schema, table as capture};
+use super::catalog::{self, Selection, Table, TableName};
+use super::change::RowKey;
 use super::checks::{self, Obstacle};
 use super::connect::{Target, connect};
-use super::copy::{self, CopyError, Existing, Plan};
+use super::copy::{self, CopyError, Existing, Job, Plan};
 use super::error::Error;
-use super::follow::Follower;
-use super::primary;
-use super::progress::{self, Origin};
+use super::follow::{Follower, Limits};
+use super::hook;
+use super::primary::{self, Captured};
+use super::progress::{self, Copied, Origin, Progress};
 use super::sequences;
-use super::status::{Command, CommandError, Request, State, Status};
+use super::snapshot::Snapshot;
+use super::status::{CommandError, Request, State, Status};
 use super::verify::hold::{self, HoldRequests};
 use crate::config::Replication;
 
 /// Between two looks at whether the process that applies still does.
-const STANDBY: Duration = Duration::from_secs(1);
+const STANDBY: Duration = Duration::from_millis(250);
 
 /// Between two reports to the primary.
 const REPORT: Duration = Duration::from_secs(1);
 
 /// Between two looks at the sequences.
 const SEQUENCES: Duration = Duration::from_secs(5);
+
+/// Between two looks at whether a stopped secondary goes on with another process.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Between two looks at what is installed on the primary.
+const CHECK: Duration = Duration::from_secs(10);
 
 /// A secondary whose last batch was read longer ago than this is not in sync.
 const FRESH: Duration = Duration::from_secs(2);
@@ -66,65 +78,93 @@ pub struct Assignment {
 /// Looks after one secondary until it is told to stop.
 pub struct Keeper {
     pub(super) assignment: Assignment,
-    selection: Selection,
-    status: watch::Sender<Status>,
-    requests: mpsc::Receiver<Request>,
+    pub(super) selection: Selection,
+    pub(super) status: watch::Sender<Status>,
+    pub(super) requests: mpsc::Receiver<Request>,
     /// Verifiers that want it to stand still.
     holds: HoldRequests,
     /// What they have found.
-    diverged: watch::Receiver<Option<String>>,
-    /// Whether to copy once, though there are rows or `auto` is off.
-    wants_copy: Option<Existing>,
+    found: watch::Receiver<Option<String>>,
+    /// Whether somebody has asked for a copy, though `auto` is off or the secondary is detached.
+    pub(super) wants_copy: bool,
+    /// The row that could not be applied.
+    pub(super) poison: Option<(TableName, RowKey)>,
+    /// Rows whose changes somebody wants to be skipped.
+    pub(super) skips: Vec<(TableName, RowKey)>,
     failures: u32,
 }
 
+/// What both sides say.
+struct Known {
+    progress: Progress,
+    /// The tables of the secondary with what captures them.
+    tables: Vec<(Captured, Table)>,
+    next_number: i32,
+}
+
+/// A secondary that is ready to follow, and what is still to be copied.
+struct Ready {
+    follower: Follower,
+    copying: JoinSet<Result<Snapshot, CopyError>>,
+    /// What is known to be different, if anything.
+    diverged: Option<String>,
+}
+
 /// Why the work stopped.
-enum Halt {
+pub(super) enum Halt {
     /// Something that may be better next time.
     Failed(String),
     /// Something that somebody has to look at.
     Stuck(State),
+    /// A row that cannot be applied: somebody may look at it, or skip it.
+    Poison {
+        /// What happened.
+        why: String,
+        /// The row.
+        row: (TableName, RowKey),
+    },
     /// A command.
     Asked(Request),
+    /// What was found out at the beginning is no longer so.
+    Again,
+    /// Nobody wants the work done any more.
+    Over,
+}
+
+impl Halt {
+    fn new(why: String, is_transient: bool) -> Self {
+        if is_transient { Self::Failed(why) } else { Self::Stuck(State::Paused(why)) }
+    }
 }
 
 impl From<Error> for Halt {
     fn from(error: Error) -> Self {
-        if error.is_transient() {
-            Self::Failed(error.to_string())
-        } else {
-            Self::Stuck(State::Paused(error.to_string()))
-        }
+        Self::new(error.to_string(), error.is_transient())
     }
 }
 
 impl From<ApplyError> for Halt {
     fn from(error: ApplyError) -> Self {
-        if error.is_transient() {
-            Self::Failed(error.to_string())
-        } else {
-            Self::Stuck(State::Paused(error.to_string()))
+        let why = error.to_string();
+        match error {
+            ApplyError::Missing { table, key, .. }
+            | ApplyError::Refused { table, key: Some(key), .. } => {
+                Self::Poison { why, row: (table, key) }
+            }
+            error => Self::new(why, error.is_transient()),
         }
     }
 }
 
 impl From<CopyError> for Halt {
     fn from(error: CopyError) -> Self {
-        if error.is_transient() {
-            Self::Failed(error.to_string())
-        } else {
-            Self::Stuck(State::Paused(error.to_string()))
-        }
+        Self::new(error.to_string(), error.is_transient())
     }
 }
 
-impl From<super::capture::error::CaptureError> for Halt {
-    fn from(error: super::capture::error::CaptureError) -> Self {
-        if error.is_transient() {
-            Self::Failed(error.to_string())
-        } else {
-            Self::Stuck(State::Paused(error.to_string()))
-        }
+impl From<CaptureError> for Halt {
+    fn from(error: CaptureError) -> Self {
+        Self::new(error.to_string(), error.is_transient())
     }
 }
 
@@ -135,25 +175,39 @@ impl Keeper {
         status: watch::Sender<Status>,
         requests: mpsc::Receiver<Request>,
         holds: HoldRequests,
-        diverged: watch::Receiver<Option<String>>,
+        found: watch::Receiver<Option<String>>,
     ) -> Self {
         let settings = &assignment.settings;
         let selection = Selection::new(&settings.tables, &settings.exclude);
-        let (wants_copy, failures) = (None, 0);
-        Self { assignment, selection, status, requests, holds, diverged, wants_copy, failures }
+        let (wants_copy, poison, skips, failures) = (false, None, Vec::new(), 0);
+        Self {
+            assignment,
+            selection,
+            status,
+            requests,
+            holds,
+            found,
+            wants_copy,
+            poison,
+            skips,
+            failures,
+        }
     }
 
-    /// Does all there is to do, for ever. Ends when nobody can send requests any more.
+    /// Does all there is to do. Ends when nobody can send requests any more.
     pub async fn run(mut self) {
         loop {
-            let halt = match self.live().await {
-                Ok(never) => match never {},
-                Err(halt) => halt,
-            };
+            let Err(halt) = self.live().await;
             let goes_on = match halt {
                 Halt::Failed(why) => self.fail(why).await,
                 Halt::Stuck(state) => self.wait(state).await,
+                Halt::Poison { why, row } => {
+                    self.poison = Some(row);
+                    self.wait(State::Paused(why)).await
+                }
                 Halt::Asked(request) => self.answer(request).await,
+                Halt::Again => true,
+                Halt::Over => false,
             };
             if !goes_on {
                 return;
@@ -162,47 +216,21 @@ impl Keeper {
     }
 
     /// Everything from connecting on; returns only with a reason.
-    async fn live(&mut self) -> Result<std::convert::Infallible, Halt> {
+    async fn live(&mut self) -> Result<Infallible, Halt> {
         let secondary = connect(&self.assignment.secondary).await?;
         self.lead(&secondary).await?;
         let mut primary = connect(&self.assignment.primary).await?;
         let group = self.prepare_primary(&mut primary).await?;
         let origin = Origin::of_primary(&primary, &group).await?;
         progress::install(&secondary, &origin).await?;
+        let progress = self.known(&primary, &secondary, &origin).await?;
+        // Before the tables are read: one that comes in between is not to be ignored.
+        let next_number = primary::next_number(&primary).await?;
         let tables = self.compare(&primary, &secondary).await?;
-        let progress = progress::read(&secondary).await?;
-        let Some(progress) = progress else {
-            return Err(Error::Unexpected { what: "no progress".to_owned() }.into());
-        };
-        if progress.origin.group != origin.group {
-            let why = format!("it follows another primary, group {}", progress.origin.group);
-            return Err(Halt::Stuck(State::Paused(why)));
-        }
-        if let Some(why) = primary::is_behind(&primary, &origin, &progress).await? {
-            return Err(Halt::Stuck(State::Ahead(why)));
-        }
-        if let Some(why) = progress.paused {
-            return Err(Halt::Stuck(State::Paused(why)));
-        }
-        let snapshot = match progress.snapshot {
-            Some(snapshot) if self.wants_copy.is_none() => snapshot,
-            _ => self.copy(&primary, &secondary, &tables).await?,
-        };
-        let copied = progress::copied(&secondary).await?;
-        let position = progress::position(snapshot, &copied, |name| {
-            tables.iter().find(|(_, table)| table.name == *name).map(|(number, _)| *number)
-        });
-        let there: Vec<&Table> = tables.iter().map(|(_, table)| table).collect();
-        let (treatment, obstacles) = checks::treatment(&secondary, &there).await?;
-        refuse(&obstacles)?;
-        let followed: Tables = tables
-            .into_iter()
-            .filter_map(|(number, table)| Some((number, Arc::new(Followed::new(table)?))))
-            .collect();
-        let applier = Applier::new(secondary, treatment);
-        let mut follower = Follower::new(applier, Arc::new(followed), position);
+        let known = Known { progress, tables, next_number };
+        let ready = self.make_ready(&primary, secondary, known).await?;
         self.failures = 0;
-        self.follow(&primary, &mut follower).await
+        self.follow(&mut primary, ready).await
     }
 
     /// Waits until no other process applies.
@@ -217,9 +245,10 @@ impl Keeper {
             self.status.send_modify(|status| status.is_leader = false);
             tokio::select! {
                 biased;
-                request = self.requests.recv() => if let Some(request) = request {
+                request = self.requests.recv() => match request {
                     // Nobody may be waiting any more.
-                    let _ = request.answer.send(Err(CommandError::NotHere));
+                    Some(request) => drop(request.answer.send(Err(CommandError::NotHere))),
+                    None => return Err(Halt::Over),
                 },
                 // Dropped: whoever wants to verify is told that nobody applies here.
                 _ = self.holds.next() => {}
@@ -230,14 +259,26 @@ impl Keeper {
 
     /// Installs capture if we may, and says which group the primary leads.
     async fn prepare_primary(&mut self, client: &mut Client) -> Result<String, Halt> {
-        if !self.assignment.settings.auto && self.wants_copy.is_none() {
+        let (name, may_install) =
+            (&self.assignment.name, self.assignment.settings.auto || self.wants_copy);
+        if !may_install {
             return Ok(schema::read(client).await?.group);
         }
         let meta = schema::install(client).await?;
-        let state = State::Copying;
-        if primary::reported(client, &self.assignment.name).await?.is_none() {
+        let reported = primary::reported(client, name).await?;
+        match &reported {
+            Some((state, why)) if state == "detached" && !self.wants_copy => {
+                let why = why.clone().unwrap_or_default();
+                return Err(Halt::Stuck(State::Detached(why)));
+            }
+            Some((state, _)) if state != "detached" => {}
             // From now on the change log is kept for this secondary.
-            primary::report(client, &self.assignment.name, &state, None, None).await?;
+            Some(_) | None => {
+                primary::report(client, name, &State::Copying, None, None).await?;
+            }
+        }
+        if meta.stopped.is_some() {
+            rotation::restart(client).await?;
         }
         for table in catalog::tables(client, &self.selection).await? {
             capture::capture(client, &table, PATIENCE).await?;
@@ -245,71 +286,147 @@ impl Keeper {
         Ok(meta.group)
     }
 
-    /// Compares both sides; returns the tables of the secondary by their number in the log.
+    /// Reads where the secondary stands, and whether that makes sense.
+    async fn known(
+        &mut self,
+        primary: &Client,
+        secondary: &Client,
+        origin: &Origin,
+    ) -> Result<Progress, Halt> {
+        let progress = progress::read(secondary).await?;
+        let Some(progress) = progress else {
+            return Err(Error::Unexpected { what: "no progress".to_owned() }.into());
+        };
+        if progress.origin.group != origin.group {
+            let why = format!("it follows another primary, group {}", progress.origin.group);
+            return Err(Halt::Stuck(State::Paused(why)));
+        }
+        if progress.origin.system != origin.system {
+            let why = "the primary is another cluster than before".to_owned();
+            return Err(Halt::Stuck(State::Ahead(why)));
+        }
+        if let Some(why) = primary::is_behind(primary, origin, &progress).await? {
+            return Err(Halt::Stuck(State::Ahead(why)));
+        }
+        if progress.origin.timeline != origin.timeline {
+            progress::note_timeline(secondary, origin.timeline).await?;
+        }
+        match progress.paused {
+            Some(why) => Err(Halt::Stuck(State::Paused(why))),
+            None => Ok(progress),
+        }
+    }
+
+    /// Compares both sides; returns the tables of the secondary with what captures them.
     async fn compare(
         &mut self,
         primary: &Client,
         secondary: &Client,
-    ) -> Result<Vec<(i32, Table)>, Halt> {
+    ) -> Result<Vec<(Captured, Table)>, Halt> {
         let captured = primary::captured(primary, &self.selection).await?;
         let here = catalog::tables(secondary, &self.selection).await?;
         let there: Vec<Table> = captured.iter().map(|captured| captured.table.clone()).collect();
         refuse(&checks::definitions(&there, &here))?;
-        let find = |captured: &primary::Captured| {
-            let table = here.iter().find(|table| table.name == captured.table.name)?;
-            Some((captured.number, table.clone()))
+        let pair = |captured: Captured| {
+            let table = here.iter().find(|table| table.name == captured.table.name)?.clone();
+            Some((captured, table))
         };
-        Ok(captured.iter().filter_map(find).collect())
+        Ok(captured.into_iter().filter_map(pair).collect())
     }
 
-    /// Copies what the secondary does not have yet.
+    /// Copies what has to be there before anything can follow, and begins to copy the rest.
+    async fn make_ready(
+        &mut self,
+        primary: &Client,
+        secondary: Client,
+        known: Known,
+    ) -> Result<Ready, Halt> {
+        let Known { progress, tables, next_number } = known;
+        let there: Vec<&Table> = tables.iter().map(|(_, table)| table).collect();
+        let (treatment, obstacles) = checks::treatment(&secondary, &there).await?;
+        refuse(&obstacles)?;
+        let copied = progress::copied(&secondary).await?;
+        let is_first = progress.snapshot.is_none();
+        let jobs = jobs(&progress, &copied, &tables);
+        if !jobs.is_empty() && !self.assignment.settings.auto && !self.wants_copy {
+            let why = "tables are to be copied, and auto is off".to_owned();
+            return Err(Halt::Stuck(State::Paused(why)));
+        }
+        let mut copying = JoinSet::new();
+        let snapshot = match progress.snapshot {
+            Some(snapshot) => {
+                for job in jobs.iter().filter(|job| job.existing == Existing::Refuse) {
+                    // Once it is noted that it is to be copied, it may be emptied.
+                    copy::expect_empty(&secondary, &job.table).await?;
+                }
+                let names: Vec<_> = jobs.iter().map(|job| job.table.name.clone()).collect();
+                progress::await_copy(&secondary, &names).await?;
+                if !jobs.is_empty() {
+                    let (told, _) = watch::channel(None);
+                    let plan = self.plan(jobs, treatment);
+                    copying.spawn(async move { copy::copy(plan, &told).await });
+                }
+                snapshot
+            }
+            None => self.copy(primary, &secondary, self.plan(jobs, treatment)).await?,
+        };
+        self.wants_copy = false;
+        let copied = if is_first || !copying.is_empty() {
+            progress::copied(&secondary).await?
+        } else {
+            copied
+        };
+        let number = |name: &TableName| {
+            let is_it = |(captured, _): &&(Captured, Table)| captured.table.name == *name;
+            tables.iter().find(is_it).map(|(captured, _)| captured.number)
+        };
+        let position = progress::position(snapshot, &copied, number);
+        let diverged = progress::skipped(&secondary).await?;
+        let followed: Tables = tables
+            .into_iter()
+            .filter_map(|(captured, table)| {
+                Some((captured.number, Arc::new(Followed::new(table)?)))
+            })
+            .collect();
+        let applier = Applier::new(secondary, treatment);
+        let settings = &self.assignment.settings;
+        let limits =
+            Limits { rows: settings.batch_rows.into(), bytes: settings.batch_bytes.into() };
+        let mut follower = Follower::new(applier, followed, next_number, position, limits);
+        follower.skip(std::mem::take(&mut self.skips));
+        Ok(Ready { follower, copying, diverged })
+    }
+
+    fn plan(&self, tables: Vec<Job>, treatment: Treatment) -> Plan {
+        Plan {
+            primary: self.assignment.primary.clone(),
+            secondary: self.assignment.secondary.clone(),
+            tables,
+            workers: usize::try_from(self.assignment.settings.copy_workers)
+                .unwrap_or(1)
+                .min(self.assignment.pool_size.saturating_sub(1)),
+            treatment,
+        }
+    }
+
+    /// Makes the first copy, and notes that it is complete.
     async fn copy(
         &mut self,
         primary: &Client,
         secondary: &Client,
-        tables: &[(i32, Table)],
-    ) -> Result<super::snapshot::Snapshot, Halt> {
-        if !self.assignment.settings.auto && self.wants_copy.is_none() {
-            let why = "it has no copy yet, and auto is off".to_owned();
-            return Err(Halt::Stuck(State::Paused(why)));
-        }
+        plan: Plan,
+    ) -> Result<Snapshot, Halt> {
         self.say(State::Copying);
-        let existing = self.wants_copy.unwrap_or(Existing::Refuse);
-        if existing == Existing::Replace {
-            let forget = "BEGIN; UPDATE pgtandem.progress SET snapshot = NULL; \
-                          DELETE FROM pgtandem.copied; COMMIT";
-            secondary.batch_execute(forget).await.map_err(Error::sql("forget the last copy"))?;
-        }
         let name = &self.assignment.name;
         primary::report(primary, name, &State::Copying, None, None).await?;
-        let done = progress::copied(secondary).await?;
-        let is_done = |table: &Table| {
-            done.iter().any(|copied| copied.table == table.name && copied.snapshot.is_some())
-        };
-        let captured = primary::captured(primary, &self.selection).await?.into_iter();
-        let missing = captured.map(|captured| captured.table).filter(|table| !is_done(table));
-        let find = |table: Table| {
-            let oid = tables.iter().find(|(_, there)| there.name == table.name)?.1.oid;
-            Some((table, oid))
-        };
-        let plan = Plan {
-            primary: &self.assignment.primary,
-            secondary: &self.assignment.secondary,
-            tables: missing.filter_map(find).collect(),
-            workers: usize::try_from(self.assignment.settings.copy_workers)
-                .unwrap_or(1)
-                .min(self.assignment.pool_size.saturating_sub(1)),
-            existing,
-        };
         let (told, mut heard) = watch::channel(None);
         let mut copying = std::pin::pin!(copy::copy(plan, &told));
         let snapshot = loop {
             tokio::select! {
                 biased;
-                request = self.requests.recv() => match request {
-                    Some(request) => return Err(Halt::Asked(request)),
-                    None => return Err(Halt::Failed("stopped".to_owned())),
-                },
+                request = self.requests.recv() => {
+                    return Err(request.map_or(Halt::Over, Halt::Asked));
+                }
                 result = &mut copying => break result?,
                 _ = heard.changed() => {
                     let progress = heard.borrow_and_update().clone();
@@ -317,66 +434,45 @@ impl Keeper {
                 }
             }
         };
+        hook::reached("copy_done");
         progress::complete(secondary, &snapshot).await?;
-        self.wants_copy = None;
+        hook::reached("copy_complete");
         self.status.send_modify(|status| status.copy = None);
         Ok(snapshot)
     }
 
     /// Applies batch after batch.
-    async fn follow(
-        &mut self,
-        primary: &Client,
-        follower: &mut Follower,
-    ) -> Result<std::convert::Infallible, Halt> {
-        let mut reported: Option<Instant> = None;
-        let mut looked: Option<Instant> = None;
+    async fn follow(&mut self, primary: &mut Client, ready: Ready) -> Result<Infallible, Halt> {
+        let Ready { mut follower, mut copying, diverged } = ready;
+        let mut clock = Clock::default();
+        let mut has_skips = follower.has_skips();
         loop {
-            let began = Instant::now();
-            let status = &self.status;
-            let stepped = follower
-                .step(primary, None, |changes, bytes| {
-                    status.send_modify(|status| {
-                        (status.lag_changes, status.lag_bytes) = (changes, bytes);
-                        if began.elapsed() > FRESH {
-                            status.state = State::CatchingUp;
-                        }
-                    });
-                })
-                .await?;
-            self.status.send_modify(|status| {
-                status.as_of = Some(stepped.as_of);
-                status.changes += stepped.changes;
-                status.batches += u64::from(stepped.changes > 0);
-                (status.lag_changes, status.lag_bytes) = (0, 0);
-                let is_fresh = stepped.as_of.elapsed() < FRESH;
-                status.state = match self.diverged.borrow().as_ref() {
-                    Some(why) => State::Diverged(why.clone()),
-                    None if is_fresh => State::InSync,
-                    None => State::CatchingUp,
-                };
-                status.snapshot = Some(follower.stored().snapshot.to_string());
-            });
-            if reported.is_none_or(|reported| reported.elapsed() >= REPORT) {
-                reported = Some(Instant::now());
+            let changes = self.step(primary, &mut follower, diverged.as_ref()).await?;
+            if clock.reported.is_over(REPORT) {
                 follower.store().await?;
                 self.report(primary, follower.stored()).await?;
             }
-            if looked.is_none_or(|looked| looked.elapsed() >= SEQUENCES) {
-                looked = Some(Instant::now());
+            if clock.sequences.is_over(SEQUENCES) {
                 sequences::follow(primary, follower.applier.client(), sequences::MARGIN).await?;
             }
-            let pause = if stepped.changes == 0 {
-                self.assignment.settings.poll_interval
-            } else {
-                Duration::ZERO
-            };
+            if clock.checked.is_over(CHECK) {
+                self.check(primary).await?;
+            }
+            if let Some(done) = copying.try_join_next() {
+                // A copy that panicked is not one that was made.
+                done.map_err(|error| Halt::Failed(error.to_string()))??;
+                return Err(Halt::Again);
+            }
+            if std::mem::replace(&mut has_skips, follower.has_skips()) && !has_skips {
+                return Err(Halt::Again);
+            }
+            let poll_interval = self.assignment.settings.poll_interval;
+            let pause = if changes == 0 { poll_interval } else { Duration::ZERO };
             tokio::select! {
                 biased;
-                request = self.requests.recv() => match request {
-                    Some(request) => return Err(Halt::Asked(request)),
-                    None => return Err(Halt::Failed("stopped".to_owned())),
-                },
+                request = self.requests.recv() => {
+                    return Err(request.map_or(Halt::Over, Halt::Asked));
+                }
                 hold = self.holds.next() => {
                     let stand = async |upto| follower.stand_at(primary, &upto).await;
                     hold.serve(hold::PATIENCE, stand).await?;
@@ -384,6 +480,58 @@ impl Keeper {
                 () = tokio::time::sleep(pause) => {}
             }
         }
+    }
+
+    /// Applies one batch, and says how that went; returns its changes.
+    async fn step(
+        &self,
+        primary: &Client,
+        follower: &mut Follower,
+        diverged: Option<&String>,
+    ) -> Result<u64, Halt> {
+        let began = Instant::now();
+        let tell = |changes, bytes| {
+            self.status.send_modify(|status| {
+                (status.lag_changes, status.lag_bytes) = (changes, bytes);
+                if began.elapsed() > FRESH {
+                    status.state = State::CatchingUp;
+                }
+            });
+        };
+        let stepped = follower.step(primary, None, tell).await?;
+        self.status.send_modify(|status| {
+            status.as_of = Some(stepped.as_of);
+            status.changes += stepped.changes;
+            status.batches += u64::from(stepped.changes > 0);
+            (status.lag_changes, status.lag_bytes) = (0, 0);
+            let found = self.found.borrow();
+            status.state = match diverged.or(found.as_ref()) {
+                Some(why) => State::Diverged(why.clone()),
+                None if follower.stored().waiting.is_empty() && stepped.as_of.elapsed() < FRESH => {
+                    State::InSync
+                }
+                None => State::CatchingUp,
+            };
+            status.snapshot = Some(follower.stored().snapshot.to_string());
+        });
+        Ok(stepped.changes)
+    }
+
+    /// Stops where changes may have been missed; begins again where there is something new.
+    async fn check(&self, primary: &mut Client) -> Result<(), Halt> {
+        let findings = check::check(primary, &self.selection).await?;
+        let missed = findings.iter().filter(|finding| finding.what.may_have_missed());
+        let missed: Vec<_> = missed.map(ToString::to_string).collect();
+        if !missed.is_empty() {
+            return Err(Halt::Stuck(State::Paused(missed.join("; "))));
+        }
+        let is_new = |finding: &check::Finding| {
+            matches!(finding.what, check::Trouble::NotCaptured | check::Trouble::Renamed { .. })
+        };
+        if self.assignment.settings.auto && findings.iter().any(is_new) {
+            return Err(Halt::Again);
+        }
+        Ok(())
     }
 
     async fn report(&self, primary: &Client, position: &Position) -> Result<(), Halt> {
@@ -447,10 +595,22 @@ impl Keeper {
                     Some(request) => self.answer(request).await,
                     None => false,
                 },
-                // Dropped: whoever wants to verify is told that nobody applies here.
                 _ = self.holds.next() => {}
+                () = tokio::time::sleep(LOOK) => {}
+            }
+            if self.goes_on_elsewhere(&state).await {
+                return true;
             }
         }
+    }
+
+    /// Whether another process has told the primary that the secondary is better off.
+    async fn goes_on_elsewhere(&self, state: &State) -> bool {
+        let reported = async {
+            let client = connect(&self.assignment.primary).await?;
+            primary::reported(&client, &self.assignment.name).await
+        };
+        matches!(reported.await, Ok(Some((word, _))) if word != state.word())
     }
 
     /// Says on the primary what became of the secondary, which keeps what it needs of the log.
@@ -461,42 +621,49 @@ impl Keeper {
         let told = client.execute(sql, &[name, &word, &why]).await;
         told.map(drop).map_err(Error::sql("tell the primary how the secondary is"))
     }
+}
 
-    /// Carries out a command; false if it is time to end.
-    async fn answer(&mut self, request: Request) -> bool {
-        let outcome = match self.carry_out(request.command).await {
-            Ok(()) => Ok(()),
-            Err(error) => Err(CommandError::Failed { what: error.to_string() }),
-        };
-        // Nobody may be waiting any more.
-        let _ = request.answer.send(outcome);
-        true
-    }
+/// When something was done last.
+#[derive(Default)]
+struct Last(Option<Instant>);
 
-    async fn carry_out(&mut self, command: Command) -> Result<(), Error> {
-        match command {
-            Command::Copy => {
-                self.wants_copy.get_or_insert(Existing::Refuse);
-                self.set_paused(None).await
-            }
-            Command::Pause(why) => self.set_paused(Some(&why)).await,
-            Command::Resume => self.set_paused(None).await,
-            Command::Resync(_) => {
-                self.wants_copy = Some(Existing::Replace);
-                self.set_paused(None).await
-            }
-            Command::Skip | Command::Detach(_) => {
-                Err(Error::Unexpected { what: "not in this version".to_owned() })
-            }
+impl Last {
+    /// Whether it is due once more; then it counts as done now.
+    fn is_over(&mut self, interval: Duration) -> bool {
+        let is_over = self.0.is_none_or(|last| last.elapsed() >= interval);
+        if is_over {
+            self.0 = Some(Instant::now());
         }
+        is_over
     }
+}
 
-    async fn set_paused(&self, why: Option<&str>) -> Result<(), Error> {
-        let client = connect(&self.assignment.secondary).await?;
-        let sql = "UPDATE pgtandem.progress SET paused = $1";
-        client.execute(sql, &[&why]).await.map_err(Error::sql("pause or resume"))?;
-        Ok(())
-    }
+/// What is done from time to time.
+#[derive(Default)]
+struct Clock {
+    reported: Last,
+    sequences: Last,
+    checked: Last,
+}
+
+/// Lists the tables that the secondary does not have as of a snapshot from which on all changes
+/// are in the log.
+fn jobs(progress: &Progress, copied: &[Copied], tables: &[(Captured, Table)]) -> Vec<Job> {
+    let job = |(captured, table): &(Captured, Table)| {
+        let own = copied.iter().find(|copied| copied.table == table.name);
+        let has = match own {
+            Some(own) => own.snapshot.as_ref(),
+            None => progress.snapshot.as_ref(),
+        };
+        if has.is_some_and(|has| has.covers(&captured.since)) {
+            return None;
+        }
+        // Somebody has asked for it, or it was empty when its copy began.
+        let may_replace = own.is_some_and(|own| own.snapshot.is_none());
+        let existing = if may_replace { Existing::Replace } else { Existing::Refuse };
+        Some(Job { table: captured.table.clone(), oid: table.oid, existing })
+    };
+    tables.iter().filter_map(job).collect()
 }
 
 /// Stops where something stands in the way.

@@ -3,5 +3,11 @@
 
 mod pair;
 
+mod commands;
+mod crashes;
 mod follows;
+mod library;
+mod rights;
+mod scenarios;
+mod stops;
 mod verify;

@@ -29,6 +29,16 @@ impl Pair {
 
     /// The same, with further keys of the replication section.
     pub fn start_with(schema: &str, rows: &str, keys: &str) -> Self {
+        Self::start_configured(schema, rows, keys, |config| config)
+    }
+
+    /// The same, with the proxy's settings changed by `configure`.
+    pub fn start_configured(
+        schema: &str,
+        rows: &str,
+        keys: &str,
+        configure: impl FnOnce(Config) -> Config,
+    ) -> Self {
         let (primary, secondary) = (Cluster::shared(), second());
         let (database, other) = (primary.new_database(), secondary.new_database());
         for (cluster, name) in [(primary, &database), (secondary, &other)] {
@@ -39,7 +49,7 @@ impl Pair {
         if !rows.is_empty() {
             primary.superuser(&database).rows(rows);
         }
-        let config = Self::config(primary, &database, secondary, &other, keys);
+        let config = configure(Self::config(primary, &database, secondary, &other, keys));
         let proxy = Proxy::start(primary, config);
         Self { primary, secondary, database, other, proxy }
     }
@@ -79,25 +89,12 @@ impl Pair {
 
     /// Waits until all that is committed now is on the secondary.
     pub fn settle(&self) {
-        let xid = self.here().value("SELECT pg_current_xact_id()");
-        let sql = format!(
-            "SELECT coalesce((SELECT pg_visible_in_snapshot('{xid}'::xid8, snapshot) \
-             FROM pgtandem.progress), false)"
-        );
-        poll("there is a row of progress", || {
-            self.there().value("SELECT to_regclass('pgtandem.progress') IS NOT NULL") == "t"
-        });
-        poll("the secondary has caught up", || self.there().value(&sql) == "t");
+        settle((self.primary, &self.database), (self.secondary, &self.other));
     }
 
-    /// Settles, and compares all tables and what the sequences promise.
+    /// Settles, and compares all tables.
     pub fn assert_equal(&self) {
-        self.settle();
-        let (here, there) = (contents(&mut self.here()), contents(&mut self.there()));
-        assert_eq!(here.len(), there.len(), "{here:?}\n{there:?}");
-        for (here, there) in here.iter().zip(&there) {
-            assert_eq!(here, there);
-        }
+        assert_equal((self.primary, &self.database), (self.secondary, &self.other));
     }
 
     /// Waits for a state of the secondary, as the primary was told; returns why.
@@ -106,8 +103,38 @@ impl Pair {
             "SELECT coalesce(max(last_error), '') FROM pgtandem.secondaries WHERE state = '{state}' \
              HAVING count(*) > 0"
         );
+        poll("capture is installed", || {
+            self.here().value("SELECT to_regclass('pgtandem.secondaries') IS NOT NULL") == "t"
+        });
         poll(state, || !self.here().rows(&sql).is_empty());
         self.here().value(&sql)
+    }
+}
+
+/// A database and its cluster.
+pub type Place<'a> = (&'a Cluster, &'a str);
+
+/// Waits until all that is committed on the first now is on the second.
+pub fn settle(here: Place<'_>, there: Place<'_>) {
+    let xid = here.0.superuser(here.1).value("SELECT pg_current_xact_id()");
+    let mut client = there.0.superuser(there.1);
+    let exists = "SELECT to_regclass('pgtandem.progress') IS NOT NULL";
+    poll("there is a row of progress", || client.value(exists) == "t");
+    let sql = format!(
+        "SELECT coalesce((SELECT pg_visible_in_snapshot('{xid}'::xid8, snapshot) \
+         FROM pgtandem.progress), false)"
+    );
+    poll("the secondary has caught up", || client.value(&sql) == "t");
+}
+
+/// Settles, and compares all tables.
+pub fn assert_equal(here: Place<'_>, there: Place<'_>) {
+    settle(here, there);
+    let (here, there) =
+        (contents(&mut here.0.superuser(here.1)), contents(&mut there.0.superuser(there.1)));
+    assert_eq!(here.len(), there.len(), "{here:?}\n{there:?}");
+    for (here, there) in here.iter().zip(&there) {
+        assert_eq!(here, there);
     }
 }
 
@@ -117,7 +144,7 @@ pub fn contents(client: &mut Client) -> Vec<(String, Vec<Vec<String>>)> {
     let tables = client.rows(
         "SELECT c.oid::regclass FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace \
          WHERE relkind IN ('r', 'p') AND NOT relispartition AND nspname NOT LIKE 'pg\\_%' \
-         AND nspname NOT IN ('pgtandem', 'information_schema') AND relpersistence = 'p' ORDER BY 1::text",
+         AND nspname NOT IN ('pgtandem', 'information_schema') AND relpersistence = 'p' ORDER BY c.oid::regclass::text COLLATE \"C\"",
     );
     tables
         .into_iter()
