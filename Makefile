@@ -5,7 +5,7 @@ CARGO ?= cargo
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint doc bench bench-quick bench-micro check
+.PHONY: help demo test matrix-verify lint doc bench bench-quick bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ test: ## all tests, against a throw-away PostgreSQL
 	else \
 		set -x; $(CARGO) test --locked --lib --bins --tests; \
 	fi
+
+matrix-verify: ## comparisons between major versions of PostgreSQL, with binaries from npm
+	@.ci/matrix-verify
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --check

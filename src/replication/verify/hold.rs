@@ -182,7 +182,7 @@ mod tests {
     use super::*;
 
     const SHORT: Duration = Duration::from_millis(20);
-    const LONG: Duration = Duration::from_secs(60);
+    const LONG: Duration = Duration::from_mins(1);
 
     fn snapshot() -> Snapshot {
         "10:20:10,14".parse().expect("it is one")

@@ -12,6 +12,11 @@
 //! on both sides. It is compared as a count and a sum of 64-bit hashes for each range of keys; what
 //! differs is then found row by row.
 //!
+//! Cost, measured on two cores that both servers, the comparison and other work shared: 1,000,000 rows
+//! of six columns in 5.2 to 5.8 s (about 180,000 rows/s) for both sides together, three runs. In the
+//! same runs on one side alone: the hashes in one statement 3.1 to 4.6 s, `COPY … TO '/dev/null'` 1.3 to
+//! 2.0 s, `count(*)` 0.14 to 0.18 s. `sha256` in place of `hashtextextended` is four times as slow.
+//!
 //! Nothing here decides anything about the secondary: findings go to whoever asked, and to the
 //! secondary's own `pgtandem.divergence` ([`findings`]).
 
@@ -170,11 +175,11 @@ impl Default for Limits {
         Self {
             rate: 0,
             snapshot_rows: 50_000_000,
-            snapshot_time: Duration::from_secs(120),
+            snapshot_time: Duration::from_mins(2),
             hold: Duration::from_secs(30),
             tries: 4,
             retry_pause: Duration::from_millis(500),
-            repair: Duration::from_secs(60),
+            repair: Duration::from_mins(1),
         }
     }
 }
@@ -329,9 +334,6 @@ impl Course {
 
     /// What was found stays true, whatever happened afterwards.
     fn failed(&mut self, error: VerifyError) -> Outcome {
-        match self.outcome() {
-            Outcome::Equal => Outcome::CouldNotTell(error),
-            outcome => outcome,
-        }
+        if self.found.is_empty() { Outcome::CouldNotTell(error) } else { self.outcome() }
     }
 }

@@ -114,7 +114,7 @@ mod tests {
         assert_eq!(pace.spend(500, start), Duration::from_millis(500));
         assert_eq!(pace.spend(500, start), Duration::from_secs(1));
         // A pause is not made up for.
-        let later = start + Duration::from_secs(60);
+        let later = start + Duration::from_mins(1);
         assert_eq!(pace.spend(100, later), Duration::from_millis(100));
         assert!(pace.spend(u64::MAX, later) > Duration::from_secs(1));
         assert_eq!(Pace::new(0, start).spend(u64::MAX, start), Duration::ZERO);

@@ -195,17 +195,17 @@ impl Repair<'_> {
     ) -> Result<Position, VerifyError> {
         let now = Instant::now();
         let (watched, _) = watch::channel(Progress::default());
-        let (mut meter, mut pace, mut rows) =
+        let (mut meter, mut unlimited, mut rows) =
             (Meter::new(&watched, &[], now), Pace::new(0, now), 0);
         let (primary, secondary) = self.state.views(self.sides);
-        let (pace, meter, rows) = (&mut pace, &mut meter, &mut rows);
+        let ledger = Ledger { found, pace: &mut unlimited, meter: &mut meter, rows: &mut rows };
         let mut walk = Walk {
             primary,
             secondary,
             form: Form::Row,
             within: Range::default(),
             budget: Budget::new(ROWS_MAX, Duration::MAX, now),
-            ledger: Ledger { found, pace, meter, rows },
+            ledger,
             chunk: Chunk::new(self.state.shape.rows_estimate, self.state.shape.bytes, ROWS_MAX),
             looked_at: now,
         };

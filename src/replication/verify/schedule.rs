@@ -17,7 +17,7 @@ use super::report::Verdict;
 const PAUSE: Duration = Duration::from_secs(10);
 
 /// Longest sleep, after which it is looked again: tables come, and other proxies verify too.
-const LOOK_AGAIN: Duration = Duration::from_secs(300);
+const LOOK_AGAIN: Duration = Duration::from_mins(5);
 
 /// Verifies every table of a secondary again and again, each `interval` after the last time.
 ///
@@ -99,7 +99,7 @@ mod tests {
 
     #[test]
     fn the_oldest_result_is_renewed_first() {
-        let (hour, interval) = (Duration::from_secs(3600), Duration::from_secs(7200));
+        let (hour, interval) = (Duration::from_hours(1), Duration::from_hours(2));
         let tables = [table("a"), table("b"), table("c")];
         let mut verified = Verified::new();
         let know = |verified: &mut Verified, name: &str, age: Duration| {

@@ -377,7 +377,8 @@ fn sums<'a>(
     cutter: &'a Cutter,
     after: Option<Key>,
 ) -> BoxStream<'a, Result<Summed, Error>> {
-    let ranges = stream::try_unfold(Some(after), move |at| next_range(primary, cutter, at));
+    let ranges =
+        stream::try_unfold(Next::After(after), move |next| next_range(primary, cutter, next));
     let summed = ranges.map_ok(move |(range, is_last)| async move {
         let (own, other) = both(primary, secondary, &range, form).await?;
         Ok(Summed { range, is_last, own, other })
@@ -385,19 +386,28 @@ fn sums<'a>(
     summed.try_buffered(UNDER_WAY).boxed()
 }
 
-/// The next range and whether it is the last, and where the one after it begins.
-type NextRange = Option<((Range, bool), Option<Option<Key>>)>;
+/// Where the next range begins.
+enum Next {
+    /// After this key, or with the first row.
+    After(Option<Key>),
+    /// There is no further range.
+    Nowhere,
+}
 
-async fn next_range(
-    primary: View<'_>,
-    cutter: &Cutter,
-    at: Option<Option<Key>>,
-) -> Result<NextRange, Error> {
-    let Some(after) = at.filter(|_| !cutter.is_over()) else { return Ok(None) };
+/// The next range and whether it is the last, and where the one after it begins.
+type NextRange = Option<((Range, bool), Next)>;
+
+async fn next_range(primary: View<'_>, cutter: &Cutter, next: Next) -> Result<NextRange, Error> {
+    let Next::After(after) = next else { return Ok(None) };
+    if cutter.is_over() {
+        return Ok(None);
+    }
     let rest = Range { after: after.clone(), upto: cutter.upto.clone() };
     let cut = primary.boundary(&rest, cutter.rows.load(Ordering::Relaxed)).await?;
     let range = Range { after, upto: cut.clone().or(rest.upto) };
-    Ok(Some(((range, cut.is_none()), cut.map(Some))))
+    let is_last = cut.is_none();
+    let next = cut.map_or(Next::Nowhere, |key| Next::After(Some(key)));
+    Ok(Some(((range, is_last), next)))
 }
 
 /// Keys of one side with the hashes of their rows, and what the other side has.

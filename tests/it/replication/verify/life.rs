@@ -30,10 +30,10 @@ fn a_cancelled_verification_leaves_nothing_behind() {
     // So slow that it would take hours.
     pair.verifier.limits.rate = 1;
     let (verifier, tables) = (pair.verifier.clone(), pair.tables());
-    let (watched, watches) = watch::channel(Progress::default());
+    let (watched, seen) = watch::channel(Progress::default());
     let task =
         pair.runtime.spawn(async move { verifier.verify(&tables, &watched).await.tables.len() });
-    poll("it is under way", || watches.borrow().rows_done > 0);
+    poll("it is under way", || seen.borrow().rows_done > 0);
     assert_eq!(pair.primary_value(OPEN), "1");
     assert_eq!(pair.secondary_value(OPEN), "1");
     task.abort();
@@ -52,12 +52,12 @@ fn who_needs_the_table_gets_it() {
     pair.applier.follows.store(true, Ordering::Relaxed);
     pair.verifier.limits.rate = 100;
     let (verifier, table) = (pair.verifier.clone(), pair.table("t"));
-    let (watched, watches) = watch::channel(Progress::default());
+    let (watched, seen) = watch::channel(Progress::default());
     let task = pair.runtime.spawn(async move {
         let report = verifier.verify(&[table], &watched).await;
         report.tables.into_iter().map(|table| table.outcome.to_string()).collect::<Vec<_>>()
     });
-    poll("it is under way", || watches.borrow().rows_done > 0);
+    poll("it is under way", || seen.borrow().rows_done > 0);
     pair.primary("ALTER TABLE t ADD CONSTRAINT c CHECK (v > 0)");
     assert!(!task.is_finished());
     pair.primary("TRUNCATE t; INSERT INTO t VALUES (1, 1)");
@@ -107,7 +107,7 @@ fn in_the_background_and_kept() {
     let desk = Arc::new(Desk::new(pair.verifier.clone(), selection));
     pair.secondary("DELETE FROM t WHERE id = 7; UPDATE t SET v = 0 WHERE id IN (8, 3000)");
     let mut diverged = desk.diverged();
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     let task = pair.runtime.spawn(verify_forever(Arc::clone(&desk), hour));
     let mut next = || {
         pair.runtime.block_on(async {

@@ -3,6 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use pgtandem::replication::verify::progress::Progress;
+use tokio::sync::watch;
+
 use crate::support::{EndsWith, let_pass};
 
 use super::pair::{CAPTURE, Pair, captured};
@@ -33,10 +36,9 @@ fn equal_however_slow() {
         });
         let report = {
             let table = pair.table("acc");
-            let (watched, watches) = tokio::sync::watch::channel(Default::default());
+            let (watched, seen) = watch::channel(Progress::default());
             let report = pair.runtime.block_on(pair.verifier.verify(&[table], &watched));
-            let progress: pgtandem::replication::verify::progress::Progress =
-                watches.borrow().clone();
+            let progress = seen.borrow().clone();
             assert_eq!((progress.tables_done, progress.rows_done), (1, 3000));
             report
         };

@@ -50,6 +50,27 @@ fn other_cluster() -> &'static Cluster {
     OTHER.get_or_init(Cluster::start)
 }
 
+/// A new database in the server that `PGTANDEM_IT_SECONDARY` names, as `socket folder:port`: to compare
+/// with another version of PostgreSQL.
+fn named_server(runtime: &Runtime) -> Option<Target> {
+    static DATABASES: AtomicU64 = AtomicU64::new(0);
+    let named = std::env::var("PGTANDEM_IT_SECONDARY").ok()?;
+    let (folder, port) = named.rsplit_once(':').expect("folder:port");
+    let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+    let mut target = Target {
+        host: Host::Unix(folder.into()),
+        port: port.parse().expect("a port"),
+        dbname: "postgres".to_owned(),
+        user: "postgres".to_owned(),
+        password: None,
+        timeout: Duration::from_secs(10),
+    };
+    let dbname = format!("t{}_{number}", std::process::id());
+    run(runtime, &target, &format!("CREATE DATABASE {dbname} TEMPLATE template0"));
+    target.dbname = dbname;
+    Some(target)
+}
+
 fn target(cluster: &Cluster, dbname: String) -> Target {
     Target {
         host: Host::Unix(cluster.socket_dir().to_owned()),
@@ -69,21 +90,14 @@ impl Pair {
 
     /// Two databases with different schemas.
     pub fn with(primary_schema: &str, secondary_schema: &str) -> Self {
-        let (one, other) = (Cluster::shared(), other_cluster());
-        let primary = target(one, one.new_database());
-        let secondary = target(other, other.new_database());
-        Self::at(primary, secondary, primary_schema, secondary_schema)
-    }
-
-    /// Two databases anywhere.
-    pub fn at(
-        primary: Target,
-        secondary: Target,
-        primary_schema: &str,
-        secondary_schema: &str,
-    ) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
         let runtime = runtime.expect("a runtime can be made");
+        let one = Cluster::shared();
+        let primary = target(one, one.new_database());
+        let secondary = named_server(&runtime).unwrap_or_else(|| {
+            let other = other_cluster();
+            target(other, other.new_database())
+        });
         let (holds, requests) = holds();
         let limits = Limits { retry_pause: Duration::from_millis(20), ..Limits::default() };
         let (one, other) = (primary.clone(), secondary.clone());
@@ -190,9 +204,9 @@ fn value(runtime: &Runtime, target: &Target, query: &str) -> String {
     runtime.block_on(async {
         let client = connect(target).await.expect("it is trusted");
         let rows = client.simple_query(query).await.unwrap_or_else(|e| panic!("{query}: {e:?}"));
-        let mut rows = rows.iter().filter_map(|message| match message {
-            tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
-            _ => None,
+        let mut rows = rows.iter().filter_map(|message| {
+            let tokio_postgres::SimpleQueryMessage::Row(row) = message else { return None };
+            row.get(0).map(str::to_owned)
         });
         rows.next().expect("there is a row")
     })
