@@ -237,6 +237,8 @@ pub struct Replication {
     pub log_limit_age: Duration,
     /// Time between two verifications in the background; 0 means off.
     pub verify_interval: Duration,
+    /// Rows per second that a comparison may read on each side; 0 means no limit.
+    pub verify_rate: u32,
 }
 
 /// What is promised about the secondaries.

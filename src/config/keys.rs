@@ -44,6 +44,7 @@ const BATCH_BYTES: RangeInclusive<u32> = 64 << 10..=1 << 30;
 
 /// Tables that can be copied at a time.
 const COPY_WORKERS_MAX: u32 = 64;
+const VERIFY_RATE_MAX: u32 = 1_000_000_000;
 
 /// Connections to a secondary: one applies, and something else must be possible beside it.
 const SECONDARY_POOL: RangeInclusive<u32> = 2..=1_000;
@@ -265,6 +266,7 @@ pub(super) fn replication(section: &mut Section<'_, '_>) -> Replication {
         log_limit_bytes: section.get("log_limit_bytes", 8 << 30, read::large_size),
         log_limit_age: section.get("log_limit_age", 24 * HOUR, read::duration),
         verify_interval: section.get("verify_interval", 24 * HOUR, read::duration),
+        verify_rate: section.get("verify_rate", 0, read::count(0..=VERIFY_RATE_MAX)),
     }
 }
 

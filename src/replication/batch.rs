@@ -93,15 +93,23 @@ pub struct Batch<'a> {
     position: &'a Position,
     /// The snapshot that the secondary stands at once the batch is applied.
     pub until: Snapshot,
+    /// What the batch is cut off at, if not at the snapshot that it is read in.
+    upto: Option<Snapshot>,
     rows: Pin<Box<RowStream>>,
 }
 
 impl<'a> Batch<'a> {
     /// Takes a new snapshot of the primary, and begins to read what is in it and not in `position`.
     ///
+    /// With `upto`, a snapshot of this primary, what that one does not see is left for the next batch.
+    ///
     /// # Errors
     /// [`Error::Sql`]; the connection is of no use any more then.
-    pub async fn open(client: &'a Client, position: &'a Position) -> Result<Self, Error> {
+    pub async fn open(
+        client: &'a Client,
+        position: &'a Position,
+        upto: Option<&Snapshot>,
+    ) -> Result<Self, Error> {
         let sql = changes(position);
         let nothing: [(&(dyn ToSql + Sync), _); 0] = [];
         // All three are on their way at once.
@@ -118,9 +126,16 @@ impl<'a> Batch<'a> {
             [row] => row.try_get(0).map_err(Error::sql("take a snapshot"))?,
             _ => return Err(Error::Unexpected { what: "no snapshot".to_owned() }),
         };
-        let until =
+        let now: Snapshot =
             until.parse().map_err(|error| Error::Unexpected { what: format!("{error}") })?;
-        Ok(Self { client, position, until, rows: Box::pin(rows) })
+        let until = match upto {
+            Some(upto) if now.covers(upto) => upto.clone(),
+            Some(upto) => {
+                return Err(Error::Unexpected { what: format!("snapshot {upto} at {now}") });
+            }
+            None => now,
+        };
+        Ok(Self { client, position, until, upto: upto.cloned(), rows: Box::pin(rows) })
     }
 
     /// Returns the next change that is still to be applied, in the order of their ids.
@@ -131,7 +146,8 @@ impl<'a> Batch<'a> {
         let failed = || Error::sql("read the change log");
         while let Some(row) = self.rows.try_next().await.map_err(failed())? {
             let change = change(&row)?;
-            if self.position.needs(change.table, change.xid) {
+            let is_within = self.upto.as_ref().is_none_or(|upto| upto.sees(change.xid));
+            if is_within && self.position.needs(change.table, change.xid) {
                 return Ok(Some(change));
             }
         }

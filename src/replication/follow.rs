@@ -11,6 +11,7 @@ use super::change::{Change, RowKey};
 use super::coalesce::NetEffect;
 use super::error::Error;
 use super::hook;
+use super::snapshot::Snapshot;
 use super::stage;
 
 /// Where a secondary stands, as it says itself and as we know.
@@ -113,7 +114,8 @@ impl Follower {
         &self.stored
     }
 
-    /// Reads what has happened since the last step, and applies it.
+    /// Reads what has happened since the last step, and applies it; with `upto`, no more than that
+    /// snapshot sees.
     ///
     /// `tell` is told of what is read and not yet applied: changes and bytes. Not cancel safe: both
     /// connections must be dropped then, as after an error.
@@ -123,11 +125,12 @@ impl Follower {
     pub async fn step(
         &mut self,
         primary: &Client,
+        upto: Option<&Snapshot>,
         tell: impl Fn(u64, u64),
     ) -> Result<Stepped, ApplyError> {
         let as_of = Instant::now();
         let position = self.position.clone();
-        let mut batch = Batch::open(primary, &position).await?;
+        let mut batch = Batch::open(primary, &position, upto).await?;
         if !batch.until.covers(&position.snapshot) {
             let what = format!("snapshot {} after {}", batch.until, position.snapshot);
             return Err(Error::Unexpected { what }.into());
@@ -162,6 +165,15 @@ impl Follower {
             self.skips.clear();
         }
         Ok(Stepped { changes, as_of })
+    }
+
+    /// Makes the secondary stand at exactly `upto`, and say so.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; also if it is past that.
+    pub async fn stand_at(&mut self, primary: &Client, upto: &Snapshot) -> Result<(), ApplyError> {
+        self.step(primary, Some(upto), |_, _| {}).await?;
+        self.store().await
     }
 
     /// The same for a batch that is too large for memory: what is held, and the rest of it, goes into

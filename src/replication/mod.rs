@@ -29,5 +29,6 @@ mod stage;
 pub mod statements;
 pub mod status;
 pub mod supervisor;
+pub mod verify;
 
 pub use error::Error;

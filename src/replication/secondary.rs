@@ -28,6 +28,7 @@ use super::progress::{self, Copied, Origin, Progress};
 use super::sequences;
 use super::snapshot::Snapshot;
 use super::status::{CommandError, Request, State, Status};
+use super::verify::hold::{self, HoldRequests};
 use crate::config::Replication;
 
 /// Between two looks at whether the process that applies still does.
@@ -80,6 +81,10 @@ pub struct Keeper {
     pub(super) selection: Selection,
     pub(super) status: watch::Sender<Status>,
     pub(super) requests: mpsc::Receiver<Request>,
+    /// Verifiers that want it to stand still.
+    holds: HoldRequests,
+    /// What they have found.
+    found: watch::Receiver<Option<String>>,
     /// Whether somebody has asked for a copy, though `auto` is off or the secondary is detached.
     pub(super) wants_copy: bool,
     /// The row that could not be applied.
@@ -171,16 +176,29 @@ impl From<CaptureError> for Halt {
 }
 
 impl Keeper {
-    /// Takes an assignment; `status` is kept up to date, `requests` are answered.
+    /// Takes an assignment; `status` is kept up to date, `requests` and `holds` are answered.
     pub fn new(
         assignment: Assignment,
         status: watch::Sender<Status>,
         requests: mpsc::Receiver<Request>,
+        holds: HoldRequests,
+        found: watch::Receiver<Option<String>>,
     ) -> Self {
         let settings = &assignment.settings;
         let selection = Selection::new(&settings.tables, &settings.exclude);
         let (wants_copy, poison, skips, failures) = (false, None, Vec::new(), 0);
-        Self { assignment, selection, status, requests, wants_copy, poison, skips, failures }
+        Self {
+            assignment,
+            selection,
+            status,
+            requests,
+            holds,
+            found,
+            wants_copy,
+            poison,
+            skips,
+            failures,
+        }
     }
 
     /// Does all there is to do. Ends when nobody can send requests any more.
@@ -239,6 +257,8 @@ impl Keeper {
                     Some(request) => drop(request.answer.send(Err(CommandError::NotHere))),
                     None => return Err(Halt::Over),
                 },
+                // Dropped: whoever wants to verify is told that nobody applies here.
+                _ = self.holds.next() => {}
                 () = tokio::time::sleep(STANDBY) => {}
             }
         }
@@ -460,6 +480,10 @@ impl Keeper {
                 request = self.requests.recv() => {
                     return Err(request.map_or(Halt::Over, Halt::Asked));
                 }
+                hold = self.holds.next() => {
+                    let stand = async |upto| follower.stand_at(primary, &upto).await;
+                    hold.serve(hold::PATIENCE, stand).await?;
+                }
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -481,13 +505,14 @@ impl Keeper {
                 }
             });
         };
-        let stepped = follower.step(primary, tell).await?;
+        let stepped = follower.step(primary, None, tell).await?;
         self.status.send_modify(|status| {
             status.as_of = Some(stepped.as_of);
             status.changes += stepped.changes;
             status.batches += u64::from(stepped.changes > 0);
             (status.lag_changes, status.lag_bytes) = (0, 0);
-            status.state = match diverged {
+            let found = self.found.borrow();
+            status.state = match diverged.or(found.as_ref()) {
                 Some(why) => State::Diverged(why.clone()),
                 None if follower.stored().waiting.is_empty() && stepped.as_of.elapsed() < FRESH => {
                     State::InSync
@@ -577,6 +602,7 @@ impl Keeper {
                     Some(request) => self.answer(request).await,
                     None => false,
                 },
+                _ = self.holds.next() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
             if self.goes_on_elsewhere(&state).await {

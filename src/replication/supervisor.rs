@@ -9,9 +9,14 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::capture::error::CaptureError;
 use super::capture::rotation::{self, Limits};
+use super::catalog::Selection;
 use super::connect::{Target, connect};
 use super::secondary::{Assignment, Keeper};
 use super::status::{Command, CommandError, Request, Status};
+use super::verify::desk::Desk;
+use super::verify::hold::{HoldRequests, holds};
+use super::verify::schedule::verify_forever;
+use super::verify::{self, Verifier};
 use crate::config::{Config, Database, Replication, Secondary};
 
 /// LIMIT: commands that wait for one secondary.
@@ -45,6 +50,7 @@ struct Links {
 struct Link {
     status: watch::Receiver<Status>,
     requests: mpsc::Sender<Request>,
+    desk: Arc<Desk>,
 }
 
 impl Supervisor {
@@ -57,8 +63,13 @@ impl Supervisor {
         let secondaries = assignments.into_iter().map(|assignment| {
             let (say, status) = watch::channel(Status::new(&assignment.database, &assignment.name));
             let (requests, receiver) = mpsc::channel(COMMANDS_MAX);
-            tokio::spawn(Keeper::new(assignment, say, receiver).run());
-            Link { status, requests }
+            let (desk, stands) = desk(&assignment);
+            let interval = assignment.settings.verify_interval;
+            tokio::spawn(Keeper::new(assignment, say, receiver, stands, desk.diverged()).run());
+            if !interval.is_zero() {
+                tokio::spawn(verify_forever(Arc::clone(&desk), interval));
+            }
+            Link { status, requests, desk }
         });
         let secondaries = secondaries.collect();
         let ends = tenders.into_iter().map(AbortOnDropHandle::new).collect();
@@ -68,6 +79,18 @@ impl Supervisor {
     /// How all secondaries are, by database and name.
     pub fn status(&self) -> Vec<Status> {
         self.secondaries.all.iter().map(|link| link.status.borrow().clone()).collect()
+    }
+
+    /// Where a secondary is verified and repaired; `None` if there is no such secondary.
+    pub fn desk(&self, database: &str, secondary: &str) -> Option<Arc<Desk>> {
+        self.link(database, secondary).map(|link| Arc::clone(&link.desk))
+    }
+
+    fn link(&self, database: &str, secondary: &str) -> Option<&Link> {
+        self.secondaries.all.iter().find(|link| {
+            let status = link.status.borrow();
+            status.database == database && status.secondary == secondary
+        })
     }
 
     /// Asks something of a secondary, and waits until it is done or refused.
@@ -83,11 +106,7 @@ impl Supervisor {
         secondary: &str,
         command: Command,
     ) -> Result<(), CommandError> {
-        let is_it = |link: &&Link| {
-            let status = link.status.borrow();
-            status.database == database && status.secondary == secondary
-        };
-        let Some(link) = self.secondaries.all.iter().find(is_it) else {
+        let Some(link) = self.link(database, secondary) else {
             let (database, secondary) = (database.to_owned(), secondary.to_owned());
             return Err(CommandError::NoSecondary { database, secondary });
         };
@@ -96,6 +115,18 @@ impl Supervisor {
         sent.map_err(|_| CommandError::Busy)?;
         answered.await.unwrap_or(Err(CommandError::Busy))
     }
+}
+
+/// Makes the desk of a secondary, and the end that its keeper listens at.
+fn desk(assignment: &Assignment) -> (Arc<Desk>, HoldRequests) {
+    let (holds, stands) = holds();
+    let settings = &assignment.settings;
+    let rate = u64::from(settings.verify_rate);
+    let limits = verify::Limits { rate, ..verify::Limits::default() };
+    let (primary, secondary) = (assignment.primary.clone(), assignment.secondary.clone());
+    let verifier = Verifier { primary, secondary, holds, limits };
+    let selection = Selection::new(&settings.tables, &settings.exclude);
+    (Arc::new(Desk::new(verifier, selection)), stands)
 }
 
 /// When to write to another table, so that what everybody has read can go well before the limit.

@@ -10,3 +10,4 @@ mod library;
 mod rights;
 mod scenarios;
 mod stops;
+mod verify;
