@@ -27,6 +27,7 @@ mod programs;
 mod queue;
 mod random;
 mod release;
+mod replication;
 mod servers;
 mod shutdown;
 mod sizes;

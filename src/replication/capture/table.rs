@@ -17,6 +17,7 @@ use super::shape::{Inserts, Shape};
 use super::triggers::{Function, Installation, Trigger};
 use crate::replication::catalog::Table;
 use crate::replication::error::Error;
+use crate::replication::literal;
 
 /// Longest time that writers of a table wait behind us.
 const LOCK_WAIT: Duration = Duration::from_millis(200);
@@ -210,7 +211,13 @@ async fn put(
     }
     for function in &wanted.functions {
         run(function.create(), "create a function of capture").await?;
-        run(function.revoke(), "create a function of capture").await?;
+    }
+    // PUBLIC may use new functions, and default privileges may have let in others.
+    let names: Vec<String> = wanted.functions.iter().map(|f| f.name.clone()).collect();
+    for (name, function) in Installed::read_some(transaction, &names).await?.functions {
+        for grantee in function.grantees {
+            run(revoke(&name, &grantee), "close a function of capture").await?;
+        }
     }
     for trigger in &wanted.triggers {
         let is_dropped = wrong.iter().any(|gone| gone.function == trigger.function);
@@ -223,6 +230,14 @@ async fn put(
         }
     }
     Ok(())
+}
+
+fn revoke(function: &str, grantee: &str) -> String {
+    let function = literal::qualified("pgtandem", function);
+    // An upper-case name in quotes is a role's; PUBLIC without is everybody.
+    let grantee =
+        if grantee == "PUBLIC" { grantee.to_owned() } else { literal::identifier(grantee) };
+    format!("REVOKE ALL ON FUNCTION {function}() FROM {grantee}")
 }
 
 /// Writes the table's row. The triggers' locks are held: whoever still changes the table unseen by

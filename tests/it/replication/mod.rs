@@ -1,0 +1,3 @@
+//! The replication mode.
+
+mod capture;
