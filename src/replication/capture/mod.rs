@@ -45,7 +45,9 @@ pub mod error;
 pub mod installed;
 pub mod rotation;
 pub mod schema;
+pub mod script;
 pub mod shape;
+pub mod skipped;
 pub mod table;
 pub mod triggers;
 
@@ -53,5 +55,7 @@ pub use check::{Finding, Trouble, check};
 pub use error::CaptureError;
 pub use rotation::{Excess, Limits, Tended, restart, stop, tend};
 pub use schema::{Meta, install, uninstall};
+pub use script::script;
 pub use shape::Refusal;
+pub use skipped::{Nature, Skipped, skipped};
 pub use table::{Captured, capture, release};

@@ -10,7 +10,7 @@ use crate::replication::error::Error;
 
 /// Steps from nothing to the newest format; step `n` leads from format `n` to `n + 1`. A step that
 /// has been released is never changed.
-const STEPS: [&str; 1] = [include_str!("sql/step_1.sql")];
+pub(super) const STEPS: [&str; 1] = [include_str!("sql/step_1.sql")];
 
 /// Takes back rights on our objects that default privileges gave away.
 pub(super) const CLOSE: &str = include_str!("sql/close.sql");

@@ -14,7 +14,7 @@ use super::error::CaptureError;
 use super::installed::Installed;
 use super::schema;
 use super::shape::{Inserts, Shape};
-use super::triggers::{Function, Installation, Trigger};
+use super::triggers::{Installation, Trigger};
 use crate::replication::catalog::Table;
 use crate::replication::error::Error;
 use crate::replication::literal;
@@ -205,9 +205,7 @@ async fn put(
     let wrong: Vec<&Trigger> = wanted.triggers.iter().filter(is_wrong).collect();
     for trigger in &wrong {
         // Dropping the function drops the trigger, without being the table's owner.
-        let drop =
-            Function { name: trigger.function.clone(), body: String::new(), settings: vec![] };
-        run(drop.drop(), "drop a trigger of capture").await?;
+        run(drop_function(&trigger.function), "drop a trigger of capture").await?;
     }
     for function in &wanted.functions {
         run(function.create(), "create a function of capture").await?;
@@ -230,6 +228,11 @@ async fn put(
         }
     }
     Ok(())
+}
+
+/// Drops a function and the triggers that call it. Waits for everybody who uses their tables.
+fn drop_function(name: &str) -> String {
+    format!("DROP FUNCTION IF EXISTS {}() CASCADE;", literal::qualified("pgtandem", name))
 }
 
 fn revoke(function: &str, grantee: &str) -> String {
@@ -307,10 +310,7 @@ async fn try_release(client: &mut Client, number: i32) -> Result<(), CaptureErro
     let transaction = schema::begin(client, LOCK_WAIT).await?;
     let mut sql: String = ["insert", "update", "delete", "truncate", "truncate_leaf"]
         .iter()
-        .map(|what| {
-            let name = format!("{what}_{number}");
-            Function { name, body: String::new(), settings: vec![] }.drop()
-        })
+        .map(|what| drop_function(&format!("{what}_{number}")))
         .collect();
     sql.push_str("DELETE FROM pgtandem.tables WHERE number = ");
     sql.push_str(&number.to_string());

@@ -228,3 +228,64 @@ fn a_schema_that_is_not_ours() {
     let error = primary.run(capture::install(&mut admin));
     assert!(matches!(error, Err(CaptureError::Newer { found: 99, .. })), "{error:?}");
 }
+
+/// The script for an administrator makes what the product makes.
+#[test]
+fn the_script_does_the_same() {
+    let tables = "CREATE TABLE a (id int PRIMARY KEY, \"it's\" text);
+        CREATE TABLE p (id int PRIMARY KEY, t timestamptz) PARTITION BY RANGE (id);
+        CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (0) TO (100); CREATE TABLE nokey (i int);";
+    let primary = Primary::new(tables);
+    let admin = primary.admin();
+    let script =
+        primary.run(capture::script(&admin, &primary.tables(), "alice")).expect("it reads");
+    assert!(script.contains("-- public.nokey: it has no primary key"), "{script}");
+    // The database is named in it.
+    let other = Primary::new(tables);
+    let oids = |primary: &Primary| -> Vec<String> {
+        let oids = primary.superuser(
+            "SELECT relid::regclass::oid FROM (VALUES ('a'), ('p'), ('p1')) t(n),
+            LATERAL (SELECT n::regclass AS relid) r",
+        );
+        oids.lines().map(str::to_owned).collect()
+    };
+    let mut script = script.replace(&primary.database, &other.database);
+    for (ours, theirs) in oids(&primary).iter().zip(oids(&other)) {
+        script = script.replace(ours, &theirs);
+    }
+    other.superuser(&script);
+    let findings = other.findings();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    let mut admin = primary.admin();
+    primary.run(capture::install(&mut admin)).expect("alice may install");
+    for table in primary.tables().iter().filter(|table| table.name.name != "nokey") {
+        primary.try_capture(table).expect("it can be captured");
+    }
+    let grants = |line: &&str| !line.starts_with("GRANT ") && !line.starts_with("REVOKE ");
+    let (ours, theirs) = (schema_of(&primary), schema_of(&other));
+    let ours: Vec<_> = ours.lines().filter(grants).collect();
+    let theirs: Vec<_> = theirs.lines().filter(grants).collect();
+    assert_eq!(ours, theirs);
+    other.begin();
+    other.alice("INSERT INTO a VALUES (1, 'x'); INSERT INTO p VALUES (2, now()); TRUNCATE p1");
+    other.assert_equal();
+}
+
+#[test]
+fn what_does_not_follow_is_listed() {
+    let primary = Primary::new(
+        "CREATE UNLOGGED TABLE u (id int PRIMARY KEY); CREATE TEMP TABLE t (id int);
+         CREATE MATERIALIZED VIEW m AS SELECT 1; CREATE VIEW v AS SELECT 1; CREATE TABLE z ();
+         CREATE TABLE a (id int PRIMARY KEY);",
+    );
+    let admin = primary.admin();
+    let skipped = primary.run(capture::skipped(&admin, &everything())).expect("it reads");
+    let listed: Vec<_> =
+        skipped.iter().map(|skipped| format!("{} {}", skipped.name, skipped.nature)).collect();
+    let expected = [
+        "public.m it is a materialized view",
+        "public.u it is UNLOGGED",
+        "public.z it has no columns",
+    ];
+    assert_eq!(listed, expected);
+}

@@ -74,7 +74,7 @@ fn rights_given_away_are_found() {
 #[test]
 fn nothing_of_the_application_runs_as_the_owner() {
     let primary = Primary::new(
-        "CREATE SCHEMA app; GRANT ALL ON SCHEMA app TO dave; CREATE TABLE witness (who text);
+        "CREATE SCHEMA app; GRANT ALL ON SCHEMA app TO dave; CREATE TABLE witness (who text PRIMARY KEY);
          GRANT ALL ON witness TO PUBLIC",
     );
     primary.dave(
