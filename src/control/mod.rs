@@ -15,6 +15,7 @@ pub use carry::carry;
 use crate::config::{self, Config};
 use crate::net::Stream;
 use crate::pool::registry::Registry;
+use crate::replication::supervisor::Supervisor;
 use crate::session::login::Admission;
 use crate::worker::{self, ToWorker, WorkerHandle};
 
@@ -27,6 +28,8 @@ pub struct Control {
     pub registry: Registry,
     /// All workers.
     pub workers: Vec<WorkerHandle>,
+    /// The secondaries of all databases.
+    pub secondaries: Supervisor,
     /// The clients that are in.
     pub admission: Arc<Admission>,
     /// Makes challenges for unknown users the same each time; never leaves the process.
@@ -34,10 +37,11 @@ pub struct Control {
 }
 
 impl Control {
-    /// Starts with no pools and no clients.
+    /// Starts with no pools and no clients, and with a task for each secondary.
     pub fn new(config_path: &Path, config: Config, workers: Vec<WorkerHandle>) -> Self {
         Self {
             config_path: config_path.to_owned(),
+            secondaries: Supervisor::start(&config),
             config: ArcSwap::from_pointee(config),
             registry: Registry::default(),
             workers,

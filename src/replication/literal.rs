@@ -62,11 +62,17 @@ fn push_quoted(to: &mut String, value: &str) {
     to.push('"');
 }
 
-/// Reads the fields of a composite literal as PostgreSQL prints one; `None` if it is none.
+/// Reads all fields of a composite literal as PostgreSQL prints one; `None` if it is none.
+pub fn fields(composite: &str) -> Option<Vec<Option<String>>> {
+    first_fields(composite, usize::MAX)
+}
+
+/// Reads the first fields of a composite literal, and looks no further than needed; `None` if it is
+/// none.
 ///
 /// Source: `record_in` in `rowtypes.c`: a backslash takes the next character as it is, inside quotes
 /// and outside, `""` inside quotes is one quote, and an empty field without quotes is NULL.
-pub fn fields(composite: &str) -> Option<Vec<Option<String>>> {
+pub fn first_fields(composite: &str, count: usize) -> Option<Vec<Option<String>>> {
     let inner = composite.trim().strip_prefix('(')?.strip_suffix(')')?;
     let mut fields = Vec::new();
     let mut field: Option<String> = None;
@@ -83,7 +89,12 @@ pub fn fields(composite: &str) -> Option<Vec<Option<String>>> {
                 is_quoted = !is_quoted;
                 field.get_or_insert_default();
             }
-            ',' if !is_quoted => fields.push(field.take()),
+            ',' if !is_quoted => {
+                fields.push(field.take());
+                if fields.len() == count {
+                    return Some(fields);
+                }
+            }
             '(' | ')' if !is_quoted => return None,
             c => field.get_or_insert_default().push(c),
         }

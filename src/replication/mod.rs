@@ -5,10 +5,26 @@
 //! The state that counts lives in the databases: the change log and `pgtandem.secondaries` on the
 //! primary, `pgtandem.progress` on each secondary. What is held here can be lost at any time.
 
+pub mod apply;
+pub mod batch;
 pub mod capture;
 pub mod catalog;
+pub mod change;
+pub mod checks;
+pub mod coalesce;
 pub mod connect;
+pub mod copy;
+mod diagnose;
 pub mod error;
+mod follow;
 pub mod literal;
+pub mod primary;
+pub mod progress;
+mod secondary;
+pub mod sequences;
+pub mod snapshot;
+pub mod statements;
+pub mod status;
+pub mod supervisor;
 
 pub use error::Error;

@@ -1,3 +1,7 @@
-//! The replication mode.
+//! A primary, a secondary and the proxy between them: whatever happens on the first is found on the
+//! second.
+
+mod pair;
 
 mod capture;
+mod follows;
