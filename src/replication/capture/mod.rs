@@ -40,6 +40,15 @@
 //! under the root; a row that moves is a `D` and an `I`. TRUNCATE of one partition is logged as `D`
 //! of its rows. Tables that inherit are tables of their own.
 
+//! # What it costs
+//!
+//! Measured on PostgreSQL 15 without fsync, as CPU time of the server processes, since the machine was
+//! shared; capture on against off, medians of five interleaved runs: 100,000-row INSERT or COPY into
+//! six columns with two indexes 2.2 times by statement trigger, 4.5 times by row trigger; TPC-B about
+//! 1.5 times. Of a captured row in bulk, a quarter is printing it, a quarter the index on `xid`, a
+//! tenth the key. A setting that a function pins costs about half a microsecond per call, so each
+//! table pins only those that its types print with.
+
 pub mod check;
 pub mod error;
 pub mod installed;
