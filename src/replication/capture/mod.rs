@@ -42,12 +42,13 @@
 
 //! # What it costs
 //!
-//! Measured on PostgreSQL 15 without fsync, as CPU time of the server processes, since the machine was
-//! shared; capture on against off, medians of four to five interleaved runs: 100,000-row INSERT or COPY into
-//! six columns with two indexes 2.2 times by statement trigger, 4.5 times by row trigger; TPC-B 1.3
-//! times (simple protocol) to 1.6 times (prepared). Of a captured row in bulk, a quarter is printing it, a quarter the index on `xid`, a
-//! tenth the key. A setting that a function pins costs about half a microsecond per call, so each
-//! table pins only those that its types print with.
+//! Measured on PostgreSQL 15 without fsync, as CPU time of the server processes, since the machine
+//! was shared; capture on against off, medians of four to five interleaved runs: 100,000-row INSERT or
+//! COPY into six columns with two indexes 2.0 times by statement trigger, 4.3 times by row trigger;
+//! TPC-B 1.3 times (simple protocol) to 1.6 times (prepared). Of a captured row in bulk, about a
+//! quarter is printing it, a quarter the index on `xid`, a tenth the key. A setting that a function
+//! pins costs about half a microsecond per call, so each table pins only those that its types print
+//! with.
 
 pub mod check;
 pub mod error;
