@@ -1,8 +1,8 @@
 //! The keys of `proxy.toml`: the code that reads a section is the list of its keys and defaults.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -85,10 +85,9 @@ impl Kind {
         let names = match self {
             Self::Root => "peers",
             Self::General => LATER_GENERAL,
-            Self::Metrics => "",
             Self::Database => LATER_DATABASE,
             Self::User => "max_user_client_connections",
-            Self::Replication | Self::Secondary => "",
+            Self::Metrics | Self::Replication | Self::Secondary => "",
         };
         names.split_ascii_whitespace()
     }

@@ -113,9 +113,9 @@ impl Trouble {
             | Self::PartitionGone { .. }
             | Self::TriggerMissing { .. }
             | Self::TriggerAltered { .. }
-            | Self::FunctionAltered { .. }
             // With `O` only writers are missed that say they are replicas; the owner may allow it.
-            | Self::TriggerNotAlways { .. } => true,
+            | Self::TriggerNotAlways { .. }
+            | Self::FunctionAltered { .. } => true,
             // A new table is not followed yet; names are not in the log. Inserts that should be
             // captured otherwise lead to a pause where their order matters, never to a wrong row.
             Self::NotCaptured

@@ -84,7 +84,7 @@ impl Installed {
         );
         let functions = format!(
             "SELECT p.proname::text, p.prosrc, \
-                    ARRAY(SELECT s FROM unnest(p.proconfig) s ORDER BY s COLLATE \"C\"), \
+                    ARRAY(SELECT s FROM unnest(p.proconfig) AS s ORDER BY s COLLATE \"C\"), \
                     p.prosecdef, p.proowner = n.nspowner, \
                     ARRAY(SELECT CASE a.grantee WHEN 0 THEN 'PUBLIC' \
                                  ELSE pg_get_userbyid(a.grantee)::text END \

@@ -10,7 +10,7 @@ use crate::replication::error::Error;
 
 /// Steps from nothing to the newest format; step `n` leads from format `n` to `n + 1`. A step that
 /// has been released is never changed.
-const STEPS: [&str; 1] = [include_str!("sql/step_1.sql")];
+pub(super) const STEPS: [&str; 1] = [include_str!("sql/step_1.sql")];
 
 /// Takes back rights on our objects that default privileges gave away.
 pub(super) const CLOSE: &str = include_str!("sql/close.sql");
@@ -67,7 +67,9 @@ pub async fn install(client: &mut Client) -> Result<Meta, CaptureError> {
 /// # Errors
 /// [`CaptureError::NotInstalled`], [`CaptureError::Sql`].
 pub async fn read(client: &impl GenericClient) -> Result<Meta, CaptureError> {
-    let exists = "SELECT to_regclass('pgtandem.meta') IS NOT NULL";
+    let exists =
+        "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                                 WHERE n.nspname = 'pgtandem' AND c.relname = 'meta')";
     let exists = client.query_one(exists, &[]).await.and_then(|row| row.try_get::<_, bool>(0));
     if !exists.map_err(Error::sql("look for capture"))? {
         return Err(CaptureError::NotInstalled);
@@ -121,8 +123,9 @@ pub(super) async fn begin(
 async fn format(transaction: &Transaction<'_>) -> Result<i32, CaptureError> {
     let wrong = || Error::sql("look for the schema pgtandem");
     let look = "SELECT pg_get_userbyid(nspowner)::text, pg_has_role(nspowner, 'USAGE'),
-                       to_regclass('pgtandem.meta') IS NOT NULL
-                FROM pg_namespace WHERE nspname = 'pgtandem'";
+                       EXISTS (SELECT FROM pg_class c
+                               WHERE c.relnamespace = n.oid AND c.relname = 'meta')
+                FROM pg_namespace n WHERE nspname = 'pgtandem'";
     let Some(row) = transaction.query_opt(look, &[]).await.map_err(wrong())? else {
         return Ok(0);
     };

@@ -14,9 +14,10 @@ use super::error::CaptureError;
 use super::installed::Installed;
 use super::schema;
 use super::shape::{Inserts, Shape};
-use super::triggers::{Function, Installation, Trigger};
+use super::triggers::{Installation, Trigger};
 use crate::replication::catalog::Table;
 use crate::replication::error::Error;
+use crate::replication::literal;
 
 /// Longest time that writers of a table wait behind us.
 const LOCK_WAIT: Duration = Duration::from_millis(200);
@@ -204,13 +205,17 @@ async fn put(
     let wrong: Vec<&Trigger> = wanted.triggers.iter().filter(is_wrong).collect();
     for trigger in &wrong {
         // Dropping the function drops the trigger, without being the table's owner.
-        let drop =
-            Function { name: trigger.function.clone(), body: String::new(), settings: vec![] };
-        run(drop.drop(), "drop a trigger of capture").await?;
+        run(drop_function(&trigger.function), "drop a trigger of capture").await?;
     }
     for function in &wanted.functions {
         run(function.create(), "create a function of capture").await?;
-        run(function.revoke(), "create a function of capture").await?;
+    }
+    // PUBLIC may use new functions, and default privileges may have let in others.
+    let names: Vec<String> = wanted.functions.iter().map(|f| f.name.clone()).collect();
+    for (name, function) in Installed::read_some(transaction, &names).await?.functions {
+        for grantee in function.grantees {
+            run(revoke(&name, &grantee), "close a function of capture").await?;
+        }
     }
     for trigger in &wanted.triggers {
         let is_dropped = wrong.iter().any(|gone| gone.function == trigger.function);
@@ -223,6 +228,19 @@ async fn put(
         }
     }
     Ok(())
+}
+
+/// Drops a function and the triggers that call it. Waits for everybody who uses their tables.
+fn drop_function(name: &str) -> String {
+    format!("DROP FUNCTION IF EXISTS {}() CASCADE;", literal::qualified("pgtandem", name))
+}
+
+fn revoke(function: &str, grantee: &str) -> String {
+    let function = literal::qualified("pgtandem", function);
+    // An upper-case name in quotes is a role's; PUBLIC without is everybody.
+    let grantee =
+        if grantee == "PUBLIC" { grantee.to_owned() } else { literal::identifier(grantee) };
+    format!("REVOKE ALL ON FUNCTION {function}() FROM {grantee}")
 }
 
 /// Writes the table's row. The triggers' locks are held: whoever still changes the table unseen by
@@ -292,10 +310,7 @@ async fn try_release(client: &mut Client, number: i32) -> Result<(), CaptureErro
     let transaction = schema::begin(client, LOCK_WAIT).await?;
     let mut sql: String = ["insert", "update", "delete", "truncate", "truncate_leaf"]
         .iter()
-        .map(|what| {
-            let name = format!("{what}_{number}");
-            Function { name, body: String::new(), settings: vec![] }.drop()
-        })
+        .map(|what| drop_function(&format!("{what}_{number}")))
         .collect();
     sql.push_str("DELETE FROM pgtandem.tables WHERE number = ");
     sql.push_str(&number.to_string());

@@ -98,20 +98,6 @@ impl Function {
         let _ = write!(sql, "\n    AS {}", literal::text(&self.body));
         sql
     }
-
-    /// Writes the statement that drops the function and the triggers that call it, with its
-    /// semicolon. Waits for everybody who uses their tables.
-    pub fn drop(&self) -> String {
-        format!("DROP FUNCTION IF EXISTS {}() CASCADE;", literal::qualified("pgtandem", &self.name))
-    }
-
-    /// Writes the statement that lets nobody but its owner use it for triggers.
-    pub fn revoke(&self) -> String {
-        format!(
-            "REVOKE ALL ON FUNCTION {}() FROM PUBLIC",
-            literal::qualified("pgtandem", &self.name)
-        )
-    }
 }
 
 impl Trigger {

@@ -3,6 +3,7 @@
 
 mod pair;
 
+mod capture;
 mod commands;
 mod crashes;
 mod follows;

@@ -177,7 +177,9 @@ impl Pair {
                         .map(|row| format!("{} ({})", row.kind.word(), row.key.join(", ")));
                     rows.collect::<Vec<_>>().join(", ")
                 }
-                other => other.to_string(),
+                other @ (Outcome::Rows(_) | Outcome::Schema(_) | Outcome::CouldNotTell(_)) => {
+                    other.to_string()
+                }
             };
             Some(format!("{}: {what}", table.table))
         });
