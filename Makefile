@@ -5,10 +5,10 @@ CARGO ?= cargo
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint doc bench bench-quick bench-micro check
+.PHONY: help demo test reload-under-load lint doc bench bench-quick bench-micro check
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: ## the whole product on throw-away PostgreSQL clusters
 	@.ci/install demo
@@ -24,6 +24,10 @@ test: ## all tests, against a throw-away PostgreSQL
 	else \
 		set -x; $(CARGO) test --locked --lib --bins --tests; \
 	fi
+
+reload-under-load: ## 50 reloads, PAUSEs, RECONNECTs and KILLs under pgbench: nothing fails
+	@.ci/install test
+	PGTANDEM_IT_RELOADS=50 $(CARGO) test --locked --test it reload::reload_under_load -- --exact
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --check

@@ -26,6 +26,7 @@ import syscalls
 from client import ServerError
 from pgbench import Load
 from report import Measurement, Median
+from scrape import Scraper
 from servers import StartError, version_of
 from targets import Ground, Target, Wanted
 
@@ -106,6 +107,11 @@ def parse_options() -> argparse.Namespace:
     add("--idle-clients", type=positive, default=5000, help="clients of the idle case (5000)")
     add("--without", action="append", default=[], choices=POOLERS_AND_DIRECT)
     add("--quick", action="store_true", help="a few minutes: 2 rounds of 2 s, 16 and 64 clients")
+    add(
+        "--scrape",
+        type=seconds,
+        help="each pgtandem once more, its metrics read every so many seconds under load",
+    )
     add("--pin", action="store_true", help="everything on one core: the steadiest CPU figures")
     add("--strace", action="store_true", help="system calls per transaction instead of speed")
     add("--json", type=Path, help="result file (bench/results/TIME-COMMIT.json)")
@@ -124,6 +130,14 @@ def positive(text: str) -> int:
     """Reads a whole number above 0."""
     number = int(text)
     if number < 1:
+        raise ValueError
+    return number
+
+
+def seconds(text: str) -> float:
+    """Reads a duration above 0."""
+    number = float(text)
+    if not 0 < number < float("inf"):
         raise ValueError
     return number
 
@@ -162,6 +176,7 @@ def wanted_of(options: argparse.Namespace) -> Wanted:
         pgtandem=options.pgtandem,
         workers=options.workers or [None],
         without=options.without,
+        scraped=options.scrape is not None,
     )
 
 
@@ -247,16 +262,24 @@ def measure_load(
 ) -> None:
     """Fills in figures and problems of one pgbench run."""
     load = Load(CASES[run.case].arguments, run.clients)
-    result = pgbench.measure(
-        ground.pgbench,
-        target.server.port,
-        load,
-        options.seconds,
-        threads(),
-        target.pooler_pid,
-    )
+    with ExitStack() as stack:
+        scraper = None
+        if target.metrics_port is not None:
+            scraper = stack.enter_context(Scraper(target.metrics_port, options.scrape))
+        result = pgbench.measure(
+            ground.pgbench,
+            target.server.port,
+            load,
+            options.seconds,
+            threads(),
+            target.pooler_pid,
+        )
     run.problem = result.problem
     run.figures = result.figures()
+    if scraper is not None:
+        run.problem = run.problem or scraper.problem
+        run.figures["scrapes"] = scraper.count
+        run.figures["scrape_bytes"] = scraper.bytes
     if run.case == "rows":
         megabytes = ground.result_bytes(ROWS.read_text()) / 1e6
         run.figures["mb_per_s"] = result.tps * megabytes

@@ -59,6 +59,7 @@ NOTES = (
     ("mb_per_s", "{:,.0f} MB/s"),
     ("cpu_us_per_mb", "{:,.0f} CPU µs/MB"),
     ("bytes_per_client", "{:,.0f} bytes/client"),
+    ("scrapes", "{:,.0f} scrapes"),
 )
 
 

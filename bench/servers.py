@@ -306,8 +306,11 @@ class Pgtandem(Server):
         server_port: int,
         pool: int,
         workers: int | None,
+        has_metrics: bool = False,
     ):
         port = free_port()
+        self.metrics_port = free_port() if has_metrics else None
+        listen = f"127.0.0.1:{self.metrics_port}" if has_metrics else ""
         workers_line = "" if workers is None else f"workers = {workers}\n"
         config = folder / "proxy.toml"
         config.write_text(
@@ -321,6 +324,9 @@ default_pool_size = {pool}
 max_client_conn = 10000
 auth_type = "trust"
 {workers_line}
+[metrics]
+listen = "{listen}"
+
 [databases.{DATABASE}]
 host = "127.0.0.1"
 port = {server_port}

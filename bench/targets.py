@@ -27,6 +27,8 @@ class Target:
     start: Callable[[], servers.Server] | None = None
     # Whether prepared statements work in transaction mode.
     has_statements: bool = True
+    # Where its metrics are read under load, if they are.
+    metrics_port: int | None = None
 
     @property
     def is_pooler(self) -> bool:
@@ -58,6 +60,8 @@ class Wanted:
     # One pgtandem each; None leaves the number to its default.
     workers: list[int | None]
     without: list[str]
+    # Each pgtandem a second time, with its metrics read under load.
+    scraped: bool = False
 
 
 class Ground:
@@ -101,7 +105,8 @@ class Ground:
     def _start_postgres(self) -> servers.PostgreSQL:
         self._say("starting PostgreSQL and filling its tables")
         # Each pooler may have its pool, and so may the fresh one of the idle case.
-        pools = (2 + len(self._wanted.workers)) * self._wanted.pool_size
+        tandems = len(self._wanted.workers) * (2 if self._wanted.scraped else 1)
+        pools = (2 + tandems) * self._wanted.pool_size
         connections = self._wanted.direct_clients + pools + SPARE_CONNECTIONS
         postgres = servers.PostgreSQL(
             self._folder("postgres"),
@@ -138,19 +143,25 @@ class Ground:
             return
         for workers in self._wanted.workers:
             name = "pgtandem" if workers is None else f"pgtandem w{workers}"
-            self._add(
+            self._add_one_pgtandem(name, workers, False)
+            if self._wanted.scraped:
+                self._add_one_pgtandem(f"{name} scraped", workers, True)
+
+    def _add_one_pgtandem(self, name: str, workers: int | None, is_scraped: bool) -> None:
+        program = self._wanted.pgtandem
+        self._add(
+            name,
+            program,
+            lambda: servers.Pgtandem(
                 name,
+                self._folder(name.replace(" ", "-")),
                 program,
-                # Bound now: the loop goes on before `start` is called again.
-                lambda name=name, workers=workers: servers.Pgtandem(
-                    name,
-                    self._folder(name.replace(" ", "-")),
-                    program,
-                    self._postgres.port,
-                    self._wanted.pool_size,
-                    workers,
-                ),
-            )
+                self._postgres.port,
+                self._wanted.pool_size,
+                workers,
+                is_scraped,
+            ),
+        )
 
     def _add(
         self,
@@ -163,7 +174,8 @@ class Ground:
         server = start()
         self._stack.callback(server.stop)
         version = servers.version_of(program)
-        self.targets.append(Target(name, server, version, start, has_statements))
+        metrics_port = getattr(server, "metrics_port", None)
+        self.targets.append(Target(name, server, version, start, has_statements, metrics_port))
 
     def _folder(self, name: str) -> Path:
         """Makes a new folder that belongs to the servers' account."""

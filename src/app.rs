@@ -23,6 +23,7 @@ use crate::net::listen::{ListenError, Listeners};
 use crate::net::{Peer, Stream};
 use crate::session::login::{Accepted, Authenticated, accept};
 use crate::signals::{Signal, Signals};
+use crate::status;
 use crate::worker::{self, MESSAGES_MAX, ToWorker};
 
 /// Most clients that are in their login at a time. LIMIT: the others stay in the system's queue.
@@ -43,6 +44,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// The address for metrics cannot be listened on.
+    #[error(transparent)]
+    Status(#[from] status::ListenError),
     /// The system refuses something that we cannot do without.
     #[error("cannot {what}")]
     System {
@@ -119,6 +123,7 @@ impl App {
         let control = Arc::new(Control::new(parts));
         tokio::spawn(carry(Arc::clone(&control), from_workers));
         tokio::spawn(janitor(Arc::clone(&control)));
+        status::start(Arc::clone(&control))?;
         let admin = Admin::new(Arc::clone(&control));
         tokio::spawn(Arc::clone(&admin).take_samples());
         tracing::info!(workers = count, version = env!("CARGO_PKG_VERSION"), "ready");

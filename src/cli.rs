@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::demo;
+use crate::{check, demo, password};
 
 /// Where the configuration is looked for, in this order.
 const DEFAULT_PATHS: [&str; 2] = ["proxy.toml", "/etc/pgtandem/proxy.toml"];
@@ -26,11 +26,20 @@ pub struct Cli {
 pub enum Command {
     /// Run the proxy in the foreground
     ///
-    /// SIGTERM and SIGINT let clients finish their transactions, a second one ends at once; SIGQUIT
-    /// ends at once; SIGHUP reads the configuration again.
+    /// SIGINT lets clients finish their transactions and ends; SIGTERM ends when the clients have
+    /// left; a second one, and SIGQUIT, end at once. SIGHUP reads the configuration again. SIGUSR1
+    /// pauses, SIGUSR2 resumes.
     Run,
     /// Read the configuration, say everything that is wrong with it, and give advice
-    Check,
+    ///
+    /// With --connect also log in at every server, and say how many connections it allows. Exit
+    /// codes: 0 in order, with or without advice; 1 a server did not let us in; 2 the configuration
+    /// is wrong.
+    Check(check::Args),
+    /// Ask for a password and print its SCRAM secret, for proxy.toml or for CREATE ROLE ... PASSWORD
+    ///
+    /// Reads the terminal without showing what is typed, or one line of standard input.
+    Password(password::Args),
     /// Turn PgBouncer's configuration into a proxy.toml on standard output
     ///
     /// The files it includes, its auth_file and its auth_hba_file are read too, so the output may

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pgtandem::cli::{Cli, Command};
-use pgtandem::{app, config, control, demo, import, log};
+use pgtandem::{app, check, config, control, demo, import, log, password};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -19,7 +19,8 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match &cli.command {
         None | Some(Command::Run) => run(&cli),
-        Some(Command::Check) => check(&cli),
+        Some(Command::Check(args)) => run_check(&cli, *args),
+        Some(Command::Password(args)) => run_password(args),
         Some(Command::Import { file }) => run_import(file),
         Some(Command::Demo(args)) => run_demo(*args),
     }
@@ -50,20 +51,48 @@ fn run(cli: &Cli) -> ExitCode {
     }
 }
 
-fn check(cli: &Cli) -> ExitCode {
+fn run_check(cli: &Cli, args: check::Args) -> ExitCode {
     let path = cli.config_path();
-    match config::load(&path) {
-        Ok(config) => {
-            let mut out = std::io::stdout().lock();
-            for advice in config.advice() {
-                let _ = writeln!(out, "advice: {advice}");
-            }
-            let _ = writeln!(out, "{}: ok", path.display());
-            ExitCode::SUCCESS
-        }
+    let config = match config::load(&path) {
+        Ok(config) => config,
         Err(error) => {
             complain(&error.to_string());
-            ExitCode::from(2)
+            return ExitCode::from(2);
+        }
+    };
+    let mut advice = config.advice();
+    advice.extend(check::file_advice(&path, &config));
+    let mut out = std::io::stdout().lock();
+    let mut is_failure = false;
+    if args.connect {
+        let Some(runtime) = small_runtime() else { return ExitCode::FAILURE };
+        let reports = runtime.block_on(check::connect(&config));
+        for report in &reports {
+            is_failure |= report.is_failure();
+            let _ = writeln!(out, "{report}");
+        }
+        advice.extend(check::capacity_advice(&config, &reports));
+    }
+    for advice in advice {
+        let _ = writeln!(out, "advice: {advice}");
+    }
+    if is_failure {
+        let _ = writeln!(out, "{}: not every server lets us in", path.display());
+        return ExitCode::FAILURE;
+    }
+    let _ = writeln!(out, "{}: ok", path.display());
+    ExitCode::SUCCESS
+}
+
+fn run_password(args: &password::Args) -> ExitCode {
+    match password::run(args) {
+        Ok(secret) => match std::io::stdout().lock().write_all(secret.as_bytes()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        },
+        Err(error) => {
+            complain(&format!("{:#}", anyhow::Error::from(error)));
+            ExitCode::FAILURE
         }
     }
 }
@@ -97,13 +126,7 @@ fn run_import(file: &Path) -> ExitCode {
 }
 
 fn run_demo(args: demo::Args) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            complain(&format!("cannot start the demo: {error}"));
-            return ExitCode::FAILURE;
-        }
-    };
+    let Some(runtime) = small_runtime() else { return ExitCode::FAILURE };
     match runtime.block_on(demo::run(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -112,6 +135,15 @@ fn run_demo(args: demo::Args) -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// Makes a runtime for one thing; complains if there is none.
+fn small_runtime() -> Option<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .inspect_err(|error| complain(&format!("cannot start: {error}")))
+        .ok()
 }
 
 /// Says on standard error what went wrong; nobody is left to tell if that fails too.

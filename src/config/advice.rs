@@ -12,7 +12,9 @@ impl Config {
     pub fn advice(&self) -> Vec<String> {
         let mut advice = Vec::new();
         self.advise_login(&mut advice);
+        self.advise_general_with_sections(&mut advice);
         advise_general(&self.general, &mut advice);
+        self.advise_users(&mut advice);
         if self.databases.is_empty() {
             advice.push("there is no [databases.NAME]: every login will be refused".to_owned());
         }
@@ -20,6 +22,30 @@ impl Config {
             self.advise_database(&join("databases", name), database, &mut advice);
         }
         advice
+    }
+
+    /// Says whether any password is in the file, or in a variable that it names.
+    pub fn has_secrets(&self) -> bool {
+        self.users.values().any(|user| user.password.is_some())
+            || self.databases.values().any(|database| database.password.is_some())
+    }
+
+    /// Users whose section changes nothing, because nobody can be them.
+    fn advise_users(&self, advice: &mut Vec<String>) {
+        if self.general.auth_type == AuthType::Trust {
+            return;
+        }
+        let is_forced = |name: &String| {
+            self.databases.values().any(|database| database.user.as_ref() == Some(name))
+        };
+        for (name, user) in &self.users {
+            if user.password.is_none() && !is_forced(name) {
+                advice.push(format!(
+                    "{} has no password and is no database's user: nobody can log in with this name",
+                    join("users", name)
+                ));
+            }
+        }
     }
 
     fn advise_login(&self, advice: &mut Vec<String>) {
@@ -59,6 +85,26 @@ impl Config {
         }
     }
 
+    fn advise_general_with_sections(&self, advice: &mut Vec<String>) {
+        let pool = &self.general.pool;
+        let has_reserve = pool.reserve_pool_size > 0
+            || self.databases.values().any(|database| database.reserve_pool_size > Some(0))
+            || self.users.values().any(|user| user.reserve_pool_size > Some(0));
+        if !has_reserve && pool.reserve_pool_timeout != General::default().pool.reserve_pool_timeout
+        {
+            advice.push(
+                "general.reserve_pool_timeout has no effect, because no reserve_pool_size is set"
+                    .to_owned(),
+            );
+        }
+        let (admins, others) = (&self.general.admin_users, &self.general.stats_users);
+        for user in others.iter().filter(|user| admins.contains(user)) {
+            advice.push(format!(
+                "general.stats_users names {user:?}, who is in admin_users and may do more"
+            ));
+        }
+    }
+
     fn advise_database(&self, path: &str, database: &Database, advice: &mut Vec<String>) {
         if database.password.is_some() && database.user.is_none() {
             advice.push(format!(
@@ -70,6 +116,19 @@ impl Config {
             advice.push(format!(
                 "{path}.password is a SCRAM secret, which can check a password but not stand for \
                  it: logging in at the server needs the plain password"
+            ));
+        }
+        if let Some(user) = &database.user
+            && database.password.is_none()
+            && self
+                .users
+                .get(user)
+                .and_then(|owner| owner.password.as_ref())
+                .is_some_and(|password| password.expose().starts_with(SCRAM_PREFIX))
+        {
+            advice.push(format!(
+                "{path}.user is {user:?}, of whom only a SCRAM secret is stored: logging in at the \
+                 server needs {path}.password"
             ));
         }
         let pool = &self.general.pool;
@@ -101,6 +160,16 @@ fn advise_general(general: &General, advice: &mut Vec<String>) {
     let pool = &general.pool;
     if pool.reserve_pool_size > 0 && pool.reserve_pool_timeout.is_zero() {
         without_effect("reserve_pool_size", "reserve_pool_timeout is 0");
+    }
+    let (log, usual) = (&general.log, General::default().log);
+    if !log.syslog {
+        let keys = [
+            ("syslog_ident", log.syslog_ident != usual.syslog_ident),
+            ("syslog_facility", log.syslog_facility != usual.syslog_facility),
+        ];
+        for (key, _) in keys.into_iter().filter(|(_, is_set)| *is_set) {
+            without_effect(key, "syslog is false");
+        }
     }
     if pool.server_reset_query_always && pool.server_reset_query.is_empty() {
         without_effect("server_reset_query_always", "server_reset_query is empty");

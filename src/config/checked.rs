@@ -1,6 +1,7 @@
 //! The checked configuration, and what it means for one database and user.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,10 +16,19 @@ pub const ANY_DATABASE: &str = "*";
 pub struct Config {
     /// `[general]`.
     pub general: General,
+    /// `[metrics]`.
+    pub metrics: Metrics,
     /// `[databases.*]` by the name clients ask for; `"*"` stands for all others.
     pub databases: BTreeMap<String, Database>,
     /// `[users.*]` by the name clients log in with.
     pub users: BTreeMap<String, User>,
+}
+
+/// `[metrics]`: what a monitoring system asks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metrics {
+    /// Where to answer HTTP; `None` is nowhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// `[general]`: the process as a whole, and what holds for pools that say nothing else.

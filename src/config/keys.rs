@@ -1,14 +1,15 @@
 //! The keys of `proxy.toml`: the code that reads a section is the list of its keys and defaults.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::checked::{
-    ANY_DATABASE, AuthType, Config, Database, General, Host, LogFormat, Logging, PoolDefaults,
-    PoolMode, User,
+    ANY_DATABASE, AuthType, Config, Database, General, Host, LogFormat, Logging, Metrics,
+    PoolDefaults, PoolMode, User,
 };
 use super::kind::Kind;
 use super::problem::{Reason, Unavailable};
@@ -49,6 +50,11 @@ pub(super) fn config<'a>(walk: &mut Walk<'a>, root: &DeTable<'a>) -> Config {
             "general" => {
                 if let Some(table) = walk.section(&path, value.get_ref()) {
                     config.general = read_section(walk, path, table, Kind::General, general);
+                }
+            }
+            "metrics" => {
+                if let Some(table) = walk.section(&path, value.get_ref()) {
+                    config.metrics = read_section(walk, path, table, Kind::Metrics, metrics);
                 }
             }
             "databases" => {
@@ -156,6 +162,13 @@ fn logging(section: &mut Section<'_, '_>) -> Logging {
     }
 }
 
+/// Where monitoring systems look by default: on this machine only.
+const METRICS_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9930);
+
+pub(super) fn metrics(section: &mut Section<'_, '_>) -> Metrics {
+    Metrics { listen: section.get("listen", Some(METRICS_ADDRESS), read::socket_address) }
+}
+
 fn pool_defaults(section: &mut Section<'_, '_>) -> PoolDefaults {
     let backends = || read::count(0..=BACKENDS_MAX);
     PoolDefaults {
@@ -234,6 +247,13 @@ impl Default for General {
     fn default() -> Self {
         let mut walk = Walk::new("", "", &|_| None);
         general(&mut Section::new(&mut walk, String::new(), None))
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut walk = Walk::new("", "", &|_| None);
+        metrics(&mut Section::new(&mut walk, String::new(), None))
     }
 }
 

@@ -12,6 +12,8 @@ pub(super) enum Kind {
     Root,
     /// `[general]`
     General,
+    /// `[metrics]`
+    Metrics,
     /// `[databases.NAME]`
     Database,
     /// `[users.NAME]`
@@ -37,13 +39,15 @@ const LATER_PREFIXES: [&str; 2] = ["client_tls_", "server_tls_"];
 
 impl Kind {
     /// The kinds whose keys are settings.
-    pub(super) const WITH_KEYS: [Self; 3] = [Self::General, Self::Database, Self::User];
+    pub(super) const WITH_KEYS: [Self; 4] =
+        [Self::General, Self::Metrics, Self::Database, Self::User];
 
     /// The names of the section, for people.
     fn name(self) -> &'static str {
         match self {
             Self::Root => "the top level",
             Self::General => "[general]",
+            Self::Metrics => "[metrics]",
             Self::Database => "[databases.NAME]",
             Self::User => "[users.NAME]",
         }
@@ -54,8 +58,9 @@ impl Kind {
         let mut walk = Walk::new("", "", &|_| None);
         let mut section = Section::new(&mut walk, String::new(), None);
         match self {
-            Self::Root => return vec!["general", "databases", "users"],
+            Self::Root => return vec!["general", "metrics", "databases", "users"],
             Self::General => drop(keys::general(&mut section)),
+            Self::Metrics => drop(keys::metrics(&mut section)),
             Self::Database => drop(keys::database(&mut section)),
             Self::User => drop(keys::user(&mut section)),
         }
@@ -65,8 +70,9 @@ impl Kind {
     /// Lists what a later version will understand.
     fn later(self) -> impl Iterator<Item = &'static str> {
         let names = match self {
-            Self::Root => "metrics peers",
+            Self::Root => "peers",
             Self::General => LATER_GENERAL,
+            Self::Metrics => "",
             Self::Database => LATER_DATABASE,
             Self::User => "max_user_client_connections",
         };
@@ -77,6 +83,7 @@ impl Kind {
     fn renamed(self) -> &'static [(&'static str, &'static str)] {
         match self {
             Self::Root => &[("pgbouncer", "general")],
+            Self::Metrics => &[("listen_addr", "listen"), ("address", "listen")],
             Self::General => &[
                 ("pool_size", "default_pool_size"),
                 ("reserve_pool", "reserve_pool_size"),

@@ -1,7 +1,7 @@
 //! Readers: each checks a [`Value`] for one kind of key, and says why it does not fit.
 
 use std::fmt::Display;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,6 +78,18 @@ pub(super) fn addresses(value: &Value) -> Result<Vec<String>, Reason> {
             expected: "an address to listen on, such as \"127.0.0.1\", \"::1\" or \"*\"",
         }),
     }
+}
+
+/// An IP address and a port; empty is none.
+pub(super) fn socket_address(value: &Value) -> Result<Option<SocketAddr>, Reason> {
+    let text = text(value)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    text.parse().map(Some).map_err(|_| Reason::Malformed {
+        found: text,
+        expected: "an IP address and a port, such as \"127.0.0.1:9930\" or \"[::]:9930\"",
+    })
 }
 
 fn integer(value: &Value) -> Result<i64, Reason> {

@@ -236,6 +236,14 @@ fn fragments() -> impl Strategy<Value = String> {
     prop::collection::vec(prop::sample::select(pieces), 0..40).prop_map(|pieces| pieces.concat())
 }
 
+#[test]
+fn metrics_are_for_this_machine_unless_told_otherwise() {
+    assert_eq!(parse("").metrics.listen, "127.0.0.1:9930".parse().ok());
+    assert_eq!(parse("[metrics]\nlisten = \"\"\n").metrics.listen, None);
+    let all = parse("[metrics]\nlisten = \"[::]:0\"\n").metrics.listen;
+    assert_eq!(all, "[::]:0".parse().ok());
+}
+
 proptest! {
     #[test]
     fn no_text_panics(text in prop_oneof![any::<String>(), fragments()]) {

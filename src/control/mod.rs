@@ -11,6 +11,7 @@ mod inspect;
 mod janitor;
 mod logging;
 mod reload;
+mod reloads;
 mod shutdown;
 
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use inspect::{DatabaseReport, Inventory, PoolInfo, UserReport};
 pub use janitor::janitor;
 pub use logging::log_settings;
 pub use reload::{Changes, ReloadError, Sections, SetError};
+pub use reloads::Reloads;
 pub use shutdown::Mode;
 
 pub use crate::pool::registry::{PoolChange, PoolEffect};
@@ -58,13 +60,15 @@ pub struct Control {
     pub listeners: Arc<Listeners>,
     /// The clients that are in.
     pub admission: Arc<Admission>,
+    /// How often the configuration has changed.
+    pub reloads: Reloads,
     /// Makes challenges for unknown users the same each time; never leaves the process.
     pub process_secret: [u8; 32],
     /// Closed by SUSPEND.
     suspension: Arc<Gate>,
     ending: watch::Sender<Option<Mode>>,
     /// One configuration comes into force at a time.
-    reloads: Arc<Semaphore>,
+    turns: Arc<Semaphore>,
 }
 
 /// What the control plane starts with.
@@ -95,10 +99,11 @@ impl Control {
             workers: parts.workers,
             listeners: Arc::new(parts.listeners),
             admission: Admission::new(),
+            reloads: Reloads::default(),
             process_secret: rand::random(),
             suspension: parts.suspension,
             ending: watch::Sender::new(None),
-            reloads: Arc::new(Semaphore::new(1)),
+            turns: Arc::new(Semaphore::new(1)),
         }
     }
 

@@ -78,6 +78,12 @@ impl Control {
     /// # Errors
     /// See [`ReloadError`].
     pub async fn reload(&self) -> Result<Changes, ReloadError> {
+        let outcome = self.read_again().await;
+        self.reloads.note(&outcome);
+        outcome
+    }
+
+    async fn read_again(&self) -> Result<Changes, ReloadError> {
         let turn = self.turn().await?;
         let source = Source::read(&self.config_path)?;
         self.put_in_force(turn, source).await
@@ -120,7 +126,7 @@ impl Control {
 
     /// Waits until no other configuration is on its way.
     async fn turn(&self) -> Result<OwnedSemaphorePermit, ReloadError> {
-        let turn = Arc::clone(&self.reloads).acquire_owned().await;
+        let turn = Arc::clone(&self.turns).acquire_owned().await;
         // It is never closed.
         turn.map_err(|_| ReloadError::Ending)
     }

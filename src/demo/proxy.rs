@@ -74,6 +74,9 @@ default_pool_size = {pool_size}
 log_connections = false
 log_disconnections = false
 
+[metrics]
+listen = ""
+
 [users.{name}]
 password = "{secret}"
 

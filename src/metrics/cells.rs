@@ -48,21 +48,21 @@ pub struct Cells {
     /// How long it took to open server connections, with their logins; only those that succeeded.
     pub connect: Histogram,
     /// Server connections that could not be opened, by what clients are told of it.
-    pub connect_failures: Counts<{ SqlClass::ALL.len() }>,
+    pub connect_failures: Counts<SqlClass, { SqlClass::ALL.len() }>,
     /// Cancel requests of clients that met a session.
     pub cancel_requests: u64,
     /// Cancel requests that servers were to be sent, for clients that asked and for those lost.
     pub cancels_sent: u64,
     /// Errors of servers that clients were sent, by class.
-    pub server_errors: Counts<{ SqlClass::ALL.len() }>,
+    pub server_errors: Counts<SqlClass, { SqlClass::ALL.len() }>,
     /// Errors of ours that clients were sent, by class.
-    pub pooler_errors: Counts<{ SqlClass::ALL.len() }>,
+    pub pooler_errors: Counts<SqlClass, { SqlClass::ALL.len() }>,
     /// Clients that are gone.
-    pub client_ends: Counts<{ ClientEnd::ALL.len() }>,
+    pub client_ends: Counts<ClientEnd, { ClientEnd::ALL.len() }>,
     /// Server connections that were closed.
-    pub server_closes: Counts<{ ServerClose::ALL.len() }>,
+    pub server_closes: Counts<ServerClose, { ServerClose::ALL.len() }>,
     /// Time-outs that struck.
-    pub timeouts: Counts<{ Timeout::ALL.len() }>,
+    pub timeouts: Counts<Timeout, { Timeout::ALL.len() }>,
 }
 
 impl Statements {

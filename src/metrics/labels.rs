@@ -1,5 +1,8 @@
 //! What counters are told apart by: fixed words, never anything that a client says.
 
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 /// A fixed set of words that a family of counters has one counter for each of.
 pub trait Label: Copy + 'static {
     /// All words.
@@ -153,26 +156,64 @@ impl SqlClass {
     }
 }
 
-/// One counter for each word of a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Counts<const N: usize>([u64; N]);
-
-impl<const N: usize> Default for Counts<N> {
-    fn default() -> Self {
-        Self([0; N])
+label! {
+    /// How a login ended.
+    LoginOutcome {
+        /// The client may have a session.
+        Success = "success",
+        /// It left, or its connection was lost.
+        Departed = "departed",
+        /// It broke the protocol, or wants what we do not have.
+        Protocol = "protocol",
+        /// `client_login_timeout`.
+        Timeout = "timeout",
+        /// `max_client_conn`.
+        TooMany = "too_many_clients",
+        /// It could not prove who it is.
+        Authentication = "authentication",
+        /// There is no such database.
+        Database = "no_such_database",
+        /// It may not use what it asked for.
+        Denied = "denied",
     }
 }
 
-impl<const N: usize> Counts<N> {
+/// One counter for each word of the label `L`; there are `N`.
+#[derive(Debug)]
+pub struct Counts<L, const N: usize>([u64; N], PhantomData<fn(L)>);
+
+impl<L, const N: usize> Default for Counts<L, N> {
+    fn default() -> Self {
+        Self([0; N], PhantomData)
+    }
+}
+
+impl<L, const N: usize> Clone for Counts<L, N> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<L, const N: usize> Copy for Counts<L, N> {}
+
+impl<L, const N: usize> PartialEq for Counts<L, N> {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl<L, const N: usize> Eq for Counts<L, N> {}
+
+impl<L: Label, const N: usize> Counts<L, N> {
     /// Counts one more.
-    pub fn add(&mut self, label: impl Label) {
+    pub fn add(&mut self, label: L) {
         if let Some(count) = self.0.get_mut(label.index()) {
             *count += 1;
         }
     }
 
     /// Returns the count of a label.
-    pub fn of(&self, label: impl Label) -> u64 {
+    pub fn of(&self, label: L) -> u64 {
         self.0.get(label.index()).copied().unwrap_or(0)
     }
 
@@ -186,6 +227,35 @@ impl<const N: usize> Counts<N> {
             combine(mine, theirs);
         }
     }
+}
+
+/// The same, counted by many tasks at a time. For the control plane.
+#[derive(Debug)]
+pub struct SharedCounts<L, const N: usize>([AtomicU64; N], PhantomData<fn(L)>);
+
+impl<L, const N: usize> Default for SharedCounts<L, N> {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; N], PhantomData)
+    }
+}
+
+impl<L: Label, const N: usize> SharedCounts<L, N> {
+    /// Counts one more.
+    pub fn add(&self, label: L) {
+        if let Some(count) = self.0.get(label.index()) {
+            // Relaxed: the count guards no other memory.
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Returns how things stand.
+    pub fn load(&self) -> Counts<L, N> {
+        Counts(std::array::from_fn(|at| self.0.get(at).map_or(0, load)), PhantomData)
+    }
+}
+
+fn load(count: &AtomicU64) -> u64 {
+    count.load(Ordering::Relaxed)
 }
 
 #[cfg(test)]
@@ -206,7 +276,7 @@ mod tests {
 
     #[test]
     fn each_label_has_a_count_of_its_own() {
-        let mut counts: Counts<{ ClientEnd::ALL.len() }> = Counts::default();
+        let mut counts: Counts<ClientEnd, { ClientEnd::ALL.len() }> = Counts::default();
         for (at, end) in ClientEnd::ALL.iter().enumerate() {
             assert_eq!(end.index(), at);
             for _ in 0..=at {

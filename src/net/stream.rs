@@ -117,6 +117,17 @@ pub enum Socket {
 }
 
 impl Socket {
+    /// Gives the connection to tokio; the other way round is [`Stream::into_socket`].
+    ///
+    /// # Errors
+    /// There is no tokio runtime with I/O around us.
+    pub fn into_stream(self) -> io::Result<Stream> {
+        Ok(match self {
+            Self::Tcp(tcp) => Stream::Tcp(tokio::net::TcpStream::from_std(tcp.into())?),
+            Self::Unix(unix) => Stream::Unix(tokio::net::UnixStream::from_std(unix.into())?),
+        })
+    }
+
     /// Asks the system who is at the other end; `None` if the connection is lost already.
     pub fn peer(&self) -> Option<Peer> {
         match self {

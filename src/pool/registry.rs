@@ -212,16 +212,18 @@ impl Registry {
         }
     }
 
-    /// Says whether there are pools that nobody has used for `timeout`, or whose database is gone
-    /// and that nobody uses. `None` keeps the others for ever.
-    pub fn has_unused(&self, timeout: Option<Duration>, now: Instant) -> bool {
+    /// Returns the pools that nobody has used for `timeout`, or whose database is gone and that
+    /// nobody uses. `None` keeps the others for ever.
+    pub fn unused(&self, timeout: Option<Duration>, now: Instant) -> Vec<PoolNumber> {
         let mut tables = self.tables();
-        let mut found = false;
+        let mut unused = Vec::new();
         for entry in tables.pools.values_mut() {
             entry.note_use(now);
-            found |= entry.is_over(timeout, now);
+            if entry.is_over(timeout, now) {
+                unused.push(entry.spec.number);
+            }
         }
-        found
+        unused
     }
 
     /// Forgets those pools, as far as no worker knows them any more, and databases and users that

@@ -7,16 +7,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::auth::scram::ScramSecret;
 use crate::config::Config;
+use crate::metrics::labels::{Label as _, LoginOutcome, SharedCounts};
 use crate::secret::Secret;
 
 /// The clients that are in, against `max_client_conn`.
 #[derive(Default)]
 pub struct Admission {
     clients: AtomicU32,
+    outcomes: Outcomes,
     /// Deriving a secret takes milliseconds, so it is done once per user and password. Held only
     /// for a look-up or an insertion; at most one entry per configured user.
     derived: Mutex<HashMap<String, Derived>>,
 }
+
+/// How logins ended.
+pub type Outcomes = SharedCounts<LoginOutcome, { LoginOutcome::ALL.len() }>;
 
 struct Derived {
     password: Secret,
@@ -40,6 +45,11 @@ impl Admission {
     /// Returns how many clients are in.
     pub fn clients(&self) -> u32 {
         self.clients.load(Ordering::Relaxed)
+    }
+
+    /// Returns how logins ended so far.
+    pub fn outcomes(&self) -> &Outcomes {
+        &self.outcomes
     }
 
     /// Returns the secret that was derived from this password of this user, if it was.

@@ -23,6 +23,7 @@ use crate::auth::Learned;
 use crate::config::Config;
 use crate::fault::{Fault, SqlState};
 use crate::log::{Kind, Plain, admit};
+use crate::metrics::labels::LoginOutcome;
 use crate::net::{Peer, Stream};
 use crate::wire::encode;
 
@@ -111,6 +112,8 @@ impl Authenticated {
                 "login failed: {reason}"
             );
         }
+        // Its place is free although it may take its time to leave.
+        drop(self.admitted);
         let mut conversation = Conversation::new(self.stream);
         fault.encode(&mut conversation.output);
         match timeout(FAREWELL, conversation.close()).await {
@@ -191,6 +194,7 @@ pub async fn accept(
                 }))
             }
             Ok(Outcome::Login { request, learned, admitted }) => {
+                admission.outcomes().add(LoginOutcome::Success);
                 debug!("client logged in");
                 let Conversation { stream, mut input, output } = conversation;
                 Accepted::Login(Box::new(Authenticated {
@@ -207,6 +211,7 @@ pub async fn accept(
                 }))
             }
             Err(error) => {
+                admission.outcomes().add(error.outcome());
                 login.log(&error);
                 turn_away(conversation, &error).await;
                 Accepted::Gone
@@ -285,6 +290,23 @@ impl LoginError {
             ),
         };
         Some(Fault::fatal(sqlstate, message))
+    }
+
+    /// Says how the login ended, for statistics.
+    fn outcome(&self) -> LoginOutcome {
+        match self {
+            Self::Opening(error) | Self::Proof(ProofError::Transport(error))
+                if error.is_transport() =>
+            {
+                LoginOutcome::Departed
+            }
+            Self::TimedOut { .. } => LoginOutcome::Timeout,
+            Self::TooManyClients => LoginOutcome::TooMany,
+            Self::Proof(ProofError::Denied { .. }) => LoginOutcome::Authentication,
+            Self::Opening(_) | Self::Proof(_) => LoginOutcome::Protocol,
+            Self::UnknownDatabase { .. } => LoginOutcome::Database,
+            Self::NotForConsole { .. } => LoginOutcome::Denied,
+        }
     }
 
     /// Says whether this is everyday life: port probes, and clients that ask for a password and

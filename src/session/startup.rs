@@ -88,6 +88,19 @@ impl OpeningError {
         }
     }
 
+    /// Says whether the connection was lost.
+    pub(super) fn is_transport(&self) -> bool {
+        match self {
+            Self::Closed | Self::Truncated | Self::Read(_) | Self::Write(_) => true,
+            Self::Packet(_)
+            | Self::Plaintext(_)
+            | Self::NoUser
+            | Self::Encoding { .. }
+            | Self::ReplicationValue { .. }
+            | Self::Replication => false,
+        }
+    }
+
     /// Says what the client is told; `None` closes without a word.
     pub(super) fn fault(&self) -> Option<Fault> {
         let (sqlstate, message) = match self {

@@ -7,6 +7,7 @@ use super::session::Session;
 use super::slab::Key;
 use crate::backend::connect::CancelKey;
 use crate::backend::link::Link;
+use crate::config::PoolSettings;
 use crate::fault::Fault;
 use crate::net::Stream;
 use crate::pool::ledger::Permit;
@@ -82,6 +83,8 @@ pub struct Backend {
     pub permit: Permit,
     /// The pool's generation that it belongs to.
     pub generation: u64,
+    /// Where its server is: a reload may have sent the pool elsewhere since.
+    pub opened_with: Arc<PoolSettings>,
     /// The server's key to cancel what it runs.
     pub cancel_key: Arc<CancelKey>,
     /// Tells it from others that had its place before.

@@ -13,7 +13,7 @@ use super::{Flow, Worker, backend_token, micros, millis, next_serial};
 use crate::backend::connect::Opened;
 use crate::backend::link::Link;
 use crate::backend::params::{Param, ParamSet, is_fact};
-use crate::config::PoolMode;
+use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
 use crate::log::{Kind, admit};
 use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
@@ -115,6 +115,8 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(backend) = self.backends.get_mut(lease) else { return };
         if matches!(session.phase, Phase::Greeting(_)) {
+            // Busy, and nobody's: it may be closed or put back by what follows.
+            backend.role = Role::Cancelling;
             self.try_greeting(key, lease);
             return;
         }
@@ -197,8 +199,15 @@ impl Worker {
         if self.give_to_beggar(key, number) {
             return;
         }
-        let Some(pool) = self.pool_mut(number) else { return };
-        let next = pool.slots.check_in(key);
+        // Whoever needs no backend after all is not leased one. A loop: there may be thousands.
+        let next = loop {
+            let Some(pool) = self.pool_mut(number) else { return };
+            match pool.slots.check_in(key) {
+                Some(next)
+                    if self.is_greeting(next.session) && self.greet_if_known(next.session) => {}
+                next => break next,
+            }
+        };
         if let Some(next) = next {
             self.lease(next.session, key, self.now_us.saturating_sub(next.since_us));
             self.runnable.push_back(next.session);
@@ -277,7 +286,7 @@ impl Worker {
     pub(super) fn opened(
         &mut self,
         spec: &Arc<Spec>,
-        generation: u64,
+        (generation, opened_with): (u64, Arc<PoolSettings>),
         opened: Opened,
         permit: Permit,
     ) {
@@ -322,6 +331,7 @@ impl Worker {
             role: Role::Cancelling,
             permit,
             generation,
+            opened_with,
             cancel_key: Arc::new(opened.cancel_key),
             serial,
             times,

@@ -416,9 +416,7 @@ impl Worker {
         let tell = Teller { worker, backend: key.index(), serial: backend.serial };
         let cancel_key = Arc::clone(&backend.cancel_key);
         let number = backend.pool;
-        let Some(settings) = self.pool(number).map(|pool| Arc::clone(&pool.settings)) else {
-            return;
-        };
+        let settings = Arc::clone(&backend.opened_with);
         let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), client };
         if self.control.try_send(message).is_ok()
             && let Some(backend) = self.backends.get_mut(key)
@@ -437,8 +435,7 @@ impl Worker {
             return;
         }
         let number = backend.pool;
-        let Some(pool) = self.pool(number) else { return };
-        let settings = Arc::clone(&pool.settings);
+        let settings = Arc::clone(&backend.opened_with);
         let cancel_key = Arc::clone(&backend.cancel_key);
         let message = ToControl::Cancel { settings, key: cancel_key, tell: None, client: None };
         if self.control.try_send(message).is_err() && admit(Kind::Cancel) {

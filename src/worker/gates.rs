@@ -255,16 +255,17 @@ impl Worker {
         }
     }
 
-    /// Forgets its shares of pools that have nothing here.
-    pub(super) fn forget_unused(&mut self) {
-        for place in &mut self.pools {
-            let is_used = place.as_ref().is_some_and(|pool| {
+    /// Forgets its shares of pools that nobody uses.
+    pub(super) fn forget(&mut self, numbers: &[PoolNumber]) {
+        for number in numbers {
+            let is_used = self.pool(*number).is_some_and(|pool| {
                 pool.sessions > 0
                     || pool.slots.total() > 0
                     || pool.spec.clients() > 0
                     || pool.spec.ledger.pool().count() > 0
             });
-            if !is_used {
+            let at = usize::try_from(number.0).unwrap_or(usize::MAX);
+            if let Some(place) = self.pools.get_mut(at).filter(|_| !is_used) {
                 *place = None;
             }
         }

@@ -17,7 +17,7 @@ use super::slab::Key;
 use super::{Worker, micros, next_serial, session_token};
 use crate::backend::params::{self, ParamSet};
 use crate::fault::{Fault, SqlState};
-use crate::metrics::labels::ClientEnd;
+use crate::metrics::labels::{ClientEnd, ServerClose};
 use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
 use crate::session::front::{Front, StatementRules};
 use crate::session::login::Authenticated;
@@ -81,7 +81,7 @@ impl Worker {
     }
 
     /// Greets a client if all it must be told is known; says whether that was so.
-    fn greet_if_known(&mut self, key: Key<Session>) -> bool {
+    pub(super) fn greet_if_known(&mut self, key: Key<Session>) -> bool {
         let Some(session) = self.sessions.get_mut(key) else { return true };
         let Phase::Greeting(greeting) = &mut session.phase else { return true };
         let at = usize::try_from(session.pool.0).unwrap_or(usize::MAX);
@@ -102,6 +102,11 @@ impl Worker {
         }
     }
 
+    /// Says whether a session has not been greeted yet.
+    pub(super) fn is_greeting(&self, key: Key<Session>) -> bool {
+        self.sessions.get(key).is_some_and(|session| matches!(session.phase, Phase::Greeting(_)))
+    }
+
     /// Counts a client of this worker out.
     pub(super) fn count_client_out(&self) {
         if let Some(me) = self.workers.get(self.number) {
@@ -115,11 +120,7 @@ impl Worker {
         // Everybody in the queue of a pool that had no welcome waits for it.
         let waiting: Vec<Key<Session>> = pool.slots.waiting_sessions().collect();
         for key in waiting {
-            let is_new = self
-                .sessions
-                .get_mut(key)
-                .is_some_and(|session| matches!(session.phase, Phase::Greeting(_)));
-            if is_new
+            if self.is_greeting(key)
                 && self.greet_if_known(key)
                 && let Some(pool) = self.pool_mut(number)
             {
@@ -133,17 +134,31 @@ impl Worker {
         if self.greet_if_known(key) {
             return self.check_in(lease);
         }
+        let now_us = self.now_us;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Phase::Greeting(greeting) = &mut session.phase else { return };
         let Some(backend) = self.backends.get_mut(lease) else { return };
-        let Some(wanted) = greeting.wanted.clone() else { return };
+        let Some(wanted) = greeting.wanted.clone() else {
+            // A reload has just made this backend useless, and all that was known of its server.
+            let number = session.pool;
+            if let Some(pool) = self.pool_mut(number) {
+                pool.slots.queue(key, now_us);
+            }
+            return self.close_backend(lease, ServerClose::Replaced);
+        };
         let mut sql = Vec::new();
         backend.link.params.write_changes_to(&wanted, &mut sql);
         for (name, value) in &greeting.foreign {
             params::write_trial(&mut sql, name, value);
         }
         if sql.is_empty() {
+            let number = session.pool;
+            if let Some(pool) = self.pool_mut(number) {
+                pool.learn_canonical(Arc::clone(&wanted), Arc::clone(&wanted));
+            }
             self.greet(key, wanted);
+            // Whoever else wants this is greeted here, so that this does not call itself for them.
+            self.greet_waiting(number);
             return self.check_in(lease);
         }
         greeting.backend = Some(lease);

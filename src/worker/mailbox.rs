@@ -16,7 +16,7 @@ use crate::fault::Fault;
 use crate::net::Stream;
 use crate::pool::gate::Gate;
 use crate::pool::ledger::{Bound, Permit};
-use crate::pool::spec::Spec;
+use crate::pool::spec::{PoolNumber, Spec};
 use crate::session::login::Authenticated;
 
 /// Most messages that wait for one worker, or for the control plane. LIMIT: senders of the control
@@ -42,6 +42,8 @@ pub enum ToWorker {
         spec: Arc<Spec>,
         /// The generation that it was opened for.
         generation: u64,
+        /// The settings that it was opened with.
+        settings: Arc<PoolSettings>,
         /// The connection.
         opened: Box<Opened>,
         /// Its place in the pool.
@@ -149,7 +151,9 @@ pub enum ToWorker {
         done: Done,
     },
     /// Forget pools that nobody uses.
-    ForgetUnused {
+    Forget {
+        /// These, unless somebody uses them again.
+        pools: Arc<[PoolNumber]>,
         /// Dropped when it is done.
         done: Done,
     },

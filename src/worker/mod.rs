@@ -314,8 +314,8 @@ impl Worker {
     fn act_on(&mut self, message: ToWorker) {
         match message {
             ToWorker::Client { spec, client } => self.welcome(&spec, *client),
-            ToWorker::Opened { spec, generation, opened, permit } => {
-                self.opened(&spec, generation, *opened, permit);
+            ToWorker::Opened { spec, generation, settings, opened, permit } => {
+                self.opened(&spec, (generation, settings), *opened, permit);
             }
             ToWorker::OpenFailed { spec, fault, is_starting } => {
                 self.open_failed(spec.number, fault, is_starting);
@@ -365,8 +365,8 @@ impl Worker {
                 self.close_unsent();
                 drop(done);
             }
-            ToWorker::ForgetUnused { done } => {
-                self.forget_unused();
+            ToWorker::Forget { pools, done } => {
+                self.forget(&pools);
                 drop(done);
             }
             ToWorker::Drain => self.drain(),

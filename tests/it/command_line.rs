@@ -6,8 +6,10 @@ use std::{
 };
 
 use crate::support::{
-    cluster::{free_port, private_dir},
+    cluster::{Cluster, free_port, private_dir},
+    login::Login,
     proxy::Subject,
+    tools::feed,
 };
 
 /// Runs our program on a configuration; nothing if something else is under test.
@@ -154,4 +156,120 @@ fn help_and_version_are_given() {
         return;
     };
     assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn check_says_who_can_read_passwords_and_what_has_no_effect() {
+    let config = "[general]\nreserve_pool_timeout = 1\nsyslog_ident = \"x\"\n[databases.app]\n\
+                  [users.alice]\npassword = \"secret\"\n[users.nobody]\n";
+    let Some(output) = pgtandem(Some(config), &["check"]) else {
+        return;
+    };
+    assert_eq!(output.status.code(), Some(0));
+    let text = text(&output);
+    let advice = text.lines().filter(|line| line.starts_with("advice: ")).count();
+    assert_eq!(advice, 4, "{text}");
+    for part in ["chmod 600", "reserve_pool_timeout", "syslog_ident", "users.nobody"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}
+
+#[test]
+fn check_logs_in_everywhere() {
+    let cluster = Cluster::shared();
+    let (port, nobody) = (cluster.port(), free_port());
+    let config = format!(
+        "[general]\nserver_connect_timeout = 5\n\
+         [databases.app]\nport = {port}\ndbname = \"t1\"\npool_size = 200\n\
+         [databases.socket]\nhost = \"{}\"\nport = {port}\ndbname = \"t1\"\nuser = \"bob\"\n\
+         password = \"bob-pw\"\n\
+         [databases.wrong]\nport = {port}\ndbname = \"t1\"\nuser = \"alice\"\npassword = \"no\"\n\
+         [databases.missing]\nport = {port}\n\
+         [databases.down]\nport = {nobody}\n\
+         [databases.\"*\"]\nport = {port}\n\
+         [users.alice]\npassword = \"alice-pw\"\n",
+        cluster.socket_dir().display()
+    );
+    let Some(output) = pgtandem(Some(&config), &["check", "--connect"]) else {
+        return;
+    };
+    let text = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    let line = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(&format!("{name}: ")));
+        line.unwrap_or_else(|| panic!("no line of {name}:\n{text}")).to_owned()
+    };
+    for name in ["app", "socket", "*"] {
+        assert!(line(name).contains("ok: PostgreSQL 1"), "{text}");
+        assert!(line(name).contains("max_connections 120, login "), "{text}");
+    }
+    assert!(line("socket").contains("as \"bob\" at /"), "{text}");
+    assert!(line("wrong").contains("FAILED: 28P01: "), "{text}");
+    assert!(line("missing").contains("FAILED: 3D000: "), "{text}");
+    assert!(line("down").contains("FAILED: 08001: "), "{text}");
+    assert!(text.contains("the server allows 117 (max_connections 120, 3 of them"), "{text}");
+    for secret in ["alice-pw", "bob-pw"] {
+        assert!(!text.contains(secret), "{text}");
+    }
+}
+
+/// Runs `pgtandem password` on standard input.
+fn secret(arguments: &[&str], input: &[u8]) -> Option<Output> {
+    let Subject::Pgtandem(program) = Subject::current() else {
+        return None;
+    };
+    let mut command = Command::new(program);
+    command.arg("password").args(arguments);
+    Some(feed(command, input))
+}
+
+#[test]
+fn postgresql_takes_the_secrets_that_we_make() {
+    let cluster = Cluster::start();
+    for (typed, sent, iterations) in [
+        ("simple\n", "simple", "4096"),
+        ("with blanks \n", "with blanks ", "10"),
+        ("no line break", "no line break", "20000"),
+        // SASLprep: a soft hyphen is nothing, a Roman numeral is letters, another blank is a blank.
+        ("I\u{ad}\u{2168}\u{a0}x\n", "IIX x", "4096"),
+    ] {
+        let Some(output) = secret(&["--iterations", iterations], typed.as_bytes()) else {
+            return;
+        };
+        assert!(output.status.success(), "{}", text(&output));
+        let secret = String::from_utf8(output.stdout).expect("ASCII");
+        let secret = secret.trim_end();
+        assert!(secret.starts_with(&format!("SCRAM-SHA-256${iterations}:")), "{secret}");
+        let mut superuser = cluster.superuser("postgres");
+        superuser.rows(&format!("ALTER ROLE alice PASSWORD '{secret}'"));
+        let stored = superuser.value("SELECT rolpassword FROM pg_authid WHERE rolname = 'alice'");
+        assert_eq!(stored, secret, "it is taken for a secret, not for a password");
+        // The other side normalises for itself what it is given.
+        for password in [sent, typed.trim_end_matches('\n')] {
+            let login = Login::new("alice", "postgres").password(password);
+            assert!(login.connect(&cluster.tcp()).is_ok(), "{typed:?} {password:?}");
+        }
+        let wrong = Login::new("alice", "postgres").password("wrong");
+        assert!(wrong.connect(&cluster.tcp()).is_err());
+    }
+}
+
+#[test]
+fn secrets_can_be_pasted_into_the_file() {
+    let Some(output) = secret(&["--user", "al\"ice"], b"x\n") else {
+        return;
+    };
+    let section = text(&output);
+    assert!(
+        section.starts_with("[users.") && section.contains("\npassword = \"SCRAM-"),
+        "{section}"
+    );
+    let config = format!("[databases.app]\n{section}");
+    let output = pgtandem(Some(&config), &["check"]).expect("it is our program");
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    for (arguments, input) in [(&[][..], &b""[..]), (&[], b"\n"), (&["--iterations", "0"], b"x\n")]
+    {
+        let output = secret(arguments, input).expect("it is our program");
+        assert!(!output.status.success() && output.stdout.is_empty(), "{}", text(&output));
+    }
 }

@@ -152,7 +152,10 @@ fn copies_in_both_directions() {
         while let Some(chunk) = stream.next().await {
             bytes += chunk.expect("no error").len();
         }
-        assert_eq!(bytes, (0..2000).map(|number: i32| number.to_string().len() + 502).sum());
+        assert_eq!(
+            bytes,
+            (0..2000).map(|number: i32| number.to_string().len() + 502).sum::<usize>()
+        );
         // Given up in the middle: nothing of it stays, and the connection goes on.
         {
             let mut sink = pin!(client.copy_in("copy t from stdin").await.expect("it begins"));

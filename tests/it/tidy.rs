@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Ranks of the code map; a module uses only lower ranks, itself, and what stands beside it here.
-const RANKS: [(&str, u8, &[&str]); 20] = [
+const RANKS: [(&str, u8, &[&str]); 23] = [
     ("wire", 0, &[]),
     ("secret", 0, &[]),
     ("config", 1, &[]),
@@ -21,6 +21,9 @@ const RANKS: [(&str, u8, &[&str]); 20] = [
     ("control", 8, &[]),
     ("admin", 9, &[]),
     ("import", 9, &[]),
+    ("status", 9, &[]),
+    ("check", 9, &[]),
+    ("password", 9, &[]),
     ("demo", 10, &[]),
     ("cli", 11, &[]),
     ("app", 11, &[]),

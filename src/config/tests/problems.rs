@@ -112,11 +112,23 @@ fn unknown_keys_and_sections() {
 }
 
 #[test]
+fn an_address_to_be_asked_at() {
+    for bad in ["x", "localhost:1", "127.0.0.1", ":9930", "1.2.3.4:99999"] {
+        let expected = format!(
+            "2: metrics.listen: {bad:?} is not an IP address and a port, such as \
+             \"127.0.0.1:9930\" or \"[::]:9930\""
+        );
+        check(&format!("[metrics]\nlisten = {bad:?}\n"), &[&expected]);
+    }
+    let hint = r#"2: metrics.listen_addr: unknown key; did you mean "listen"?"#;
+    check("[metrics]\nlisten_addr = \"\"\n", &[hint]);
+}
+
+#[test]
 fn what_comes_in_later_versions() {
     let check = |text: &str, key: &str| {
         check(text, &[&format!("{key} not available in this version")]);
     };
-    check("[metrics]\nlisten = \"x\"\n", "1: metrics: is");
     check("[databases.a.replication]\n", "1: databases.a.replication: is");
     check("[databases.a]\n[databases.a.secondaries.new]\n", "2: databases.a.secondaries: is");
     check("[general]\nclient_tls_sslmode = 1\n", "2: general.client_tls_sslmode: is");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::parse;
 use crate::config::kind::Kind;
-use crate::config::{Config, Database, General};
+use crate::config::{Config, Database, General, Metrics};
 
 /// The file in the root of the repository.
 const SHIPPED: &str = include_str!("../../../proxy.toml");
@@ -30,7 +30,8 @@ fn uncommented(keep: impl Fn(&str) -> bool) -> String {
 fn the_shipped_file_is_the_defaults() {
     let config = parse(SHIPPED);
     let databases = BTreeMap::from([("*".to_owned(), Database::default())]);
-    assert_eq!(config, Config { general: General::default(), databases, users: BTreeMap::new() });
+    let (general, metrics) = (General::default(), Metrics::default());
+    assert_eq!(config, Config { general, metrics, databases, users: BTreeMap::new() });
 }
 
 #[test]
@@ -43,6 +44,7 @@ fn the_shipped_file_shows_every_key_and_no_other() {
     };
     for (kind, path) in [
         (Kind::General, &["general"][..]),
+        (Kind::Metrics, &["metrics"]),
         (Kind::Database, &["databases", "*"]),
         (Kind::User, &["users", "alice"]),
     ] {
@@ -50,13 +52,14 @@ fn the_shipped_file_shows_every_key_and_no_other() {
         known.sort_unstable();
         assert_eq!(keys(path), known, "{path:?}");
     }
-    assert_eq!(keys(&[]), ["databases", "general", "users"]);
+    assert_eq!(keys(&[]), ["databases", "general", "metrics", "users"]);
 }
 
 #[test]
 fn the_shipped_file_shows_every_default() {
     let config = parse(&uncommented(|key| !WITHOUT_DEFAULT.contains(&key)));
     assert_eq!(config.general, General::default());
+    assert_eq!(config.metrics, Metrics::default());
     let databases = BTreeMap::from([("*".to_owned(), Database::default())]);
     let bare = Config { databases, ..Config::default() };
     // Every override is said, and says what holds without it.

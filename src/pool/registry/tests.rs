@@ -86,17 +86,17 @@ fn what_nobody_uses_is_forgotten() {
     let held = find("held");
     registry.gate(&star, "paused").expect("it has been used").pause();
     assert!(registry.gate(&star, "unknown").is_none());
-    assert!(!registry.has_unused(Some(HOUR), start));
+    assert_eq!(registry.unused(Some(HOUR), start), []);
     let later = start + HOUR;
-    assert!(!registry.has_unused(None, later), "for ever");
+    assert_eq!(registry.unused(None, later), [], "for ever");
     assert_eq!(registry.sweep(&star, None, later), 0);
-    assert!(registry.has_unused(Some(HOUR), later));
+    assert_eq!(registry.unused(Some(HOUR), later).len(), 4, "idle, held, named, paused");
     assert_eq!(registry.sweep(&star, Some(HOUR), later), 3, "idle, named, paused");
     let left: Vec<String> = registry.databases().into_keys().collect();
     assert_eq!(left, ["backend", "client", "held", "named", "paused"]);
     drop((seat, permit, held));
     // They are found unused now, and forgotten an hour later.
-    assert!(registry.has_unused(Some(HOUR), later), "nobody holds it any more");
+    assert_eq!(registry.unused(Some(HOUR), later).len(), 1, "nobody holds it any more");
     assert_eq!(registry.sweep(&star, Some(HOUR), later), 1);
     assert_eq!(registry.sweep(&star, Some(HOUR), later + HOUR), 2);
     let left: Vec<String> = registry.databases().into_keys().collect();

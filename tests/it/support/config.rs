@@ -6,6 +6,7 @@ use std::fmt::Write;
 #[derive(Clone, Default)]
 pub struct Config {
     general: Section,
+    metrics: Section,
     databases: Vec<(String, Section)>,
     users: Vec<(String, Section)>,
     extra: String,
@@ -21,12 +22,24 @@ impl Config {
         self
     }
 
+    /// Sets a key of `[metrics]`; they are off unless a test wants them.
+    pub fn metrics(mut self, line: &str) -> Self {
+        set(&mut self.metrics, line);
+        self
+    }
+
     /// Sets keys of `[databases.NAME]`.
     pub fn database(mut self, name: &str, lines: &[&str]) -> Self {
         let section = named(&mut self.databases, name);
         for line in lines {
             set(section, line);
         }
+        self
+    }
+
+    /// Takes `[databases.NAME]` away.
+    pub fn without_database(mut self, name: &str) -> Self {
+        self.databases.retain(|(known, _)| known != name);
         self
     }
 
@@ -49,6 +62,9 @@ impl Config {
     pub fn to_toml(&self) -> String {
         let mut text = String::from("[general]\n");
         write_lines(&mut text, &self.general);
+        text.push_str("\n[metrics]\n");
+        let off: Section = vec![("listen".to_owned(), "\"\"".to_owned())];
+        write_lines(&mut text, if self.metrics.is_empty() { &off } else { &self.metrics });
         for (kind, sections) in [("databases", &self.databases), ("users", &self.users)] {
             for (name, section) in sections {
                 let _ = writeln!(text, "\n[{kind}.\"{name}\"]");

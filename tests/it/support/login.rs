@@ -92,6 +92,15 @@ impl Login {
         self.over(client)
     }
 
+    /// Begins to log in, and does not wait for an answer.
+    pub fn begin(&self, address: &Address) -> Client {
+        let parameters: Vec<_> =
+            self.parameters.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut client = address.open();
+        client.send(&[startup(PROTOCOL_3_0, &parameters)]);
+        client
+    }
+
     /// Logs in over an open connection.
     pub fn over(&self, client: Client) -> Result<Client, Vec<Reply>> {
         self.over_with_greeting(client).map(|(client, _)| client)

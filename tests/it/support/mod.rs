@@ -6,6 +6,8 @@ pub mod config;
 pub mod drivers;
 pub mod fake;
 pub mod fixture;
+pub mod http;
+pub mod inside;
 pub mod login;
 pub mod message;
 pub mod proxy;

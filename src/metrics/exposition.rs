@@ -1,0 +1,390 @@
+//! Shows what [`table`](super::table) lists in Prometheus' text format.
+//!
+//! Counters and gauges are `metrics-exporter-prometheus`' own. Histograms and seconds are written
+//! here, with its formatting: its histograms keep every single value until they are shown, and its
+//! counters have no fractions.
+//!
+//! What workers report grows, but may begin anew when a pool does, and is missing when a worker does
+//! not answer. So what is shown is the sum of what was added since the last time: it only grows.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt::Write;
+use std::time::Duration;
+
+use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
+use metrics_exporter_prometheus::formatting::{write_help_line, write_type_line};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
+use metrics_util::MetricKindMask;
+
+use super::cells::{Cells, States};
+use super::histogram::{BOUNDS_SECONDS, Histogram};
+use super::table::{
+    Metric, POOL, PROCESS, PoolSample, ProcessSample, Reading, WORKER, WorkerSample,
+};
+
+/// The label of everything that the configuration does not name.
+pub const ANY: &str = "*";
+
+/// Pools of databases or users that are not configured by name, but have labels of their own all the
+/// same. LIMIT: the others share those of [`ANY`].
+const AUTOMATIC_MAX: usize = 200;
+
+/// The labels of a pool.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolLabels {
+    /// The database as clients call it.
+    pub database: String,
+    /// The user as clients log in.
+    pub user: String,
+}
+
+/// What one worker reports of one pool.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// Which worker.
+    pub worker: usize,
+    /// The number of the pool; never used again for another one.
+    pub pool: u32,
+    /// Its own names.
+    pub names: PoolLabels,
+    /// The same, but [`ANY`] where the configuration has no such name.
+    pub configured: PoolLabels,
+    /// Whether a server has accepted the names, so that they are not made up.
+    pub is_proven: bool,
+    /// What was done.
+    pub cells: Cells,
+    /// How things stand.
+    pub states: States,
+    /// Server connections that the pool may have.
+    pub size: u32,
+    /// Server connections that it may have on top.
+    pub reserve: u32,
+    /// Whether PAUSE or KILL holds.
+    pub is_paused: bool,
+}
+
+/// Everything that is to be shown.
+#[derive(Debug, Clone, Default)]
+pub struct Snapshot {
+    /// Pools that are shown although nobody may have used them yet.
+    pub configured: BTreeSet<PoolLabels>,
+    /// What the workers report of pools.
+    pub shares: Vec<Share>,
+    /// The workers; one that is not up has reported nothing.
+    pub workers: Vec<WorkerSample>,
+    /// The process.
+    pub process: ProcessSample,
+}
+
+/// All series.
+pub struct Exposition {
+    recorder: PrometheusRecorder,
+    process: Option<Series>,
+    workers: Vec<(Series, WorkerSample)>,
+    pools: BTreeMap<PoolLabels, (Series, PoolSample)>,
+    /// What each worker reported of each pool last.
+    seen: HashMap<(usize, u32), Cells>,
+    /// Pools that have labels of their own without being configured.
+    automatic: HashSet<u32>,
+}
+
+impl std::fmt::Debug for Exposition {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Exposition").field("pools", &self.pools.len()).finish_non_exhaustive()
+    }
+}
+
+impl Default for Exposition {
+    fn default() -> Self {
+        // Every series that is still there is set before it is shown; one that is not is gone.
+        let builder =
+            PrometheusBuilder::new().idle_timeout(MetricKindMask::ALL, Some(Duration::ZERO));
+        let recorder = builder.build_recorder();
+        describe(&recorder, PROCESS);
+        describe(&recorder, WORKER);
+        describe(&recorder, POOL);
+        Self {
+            recorder,
+            process: None,
+            workers: Vec::new(),
+            pools: BTreeMap::new(),
+            seen: HashMap::new(),
+            automatic: HashSet::new(),
+        }
+    }
+}
+
+impl Exposition {
+    /// Takes what is to be shown now, and shows it.
+    pub fn render(&mut self, snapshot: Snapshot) -> String {
+        let Snapshot { configured, shares, workers, process } = snapshot;
+        let answered: Vec<bool> = workers.iter().map(|worker| worker.is_up).collect();
+        self.add_pools(&configured, shares, &answered);
+        self.add_workers(&workers);
+        let own = self.process.get_or_insert_with(|| Series::new(&self.recorder, PROCESS, &[]));
+        own.set(PROCESS, &process);
+        let mut out = self.recorder.handle().render();
+        write_rest(&mut out, PROCESS, &[(own, &process)]);
+        let workers: Vec<_> =
+            self.workers.iter().map(|(series, worker)| (series, worker)).collect();
+        write_rest(&mut out, WORKER, &workers);
+        let pools: Vec<_> = self.pools.values().map(|(series, pool)| (series, pool)).collect();
+        write_rest(&mut out, POOL, &pools);
+        out
+    }
+
+    fn add_workers(&mut self, samples: &[WorkerSample]) {
+        for (at, sample) in samples.iter().enumerate() {
+            if self.workers.len() <= at {
+                let number = at.to_string();
+                let series = Series::new(&self.recorder, WORKER, &[("worker", &number)]);
+                self.workers.push((series, WorkerSample::default()));
+            }
+            let Some((series, known)) = self.workers.get_mut(at) else { continue };
+            // Of one that does not answer only that is new.
+            *known = if sample.is_up { *sample } else { WorkerSample { is_up: false, ..*known } };
+            series.set(WORKER, known);
+        }
+    }
+
+    fn add_pools(
+        &mut self,
+        configured: &BTreeSet<PoolLabels>,
+        shares: Vec<Share>,
+        answered: &[bool],
+    ) {
+        let has_answered = |worker: usize| answered.get(worker).copied().unwrap_or(false);
+        let reported: HashSet<(usize, u32)> =
+            shares.iter().map(|share| (share.worker, share.pool)).collect();
+        // What a worker that does not answer has reported before still counts as there.
+        self.seen.retain(|key, _| reported.contains(key) || !has_answered(key.0));
+        let there: HashSet<u32> =
+            self.seen.keys().chain(&reported).map(|(_, pool)| *pool).collect();
+        self.automatic.retain(|pool| there.contains(pool));
+        for (_, sample) in self.pools.values_mut() {
+            *sample = PoolSample { cells: std::mem::take(&mut sample.cells), ..Default::default() };
+        }
+        let mut shown = configured.clone();
+        let mut sized: HashSet<u32> = HashSet::new();
+        for share in shares {
+            let labels = self.labels(&share);
+            let sample = self.pool(&labels);
+            sample.states.add(&share.states);
+            sample.is_paused |= share.is_paused;
+            if sized.insert(share.pool) {
+                sample.size += u64::from(share.size);
+                sample.reserve += u64::from(share.reserve);
+            }
+            let before = self.seen.entry((share.worker, share.pool)).or_default();
+            let added = share.cells.since(before);
+            *before = share.cells;
+            self.pool(&labels).cells.add(&added);
+            shown.insert(labels);
+        }
+        for labels in configured {
+            self.pool(labels);
+        }
+        let is_complete = answered.iter().all(|answered| *answered);
+        self.pools.retain(|labels, _| shown.contains(labels) || !is_complete);
+        for (series, sample) in self.pools.values() {
+            series.set(POOL, sample);
+        }
+    }
+
+    /// Decides which labels a pool has, so that their number is bounded whatever clients do.
+    fn labels(&mut self, share: &Share) -> PoolLabels {
+        if share.names == share.configured {
+            return share.names.clone();
+        }
+        let may_have = share.is_proven && self.automatic.len() < AUTOMATIC_MAX;
+        if self.automatic.contains(&share.pool) || (may_have && self.automatic.insert(share.pool)) {
+            return share.names.clone();
+        }
+        share.configured.clone()
+    }
+
+    fn pool(&mut self, labels: &PoolLabels) -> &mut PoolSample {
+        let (_, sample) = self.pools.entry(labels.clone()).or_insert_with(|| {
+            let PoolLabels { database, user } = labels;
+            let pairs = [("database", database.as_str()), ("user", user.as_str())];
+            (Series::new(&self.recorder, POOL, &pairs), PoolSample::default())
+        });
+        sample
+    }
+}
+
+/// The series of all metrics of one table with the same labels.
+struct Series {
+    handles: Vec<Handles>,
+    /// The labels as they are written, without braces.
+    labels: String,
+}
+
+/// What holds the values of one metric, in the order in which they are read.
+enum Handles {
+    Counters(Vec<Counter>),
+    Gauges(Vec<Gauge>),
+    /// Nothing: see [`write_rest`].
+    Written,
+}
+
+const METADATA: Metadata<'static> = Metadata::new("pgtandem", Level::INFO, None);
+
+impl Series {
+    fn new<S: Default>(
+        recorder: &PrometheusRecorder,
+        table: &'static [Metric<S>],
+        labels: &[(&'static str, &str)],
+    ) -> Self {
+        let labels: Vec<(&'static str, String)> =
+            labels.iter().map(|(name, value)| (*name, encode(value))).collect();
+        let nothing = S::default();
+        let handles = table.iter().map(|metric| {
+            let key = |word: Option<(&'static str, &'static str)>| {
+                let own = labels.iter().map(|(name, value)| Label::new(*name, value.clone()));
+                let fixed = metric.fixed.iter().copied().chain(word);
+                let fixed = fixed.map(|(name, value)| Label::from_static_parts(name, value));
+                Key::from_parts(metric.name, own.chain(fixed).collect::<Vec<_>>())
+            };
+            let counter = |word| recorder.register_counter(&key(word), &METADATA);
+            let gauge = |word| recorder.register_gauge(&key(word), &METADATA);
+            match metric.reading {
+                Reading::Counter(_) => Handles::Counters(vec![counter(None)]),
+                Reading::Gauge(_) => Handles::Gauges(vec![gauge(None)]),
+                Reading::Counters(label, read) => Handles::Counters(
+                    read(&nothing)
+                        .into_iter()
+                        .map(|(word, _)| counter(Some((label, word))))
+                        .collect(),
+                ),
+                Reading::Gauges(label, read) => Handles::Gauges(
+                    read(&nothing)
+                        .into_iter()
+                        .map(|(word, _)| gauge(Some((label, word))))
+                        .collect(),
+                ),
+                Reading::Seconds(_) | Reading::Histogram(_) => Handles::Written,
+            }
+        });
+        let handles = handles.collect();
+        let labels = labels.iter().map(|(name, value)| format!("{name}=\"{value}\""));
+        Self { handles, labels: labels.collect::<Vec<_>>().join(",") }
+    }
+
+    /// Sets all that has a handle.
+    fn set<S>(&self, table: &'static [Metric<S>], sample: &S) {
+        for (metric, handles) in table.iter().zip(&self.handles) {
+            match (&metric.reading, handles) {
+                (Reading::Counter(read), Handles::Counters(counters)) => {
+                    for counter in counters {
+                        counter.absolute(read(sample));
+                    }
+                }
+                (Reading::Counters(_, read), Handles::Counters(counters)) => {
+                    for (counter, (_, value)) in counters.iter().zip(read(sample)) {
+                        counter.absolute(value);
+                    }
+                }
+                (Reading::Gauge(read), Handles::Gauges(gauges)) => {
+                    for gauge in gauges {
+                        gauge.set(read(sample));
+                    }
+                }
+                (Reading::Gauges(_, read), Handles::Gauges(gauges)) => {
+                    for (gauge, (_, value)) in gauges.iter().zip(read(sample)) {
+                        gauge.set(value);
+                    }
+                }
+                (
+                    Reading::Counter(_)
+                    | Reading::Counters(..)
+                    | Reading::Seconds(_)
+                    | Reading::Gauge(_)
+                    | Reading::Gauges(..)
+                    | Reading::Histogram(_),
+                    Handles::Counters(_) | Handles::Gauges(_) | Handles::Written,
+                ) => {}
+            }
+        }
+    }
+}
+
+fn describe<S>(recorder: &PrometheusRecorder, table: &'static [Metric<S>]) {
+    for metric in table {
+        let name = KeyName::from_const_str(metric.name);
+        match metric.reading {
+            Reading::Counter(_) | Reading::Counters(..) => {
+                recorder.describe_counter(name, None, metric.help.into());
+            }
+            Reading::Gauge(_) | Reading::Gauges(..) => {
+                recorder.describe_gauge(name, None, metric.help.into());
+            }
+            Reading::Seconds(_) | Reading::Histogram(_) => {}
+        }
+    }
+}
+
+/// Writes what has no handle.
+fn write_rest<S>(out: &mut String, table: &'static [Metric<S>], samples: &[(&Series, &S)]) {
+    for metric in table {
+        match metric.reading {
+            Reading::Seconds(read) => {
+                write_head(out, metric, "counter");
+                for (series, sample) in samples {
+                    let braced = braced(&series.labels);
+                    let _ = writeln!(out, "{}{braced} {}", metric.name, read(sample));
+                }
+            }
+            Reading::Histogram(read) => {
+                write_head(out, metric, "histogram");
+                for (series, sample) in samples {
+                    write_histogram(out, metric.name, &series.labels, read(sample));
+                }
+            }
+            Reading::Counter(_)
+            | Reading::Counters(..)
+            | Reading::Gauge(_)
+            | Reading::Gauges(..) => {}
+        }
+    }
+}
+
+fn write_head<S>(out: &mut String, metric: &Metric<S>, kind: &str) {
+    write_help_line(out, metric.name, None, None, metric.help);
+    write_type_line(out, metric.name, None, None, kind);
+}
+
+fn write_histogram(out: &mut String, name: &str, labels: &str, histogram: &Histogram) {
+    let comma = if labels.is_empty() { "" } else { "," };
+    let bounds = BOUNDS_SECONDS.into_iter().chain(["+Inf"]);
+    let mut count = 0;
+    for (bound, in_bucket) in bounds.zip(histogram.buckets()) {
+        count += in_bucket;
+        let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
+    }
+    let braced = braced(labels);
+    let sum = Duration::from_micros(histogram.sum_us()).as_secs_f64();
+    let _ = writeln!(out, "{name}_sum{braced} {sum}");
+    let _ = writeln!(out, "{name}_count{braced} {count}");
+}
+
+fn braced(labels: &str) -> String {
+    if labels.is_empty() { String::new() } else { format!("{{{labels}}}") }
+}
+
+/// Makes a name fit for a label without escapes, and for one only.
+fn encode(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for c in name.chars() {
+        match c {
+            '\\' | '"' | '%' | '\0'..='\x1f' | '\x7f' => {
+                let _ = write!(text, "%{:02X}", u32::from(c));
+            }
+            _ => text.push(c),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
