@@ -26,8 +26,9 @@ pub struct Cli {
 pub enum Command {
     /// Run the proxy in the foreground
     ///
-    /// SIGTERM and SIGINT let clients finish their transactions, a second one ends at once; SIGQUIT
-    /// ends at once; SIGHUP reads the configuration again.
+    /// SIGINT lets clients finish their transactions and ends; SIGTERM ends when the clients have
+    /// left; a second one, and SIGQUIT, end at once. SIGHUP reads the configuration again. SIGUSR1
+    /// pauses, SIGUSR2 resumes.
     Run,
     /// Read the configuration, say everything that is wrong with it, and give advice
     ///

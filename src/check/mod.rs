@@ -156,16 +156,14 @@ pub async fn connect(config: &Config) -> Vec<Report> {
 /// A server that lets us in but has no maintenance database is in order.
 fn forgive_any(config: &Config, database: &str, outcome: Outcome) -> Outcome {
     let is_named = config.database(database).is_some_and(|entry| entry.dbname.is_some());
-    match outcome {
-        Outcome::Out(error)
-            if database == ANY_DATABASE
-                && !is_named
-                && error.sqlstate() == SqlState::UNKNOWN_DATABASE =>
-        {
-            Outcome::Skipped("the server answers, and has no database \"postgres\" to try")
-        }
-        outcome => outcome,
+    if let Outcome::Out(error) = &outcome
+        && database == ANY_DATABASE
+        && !is_named
+        && error.sqlstate() == SqlState::UNKNOWN_DATABASE
+    {
+        return Outcome::Skipped("the server answers, and has no database \"postgres\" to try");
     }
+    outcome
 }
 
 /// Finds somebody who can log in for a database: the user it forces, else the first user with a

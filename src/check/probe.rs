@@ -1,6 +1,5 @@
 //! Logs in at one server, and asks it what it allows.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -74,8 +73,7 @@ impl ProbeError {
 /// See [`ProbeError`].
 pub async fn probe(mut settings: PoolSettings) -> Result<Answer, ProbeError> {
     let limit = *settings.server_connect_timeout.get_or_insert(LIMIT);
-    let credentials =
-        Credentials { stored: settings.password.clone(), learned: None, derived: Arc::default() };
+    let credentials = Credentials { stored: settings.password.clone(), ..Credentials::default() };
     let began = Instant::now();
     let opened = connect::open(&settings, &credentials).await?;
     let login = began.elapsed();

@@ -37,10 +37,10 @@ async fn carry_out(control: &Control, message: ToControl) {
             let limit = control.config().general.cancel_wait_timeout;
             let done = cancel::cancel(&settings.host, settings.port, &key, limit).await;
             let is_certain = done.is_ok();
-            if let Err(error) = done {
-                if admit(Kind::Cancel) {
-                    tracing::warn!(%error, "cannot cancel a query");
-                }
+            if let Err(error) = done
+                && admit(Kind::Cancel)
+            {
+                tracing::warn!(%error, "cannot cancel a query");
             }
             // The server has been told: now the client may go on.
             drop(client);
@@ -113,14 +113,13 @@ fn log_failed(spec: &Spec, settings: &PoolSettings, error: &ConnectError, age: D
     if !admit(Kind::ServerFailed) {
         return;
     }
-    let reason = match error {
-        ConnectError::Refused { message, .. } => {
-            format!("server login failed: FATAL {}", Plain(message))
-        }
-        ConnectError::TimedOut { .. } => {
-            format!("closing because: connect timeout (age={}s)", age.as_secs())
-        }
-        _ => format!("closing because: connect failed (age={}s)", age.as_secs()),
+    let age = age.as_secs();
+    let reason = if let ConnectError::Refused { message, .. } = error {
+        format!("server login failed: FATAL {}", Plain(message))
+    } else if let ConnectError::TimedOut { .. } = error {
+        format!("closing because: connect timeout (age={age}s)")
+    } else {
+        format!("closing because: connect failed (age={age}s)")
     };
     tracing::warn!(
         database = spec.database,

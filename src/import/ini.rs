@@ -160,13 +160,12 @@ pub fn pairs(text: &str) -> Result<Vec<(String, String)>, &'static str> {
             return Err("it is not a list of key=value");
         };
         let after = after.trim_start_matches(is_blank);
-        let (value, after) = match after.strip_prefix('\'') {
-            Some(inside) => unquoted(inside).ok_or("a quoted value has no end")?,
-            None => {
-                let end = after.find(is_blank).unwrap_or(after.len());
-                let (value, after) = after.split_at_checked(end).unwrap_or((after, ""));
-                (value.to_owned(), after)
-            }
+        let (value, after) = if let Some(inside) = after.strip_prefix('\'') {
+            unquoted(inside).ok_or("a quoted value has no end")?
+        } else {
+            let end = after.find(is_blank).unwrap_or(after.len());
+            let (value, after) = after.split_at_checked(end).unwrap_or((after, ""));
+            (value.to_owned(), after)
         };
         pairs.push((key.to_owned(), value));
         rest = after.trim_start_matches(is_blank);
@@ -199,19 +198,20 @@ fn unquoted(text: &str) -> Option<(String, &str)> {
 mod tests {
     use super::*;
 
-    fn setting(key: &str, value: &str) -> Result<Entry, &'static str> {
-        Ok(Entry::Setting { key: key.to_owned(), value: value.to_owned() })
+    fn check(line: &str, key: &str, value: &str) {
+        let expected = Entry::Setting { key: key.to_owned(), value: value.to_owned() };
+        assert_eq!(entry(line), Ok(expected), "{line}");
     }
 
     #[test]
     fn lines() {
         assert_eq!(entry("[databases]"), Ok(Entry::Section("databases".to_owned())));
-        assert_eq!(entry("a=b"), setting("a", "b"));
-        assert_eq!(entry("a = b c ; no comment"), setting("a", "b c ; no comment"));
-        assert_eq!(entry("a ="), setting("a", ""));
-        assert_eq!(entry("* = host=x"), setting("*", "host=x"));
-        assert_eq!(entry("a.b-c_d\t= x"), setting("a.b-c_d", "x"));
-        assert_eq!(entry("\"we \"\"ird\" = x"), setting("we \"ird", "x"));
+        check("a=b", "a", "b");
+        check("a = b c ; no comment", "a", "b c ; no comment");
+        check("a =", "a", "");
+        check("* = host=x", "*", "host=x");
+        check("a.b-c_d\t= x", "a.b-c_d", "x");
+        check("\"we \"\"ird\" = x", "we \"ird", "x");
         for bad in ["[databases", "a", "a b = c", "\"a = b", "%include", "ä = b"] {
             assert!(entry(bad).is_err(), "{bad}");
         }

@@ -4,7 +4,7 @@ use super::*;
 fn imported(files: &[(&str, &str)]) -> Imported {
     let folder = tempfile::tempdir().unwrap();
     for (name, text) in files {
-        let text = text.replace("@", &folder.path().display().to_string());
+        let text = text.replace('@', &folder.path().display().to_string());
         std::fs::write(folder.path().join(name), text).unwrap();
     }
     let imported = import(&folder.path().join(files[0].0)).unwrap();

@@ -35,13 +35,15 @@ enum Verdict {
 fn try_out(header: &str, line: &str) -> Verdict {
     match Config::parse(&format!("{header}\n{line}\n"), "", &|_| None) {
         Ok(config) => Verdict::Fits(Box::new(config)),
-        Err(ConfigError::Invalid { problems }) => match problems.into_iter().next() {
-            Some(problem) => match problem.reason {
-                Reason::UnknownKey(_) | Reason::Unavailable(Unavailable::This) => Verdict::Lacks,
-                reason => Verdict::Refused(reason.to_string()),
-            },
-            None => Verdict::Lacks,
-        },
+        Err(ConfigError::Invalid { problems }) => {
+            let reason = problems.into_iter().next().map(|problem| problem.reason);
+            let is_lacking = |reason: &Reason| {
+                matches!(reason, Reason::UnknownKey(_) | Reason::Unavailable(Unavailable::This))
+            };
+            reason
+                .filter(|reason| !is_lacking(reason))
+                .map_or(Verdict::Lacks, |reason| Verdict::Refused(reason.to_string()))
+        }
         Err(error @ ConfigError::Read { .. }) => Verdict::Refused(error.to_string()),
     }
 }

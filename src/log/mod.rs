@@ -103,10 +103,12 @@ pub fn init(settings: &Settings) -> Result<(), LogError> {
     let target = &settings.target;
     let sink = Sink::start(target, &LIMITS).map_err(cannot_open(target))?;
     let is_on_stderr = target.file.is_none() && target.syslog.is_none();
-    let has_colours = is_on_stderr && io::stderr().is_terminal();
-    subscriber(filter, sink.clone(), settings.is_json, has_colours)
-        .try_init()
-        .map_err(LogError::Installed)?;
+    let style = match settings.is_json {
+        true => Style::Json,
+        false if is_on_stderr && io::stderr().is_terminal() => Style::Coloured,
+        false => Style::Plain,
+    };
+    subscriber(filter, sink.clone(), style).try_init().map_err(LogError::Installed)?;
     let _ = LOG.set(Log { filter: handle, sink });
     Ok(())
 }
@@ -173,12 +175,15 @@ fn filter(origin: &'static str, directives: &str) -> Result<EnvFilter, LogError>
     })
 }
 
-fn subscriber<F, W>(
-    filter: F,
-    writer: W,
-    is_json: bool,
-    has_colours: bool,
-) -> impl Subscriber + Send + Sync
+/// How a line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Plain,
+    Coloured,
+    Json,
+}
+
+fn subscriber<F, W>(filter: F, writer: W, style: Style) -> impl Subscriber + Send + Sync
 where
     F: Layer<Registry> + Send + Sync,
     W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
@@ -187,8 +192,8 @@ where
         .with_writer(writer)
         .with_span_events(FmtSpan::NONE)
         .with_target(false)
-        .with_ansi(has_colours);
-    let lines = if is_json {
+        .with_ansi(style == Style::Coloured);
+    let lines = if style == Style::Json {
         lines.json().flatten_event(true).with_span_list(false).boxed()
     } else {
         lines.boxed()
@@ -216,11 +221,11 @@ mod tests {
         }
     }
 
-    fn logged(directives: &str, is_json: bool) -> String {
+    fn logged(directives: &str, style: Style) -> String {
         let lines = Lines::default();
         let writer = lines.clone();
         let filter = filter("log_level", directives).unwrap();
-        let log = subscriber(filter, move || writer.clone(), is_json, false);
+        let log = subscriber(filter, move || writer.clone(), style);
         tracing::subscriber::with_default(log, || {
             tracing::info_span!("login", client = "unix").in_scope(|| {
                 tracing::info!(sqlstate = "28P01", "login refused");
@@ -233,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_line_has_time_level_span_and_fields() {
-        let line = logged("info", false);
+        let line = logged("info", Style::Plain);
         let (time, rest) = line.split_once(' ').unwrap();
         assert!(time.ends_with('Z') && time.starts_with("20"), "{line}");
         assert_eq!(rest, " INFO login{client=\"unix\"}: login refused sqlstate=\"28P01\"\n");
@@ -241,7 +246,7 @@ mod tests {
 
     #[test]
     fn a_line_can_be_json() {
-        let line = logged("info", true);
+        let line = logged("info", Style::Json);
         assert!(line.starts_with("{\"timestamp\":\"20") && line.ends_with("}\n"), "{line}");
         for part in [
             r#""level":"INFO""#,
@@ -258,7 +263,7 @@ mod tests {
         for (directives, lines) in
             [("warn", 0), ("info", 1), ("debug", 2), ("off", 0), ("warn,nobody=trace", 0)]
         {
-            assert_eq!(logged(directives, false).lines().count(), lines, "{directives}");
+            assert_eq!(logged(directives, Style::Plain).lines().count(), lines, "{directives}");
         }
     }
 

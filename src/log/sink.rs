@@ -185,17 +185,13 @@ impl Open {
             return None;
         }
         let sent = Syslog::connect(path).and_then(|new| new.send(&datagram).map(|()| new));
-        match sent {
-            Ok(new) => {
-                *connection = Some(new);
-                self.retry_at = None;
-                Some(())
-            }
-            Err(_) => {
-                self.retry_at = Instant::now().checked_add(SYSLOG_PAUSE);
-                None
-            }
-        }
+        let Ok(new) = sent else {
+            self.retry_at = Instant::now().checked_add(SYSLOG_PAUSE);
+            return None;
+        };
+        *connection = Some(new);
+        self.retry_at = None;
+        Some(())
     }
 }
 

@@ -373,78 +373,91 @@ fn rounds() -> usize {
 
 #[test]
 fn reload_under_load() {
-    let mut inside = Inside::start(|config| with_others(config).general("default_pool_size = 4"));
+    let mut fixture = Fixture::start(|config| {
+        with_others(config).general("default_pool_size = 4").general("admin_users = \"postgres\"")
+    });
     let pgbench = |address: &Address, arguments: &[&str]| {
-        let mut command = tool("pgbench", address, &inside.database);
+        let mut command = tool("pgbench", address, &fixture.database);
         successful(command.args(arguments).output().expect("pgbench is installed"))
     };
-    pgbench(&inside.cluster.tcp(), &["-i", "-q", "-s", "1"]);
-    let warm = ["-n", "-c", "8", "-j", "2", "-t", "20"];
-    pgbench(&inside.tcp(), &warm);
-    let pids = |inside: &Inside| {
+    pgbench(&fixture.cluster.tcp(), &["-i", "-q", "-s", "1"]);
+    pgbench(&fixture.proxy.tcp(), &["-n", "-c", "8", "-j", "2", "-t", "20"]);
+    let pids = |fixture: &Fixture| {
         let sql = "select pid from pg_stat_activity where datname = current_database() and \
                    backend_type = 'client backend' and application_name <> 'observer' order by 1";
-        inside.observer().rows(sql)
+        fixture.observer().rows(sql)
     };
-    let before = pids(&inside);
+    let before = pids(&fixture);
     assert_eq!(before.len(), 4);
+    let (address, database) = (fixture.proxy.tcp(), fixture.database.clone());
+    let load = |mode: &str| {
+        let mut command = tool("pgbench", &address, &database);
+        command.args(["-n", "-c", "8", "-j", "2", "-T", "1", "-M", mode]);
+        let report = successful(command.output().expect("pgbench is installed"));
+        assert!(report.contains("number of failed transactions: 0 "), "{report}");
+    };
     let is_over = AtomicBool::new(false);
-    let address = inside.tcp();
-    let database = inside.database.clone();
-    let runs = std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
-            let mut runs = 0;
-            while !is_over.load(Ordering::Relaxed) {
-                let mut command = tool("pgbench", &address, &database);
-                command.args(["-n", "-c", "8", "-j", "2", "-T", "1", "-M"]);
-                command.arg(["simple", "extended", "prepared"][runs % 3]);
-                let report = successful(command.output().expect("pgbench is installed"));
-                assert!(report.contains("number of failed transactions: 0 "), "{report}");
-                runs += 1;
+    std::thread::scope(|scope| {
+        let runs = scope.spawn(|| {
+            for mode in ["simple", "extended", "prepared"].into_iter().cycle() {
+                load(mode);
+                if is_over.load(Ordering::Relaxed) {
+                    return;
+                }
             }
-            runs
         });
         let ends = EndsWith(&is_over);
         for round in 0..rounds() {
-            disturb(&mut inside, round);
+            disturb(&mut fixture, round);
         }
         drop(ends);
-        load.join().expect("no transaction fails")
+        runs.join().expect("no transaction fails");
     });
-    assert!(runs > 0);
-    assert_eq!(pids(&inside), before, "no unchanged pool is recycled");
-    // The same for its own database, where servers are replaced: nobody notices either.
+    assert_eq!(pids(&fixture), before, "no unchanged pool is recycled");
+    // The same for the database under load, whose servers are replaced: nobody notices either.
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let load = scope.spawn(|| {
+        let run = scope.spawn(|| {
             let _ends = EndsWith(&is_over);
-            let mut command = tool("pgbench", &address, &database);
-            command.args(["-n", "-c", "8", "-j", "2", "-T", "2"]);
-            successful(command.output().expect("pgbench is installed"))
+            load("simple");
         });
-        let mut client = inside.connect();
+        let (mut client, mut admin) = (fixture.connect(), console(&fixture));
         while !is_over.load(Ordering::Relaxed) {
-            inside.run(inside.control.pause(Some(&database))).expect("it is there");
-            inside.run(inside.control.resume(Some(&database))).expect("it is paused");
+            for command in [format!("PAUSE {database}"), format!("RESUME {database}")] {
+                operate(&mut admin, &command);
+            }
             // Somebody must be served between two commands, or nobody is.
             assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
-            inside.run(inside.control.reconnect(None)).expect("it is there");
-            inside.run(inside.control.wait_close(None)).expect("it is there");
-            inside.run(inside.control.suspend()).expect("nobody is stuck");
-            inside.run(inside.control.resume(None)).expect("it is suspended");
+            for command in ["RECONNECT", "WAIT_CLOSE", "SUSPEND", "RESUME"] {
+                operate(&mut admin, command);
+            }
             assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
         }
-        let report = load.join().expect("no transaction fails");
-        assert!(report.contains("number of failed transactions: 0 "), "{report}");
+        run.join().expect("no transaction fails");
     });
-    assert!(pids(&inside) != before);
+    assert_ne!(pids(&fixture), before);
+}
+
+/// A session of the administrator.
+fn console(fixture: &Fixture) -> Client {
+    Login::new("postgres", "pgtandem").connect(&fixture.proxy.tcp()).expect("everybody is trusted")
+}
+
+/// Gives a command that succeeds.
+fn operate(admin: &mut Client, command: &str) {
+    let said = admin.query(command).to_string();
+    assert!(said.split(" | ").all(|message| !message.starts_with('E')), "{command}: {said}");
 }
 
 /// Changes everything but the database under load, and operates another one.
-fn disturb(inside: &mut Inside, round: usize) {
-    let mut other = inside.connect_to("moved");
+fn disturb(fixture: &mut Fixture, round: usize) {
+    let others = |fixture: &Fixture| {
+        let login = Login::new("postgres", "moved");
+        login.connect(&fixture.proxy.tcp()).expect("everybody is trusted")
+    };
+    let (mut admin, mut other) = (console(fixture), others(fixture));
     assert_eq!(other.query("select 1").last(), "Z I");
-    inside.write(|config| {
+    fixture.proxy.rewrite(|config| {
         let dbname = ["dbname = \"postgres\"", "dbname = \"template1\""][round % 2];
         let size = format!("pool_size = {}", 1 + round % 5);
         let config = config
@@ -458,15 +471,12 @@ fn disturb(inside: &mut Inside, round: usize) {
         let address = ["127.0.0.1", "127.0.0.1, 127.0.0.2", "127.0.0.1, 127.0.0.3"][round % 3];
         config.general(&format!("listen_addr = \"{address}\""))
     });
-    let changes = inside.run(inside.control.reload()).expect("it is correct");
-    assert!(changes.pools.iter().all(|pool| pool.database != inside.database), "{changes:?}");
-    let name = Some("moved");
-    inside.run(inside.control.pause(name)).expect("it is there");
-    inside.run(inside.control.resume(name)).expect("it is paused");
-    inside.run(inside.control.reconnect(name)).expect("it is there");
+    for command in ["RELOAD", "PAUSE moved", "RESUME moved", "RECONNECT moved"] {
+        operate(&mut admin, command);
+    }
     assert_eq!(other.query("select 1").last(), "Z I");
-    inside.run(inside.control.kill("moved")).expect("it is there");
+    operate(&mut admin, "KILL moved");
     assert_eq!(other.until_end(), "E FATAL 57P01 | EOF");
-    inside.run(inside.control.resume(name)).expect("it is paused");
-    assert_eq!(inside.connect_to("moved").query("select 1").last(), "Z I");
+    operate(&mut admin, "RESUME moved");
+    assert_eq!(others(fixture).query("select 1").last(), "Z I");
 }

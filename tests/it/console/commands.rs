@@ -1,9 +1,18 @@
 //! Commands of the console, and what undoes those that wait.
 
-use std::process::Stdio;
+use std::{
+    io::{BufReader, Read},
+    process::Stdio,
+};
 
 use crate::support::{
-    cluster::signal, fixture::Fixture, login::Login, message::*, poll, tools::tool, wire::Client,
+    cluster::signal,
+    fixture::Fixture,
+    login::Login,
+    message::*,
+    poll,
+    tools::{Running, tool},
+    wire::Client,
 };
 
 use super::{as_user, column, console, fixture, table, with_console};
@@ -370,11 +379,13 @@ fn ctrl_c_in_psql_undoes_a_pause() {
     assert_eq!(busy.query("begin").last(), "Z T");
     let mut command = tool("psql", &fixture.proxy.unix(), "pgtandem");
     command.args(["-X", "-c", "PAUSE"]).stdin(Stdio::null()).stderr(Stdio::piped());
-    let psql = command.spawn().expect("psql is installed");
+    let mut psql = Running::start(&mut command);
     poll("it waits", || state(&mut watcher, "paused") == "yes");
-    signal(psql.id(), "INT");
-    let output = psql.wait_with_output().expect("it is our child");
-    let complaint = String::from_utf8_lossy(&output.stderr);
+    signal(psql.0.id(), "INT");
+    poll("it ends", || psql.0.try_wait().is_ok_and(|end| end.is_some()));
+    let mut complaint = String::new();
+    let stderr = psql.0.stderr.take().expect("it is piped");
+    BufReader::new(stderr).read_to_string(&mut complaint).expect("UTF-8");
     assert!(complaint.contains("canceling statement due to user request"), "{complaint}");
     assert_eq!(state(&mut watcher, "active"), "yes");
     assert_eq!(busy.query("commit").last(), "Z I");

@@ -9,8 +9,8 @@ use crate::support::{
     drivers::{python, run_java, run_python},
     fixture::Fixture,
     login::Address,
-    poll, reaper,
-    tools::{psql, successful, tool},
+    poll,
+    tools::{Running, psql, successful, tool},
 };
 
 use super::{fixture, with_console};
@@ -62,17 +62,6 @@ fn pgjdbc_looks_around_in_every_query_mode() {
     assert_eq!(run_java("JdbcConsole.java", &[&url, "admin"]), "ok\n");
 }
 
-/// Ends a child process when the test ends, in whichever way.
-struct Killed(std::process::Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-        reaper::release_process(self.0.id());
-    }
-}
-
 #[test]
 fn pgbouncers_exporter_scrapes_unchanged() {
     let fixture = fixture();
@@ -83,16 +72,9 @@ fn pgbouncers_exporter_scrapes_unchanged() {
     let text = format!("exporter_port: {exporter_port}\npgbouncers:\n  - dsn: {dsn}\n");
     std::fs::write(&config, text).expect("the folder is ours");
     let mut command = python("pgbouncer-exporter");
-    let child = command
-        .arg("--config")
-        .arg(&config)
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("the exporter is installed");
-    reaper::adopt_process(child.id(), "KILL");
-    let _exporter = Killed(child);
+    command.arg("--config").arg(&config);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _exporter = Running::start(&mut command);
     let mut scraped = String::new();
     poll("the exporter answers", || {
         let Ok(mut stream) = TcpStream::connect(("127.0.0.1", exporter_port)) else { return false };

@@ -122,9 +122,14 @@ impl Proxy {
 
     /// Changes its settings and makes it read them.
     pub fn reload(&mut self, change: impl FnOnce(Config) -> Config) {
+        self.rewrite(change);
+        self.signal("HUP");
+    }
+
+    /// Changes its settings, in the file only.
+    pub fn rewrite(&mut self, change: impl FnOnce(Config) -> Config) {
         self.config = change(self.config.clone());
         self.write_files();
-        self.signal("HUP");
     }
 
     /// Whether the process still runs.

@@ -8,6 +8,7 @@ use std::{
 use super::{
     cluster::{program, unprivileged},
     login::Address,
+    reaper,
 };
 
 /// `program`, told by its environment where to connect as `postgres`.
@@ -58,6 +59,26 @@ pub fn spawn(command: &mut Command) -> Child {
         .stderr(Stdio::piped())
         .spawn()
         .expect("PostgreSQL's programs are installed")
+}
+
+/// A program that is ended when the test ends, in whichever way.
+pub struct Running(pub Child);
+
+impl Running {
+    /// Starts a program.
+    pub fn start(command: &mut Command) -> Self {
+        let child = command.spawn().expect("it is installed");
+        reaper::adopt_process(child.id(), "KILL");
+        Self(child)
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+        reaper::release_process(self.0.id());
+    }
 }
 
 /// What a program printed.
