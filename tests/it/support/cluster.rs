@@ -205,6 +205,8 @@ pub fn signal(pid: u32, name: &str) {
         "INT" => Signal::INT,
         "QUIT" => Signal::QUIT,
         "TERM" => Signal::TERM,
+        "USR1" => Signal::USR1,
+        "USR2" => Signal::USR2,
         "KILL" => Signal::KILL,
         "STOP" => Signal::STOP,
         "CONT" => Signal::CONT,
