@@ -43,7 +43,7 @@ pub enum Captured {
 
 /// Puts a table under capture, or repairs its capture.
 ///
-/// `table` must have been read lately; [`super::check`] finds out if it has changed meanwhile.
+/// `table` must have been read lately; [`super::check()`] finds out if it has changed meanwhile.
 /// Cancel safe: yes, the transaction under way is rolled back.
 ///
 /// # Errors
