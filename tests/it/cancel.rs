@@ -154,7 +154,9 @@ fn d34_a_hundred_cancels_at_once_do_no_harm() {
                 scope.spawn(|| fixture.proxy.tcp().cancel(a.key));
             }
         });
-        assert_eq!(a.ready(1), "T | E 57014 | Z I");
+        // It may be cancelled while it is planned, too.
+        let answer = a.ready(1).to_string();
+        assert!(["T | E 57014 | Z I", "E 57014 | Z I"].contains(&&*answer), "{answer}");
         let mut b = fixture.connect();
         for _ in 0..20 {
             assert_eq!(b.query("select pg_sleep(0.001)"), "T | D  | C SELECT 1 | Z I");
