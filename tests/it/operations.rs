@@ -91,20 +91,19 @@ fn g53_pause_waits_for_sessions_in_session_mode() {
 
 #[test]
 fn g53_query_wait_timeout_stands_still() {
-    let inside = Inside::start(|config| config.general("query_wait_timeout = 1"));
-    let mut client = inside.connect();
-    assert_eq!(client.query("select 1"), ONE);
+    let inside = Inside::start(|config| config.general("query_wait_timeout = 3"));
+    let (mut first, mut second) = (inside.connect(), inside.connect());
+    assert_eq!(first.query("select 1"), ONE);
     inside.run(inside.control.pause(None)).expect("it runs");
-    client.send(&[query("select 1")]);
-    let_pass(Duration::from_millis(2_500));
-    client.assert_quiet();
+    first.send(&[query("select 1 from pg_sleep(0.5)")]);
+    first.assert_quiet();
+    second.send(&[query("select 1")]);
+    let_pass(Duration::from_millis(3_100));
+    second.assert_quiet();
     inside.run(inside.control.resume(None)).expect("it is paused");
-    assert_eq!(client.ready(1), ONE);
-    // Otherwise it runs.
-    let mut holder = inside.connect();
-    assert_eq!(holder.query("begin"), "C BEGIN | Z T");
-    client.send(&[query("select 1")]);
-    assert_eq!(client.until_end(), "E FATAL 53300 | EOF");
+    // The second goes on waiting, for longer than the clock would need to be looked at.
+    assert_eq!(first.ready(1), ONE);
+    assert_eq!(second.ready(1), ONE);
 }
 
 #[test]
@@ -442,8 +441,12 @@ fn g55_a_refused_login_gives_its_place_back() {
         assert!(inside.refusal(name).ends_with("E FATAL 55000 | EOF"));
         assert!(inside.refusal("unknown").ends_with("E FATAL 3D000 | EOF"));
     }
+    // Those who do not leave hold no place either.
+    let mut lingering = crate::support::login::Login::new("postgres", name).begin(&inside.tcp());
+    assert_eq!(lingering.until_end(), "E FATAL 55000 | EOF");
     inside.control.enable(name).expect("it is there");
     let mut only = inside.connect();
+    drop(lingering);
     assert_eq!(only.query("select 1"), ONE);
     assert!(inside.refusal(name).ends_with("E FATAL 53300 | EOF"));
     inside.run(inside.control.kill(name)).expect("it is there");
