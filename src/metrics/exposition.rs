@@ -1,20 +1,20 @@
 //! Shows what [`table`](super::table) lists in Prometheus' text format.
 //!
-//! Counters and gauges are `metrics-exporter-prometheus`' own. Histograms and seconds are written
-//! here, with its formatting: its histograms keep every single value until they are shown, and its
-//! counters have no fractions.
+//! The series of the process and its workers are always the same: they are `metrics-exporter-
+//! prometheus`' own. Those of pools come and go, and are many: they are written straight from the
+//! cells, with its formatting. So are times that add up; its counters have no fractions, and its
+//! histograms keep every single value until they are shown.
 //!
 //! What workers report grows, but may begin anew when a pool does, and is missing when a worker does
 //! not answer. So what is shown is the sum of what was added since the last time: it only grows.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt::Write;
+use std::fmt::{Display, Write};
 use std::time::Duration;
 
 use metrics::{Counter, Gauge, Key, KeyName, Label, Level, Metadata, Recorder};
 use metrics_exporter_prometheus::formatting::{write_help_line, write_type_line};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
-use metrics_util::MetricKindMask;
 
 use super::cells::{Cells, States};
 use super::histogram::{BOUNDS_SECONDS, Histogram};
@@ -81,7 +81,8 @@ pub struct Exposition {
     recorder: PrometheusRecorder,
     process: Option<Series>,
     workers: Vec<(Series, WorkerSample)>,
-    pools: BTreeMap<PoolLabels, (Series, PoolSample)>,
+    /// By labels, and with them as they are written.
+    pools: BTreeMap<PoolLabels, (String, PoolSample)>,
     /// What each worker reported of each pool last.
     seen: HashMap<(usize, u32), Cells>,
     /// Pools that have labels of their own without being configured.
@@ -96,13 +97,9 @@ impl std::fmt::Debug for Exposition {
 
 impl Default for Exposition {
     fn default() -> Self {
-        // Every series that is still there is set before it is shown; one that is not is gone.
-        let builder =
-            PrometheusBuilder::new().idle_timeout(MetricKindMask::ALL, Some(Duration::ZERO));
-        let recorder = builder.build_recorder();
+        let recorder = PrometheusBuilder::new().build_recorder();
         describe(&recorder, PROCESS);
         describe(&recorder, WORKER);
-        describe(&recorder, POOL);
         Self {
             recorder,
             process: None,
@@ -124,12 +121,14 @@ impl Exposition {
         let own = self.process.get_or_insert_with(|| Series::new(&self.recorder, PROCESS, &[]));
         own.set(PROCESS, &process);
         let mut out = self.recorder.handle().render();
-        write_rest(&mut out, PROCESS, &[(own, &process)]);
+        let process = [(own.labels.as_str(), &process)];
+        write_samples(&mut out, PROCESS, &process, Reading::has_no_handle);
         let workers: Vec<_> =
-            self.workers.iter().map(|(series, worker)| (series, worker)).collect();
-        write_rest(&mut out, WORKER, &workers);
-        let pools: Vec<_> = self.pools.values().map(|(series, pool)| (series, pool)).collect();
-        write_rest(&mut out, POOL, &pools);
+            self.workers.iter().map(|(series, worker)| (series.labels.as_str(), worker)).collect();
+        write_samples(&mut out, WORKER, &workers, Reading::has_no_handle);
+        let pools: Vec<_> =
+            self.pools.values().map(|(labels, pool)| (labels.as_str(), pool)).collect();
+        write_samples(&mut out, POOL, &pools, |_| true);
         out
     }
 
@@ -186,9 +185,6 @@ impl Exposition {
         }
         let is_complete = answered.iter().all(|answered| *answered);
         self.pools.retain(|labels, _| shown.contains(labels) || !is_complete);
-        for (series, sample) in self.pools.values() {
-            series.set(POOL, sample);
-        }
     }
 
     /// Decides which labels a pool has, so that their number is bounded whatever clients do.
@@ -206,8 +202,8 @@ impl Exposition {
     fn pool(&mut self, labels: &PoolLabels) -> &mut PoolSample {
         let (_, sample) = self.pools.entry(labels.clone()).or_insert_with(|| {
             let PoolLabels { database, user } = labels;
-            let pairs = [("database", database.as_str()), ("user", user.as_str())];
-            (Series::new(&self.recorder, POOL, &pairs), PoolSample::default())
+            let pairs = [("database", encode(database)), ("user", encode(user))];
+            (written(&pairs), PoolSample::default())
         });
         sample
     }
@@ -224,7 +220,7 @@ struct Series {
 enum Handles {
     Counters(Vec<Counter>),
     Gauges(Vec<Gauge>),
-    /// Nothing: see [`write_rest`].
+    /// Nothing: see [`Reading::has_no_handle`].
     Written,
 }
 
@@ -266,9 +262,7 @@ impl Series {
                 Reading::Seconds(_) | Reading::Histogram(_) => Handles::Written,
             }
         });
-        let handles = handles.collect();
-        let labels = labels.iter().map(|(name, value)| format!("{name}=\"{value}\""));
-        Self { handles, labels: labels.collect::<Vec<_>>().join(",") }
+        Self { handles: handles.collect(), labels: written(&labels) }
     }
 
     /// Sets all that has a handle.
@@ -324,52 +318,110 @@ fn describe<S>(recorder: &PrometheusRecorder, table: &'static [Metric<S>]) {
     }
 }
 
-/// Writes what has no handle.
-fn write_rest<S>(out: &mut String, table: &'static [Metric<S>], samples: &[(&Series, &S)]) {
-    for metric in table {
-        match metric.reading {
-            Reading::Seconds(read) => {
-                write_head(out, metric, "counter");
-                for (series, sample) in samples {
-                    let braced = braced(&series.labels);
-                    let _ = writeln!(out, "{}{braced} {}", metric.name, read(sample));
-                }
-            }
-            Reading::Histogram(read) => {
-                write_head(out, metric, "histogram");
-                for (series, sample) in samples {
-                    write_histogram(out, metric.name, &series.labels, read(sample));
-                }
-            }
-            Reading::Counter(_)
-            | Reading::Counters(..)
-            | Reading::Gauge(_)
-            | Reading::Gauges(..) => {}
+impl<S> Reading<S> {
+    /// Says whether the recorder cannot show it.
+    fn has_no_handle(&self) -> bool {
+        match self {
+            Self::Seconds(_) | Self::Histogram(_) => true,
+            Self::Counter(_) | Self::Counters(..) | Self::Gauge(_) | Self::Gauges(..) => false,
         }
     }
 }
 
-fn write_head<S>(out: &mut String, metric: &Metric<S>, kind: &str) {
+/// Writes those metrics of a table that are `wanted`, for each of `samples` with its labels.
+fn write_samples<S>(
+    out: &mut String,
+    table: &'static [Metric<S>],
+    samples: &[(&str, &S)],
+    wanted: fn(&Reading<S>) -> bool,
+) {
+    let mut name = "";
+    for metric in table.iter().filter(|metric| wanted(&metric.reading)) {
+        // Rows of one name stand behind each other in the table.
+        if metric.name != name && !samples.is_empty() {
+            name = metric.name;
+            write_head(out, metric);
+        }
+        for (labels, sample) in samples {
+            write_sample(out, metric, labels, sample);
+        }
+    }
+}
+
+fn write_head<S>(out: &mut String, metric: &Metric<S>) {
+    let kind = match metric.reading {
+        Reading::Counter(_) | Reading::Counters(..) | Reading::Seconds(_) => "counter",
+        Reading::Gauge(_) | Reading::Gauges(..) => "gauge",
+        Reading::Histogram(_) => "histogram",
+    };
     write_help_line(out, metric.name, None, None, metric.help);
     write_type_line(out, metric.name, None, None, kind);
 }
 
+fn write_sample<S>(out: &mut String, metric: &Metric<S>, labels: &str, sample: &S) {
+    let Metric { name, fixed, .. } = metric;
+    let mut line = |word: Option<(&str, &str)>, value: &dyn Display| {
+        let fixed = fixed.iter().copied().chain(word);
+        write_line(out, &[name], labels, fixed, value);
+    };
+    match metric.reading {
+        Reading::Counter(read) => line(None, &read(sample)),
+        Reading::Seconds(read) | Reading::Gauge(read) => line(None, &read(sample)),
+        Reading::Counters(label, read) => {
+            for (word, value) in read(sample) {
+                line(Some((label, word)), &value);
+            }
+        }
+        Reading::Gauges(label, read) => {
+            for (word, value) in read(sample) {
+                line(Some((label, word)), &value);
+            }
+        }
+        Reading::Histogram(read) => write_histogram(out, name, labels, read(sample)),
+    }
+}
+
 fn write_histogram(out: &mut String, name: &str, labels: &str, histogram: &Histogram) {
-    let comma = if labels.is_empty() { "" } else { "," };
     let bounds = BOUNDS_SECONDS.into_iter().chain(["+Inf"]);
     let mut count = 0;
     for (bound, in_bucket) in bounds.zip(histogram.buckets()) {
         count += in_bucket;
-        let _ = writeln!(out, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
+        write_line(out, &[name, "_bucket"], labels, [("le", bound)], &count);
     }
-    let braced = braced(labels);
     let sum = Duration::from_micros(histogram.sum_us()).as_secs_f64();
-    let _ = writeln!(out, "{name}_sum{braced} {sum}");
-    let _ = writeln!(out, "{name}_count{braced} {count}");
+    write_line(out, &[name, "_sum"], labels, [], &sum);
+    write_line(out, &[name, "_count"], labels, [], &count);
 }
 
-fn braced(labels: &str) -> String {
-    if labels.is_empty() { String::new() } else { format!("{{{labels}}}") }
+/// Writes one series; `labels` as [`written`] has them, `more` are fixed words.
+fn write_line<'a>(
+    out: &mut String,
+    name: &[&str],
+    labels: &str,
+    more: impl IntoIterator<Item = (&'a str, &'a str)>,
+    value: &dyn Display,
+) {
+    out.extend(name.iter().copied());
+    let mut opening = "{";
+    if !labels.is_empty() {
+        out.extend([opening, labels]);
+        opening = ",";
+    }
+    for (label, word) in more {
+        out.extend([opening, label, "=\"", word, "\""]);
+        opening = ",";
+    }
+    if opening == "," {
+        out.push('}');
+    }
+    // Writing to a string cannot fail.
+    let _ = writeln!(out, " {value}");
+}
+
+/// Labels as they are written, without braces. Values are [encoded](encode).
+fn written(labels: &[(&'static str, String)]) -> String {
+    let pairs = labels.iter().map(|(name, value)| format!("{name}=\"{value}\""));
+    pairs.collect::<Vec<_>>().join(",")
 }
 
 /// Makes a name fit for a label without escapes, and for one only.

@@ -174,6 +174,12 @@ fn names_cannot_break_the_format() {
 #[test]
 fn tables_keep_to_the_rules() {
     fn check<S>(table: &[Metric<S>]) {
+        let mut names: Vec<&str> = table.iter().map(|metric| metric.name).collect();
+        names.dedup();
+        let together = names.len();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), together, "rows of one name are not together");
         for metric in table {
             let name = metric.name;
             let is_counter = matches!(
