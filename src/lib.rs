@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod net;
 pub mod password;
 pub mod pool;
+pub mod replication;
 pub mod secret;
 pub mod session;
 pub mod signals;

@@ -5,7 +5,9 @@
 
 use std::io::{self, BufRead, IsTerminal, Write};
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
 use zeroize::Zeroizing;
 
 use crate::auth::scram::{DEFAULT_ITERATIONS, ScramSecret};
@@ -119,9 +121,15 @@ fn ask(prompt: &str) -> Result<Password, PasswordError> {
     let mut screen = io::stderr().lock();
     screen.write_all(prompt.as_bytes())?;
     screen.flush()?;
-    let typed = line(io::stdin().lock())?;
+    // A terminal gives one line per read, without a bound of ours: it keeps less than 8 KiB itself.
+    let mut input = io::stdin().lock();
+    let typed = Zeroizing::new(input.fill_buf()?.to_vec());
+    input.consume(typed.len());
     screen.write_all(b"\n")?;
-    if typed.contains(&INTERRUPT) { Err(PasswordError::Interrupted) } else { Ok(typed) }
+    if typed.contains(&INTERRUPT) {
+        return Err(PasswordError::Interrupted);
+    }
+    line(typed.as_slice())
 }
 
 /// Keeps what is typed from being shown; undone when dropped.
@@ -133,6 +141,8 @@ impl Hidden {
         let mut hidden = before.clone();
         // No signals: one that ends us would leave the terminal without an echo.
         hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+        // Ctrl-C ends the line instead.
+        hidden.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
         tcsetattr(io::stdin(), OptionalActions::Flush, &hidden)?;
         Ok(Self(before))
     }

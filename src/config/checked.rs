@@ -200,6 +200,76 @@ pub struct Database {
     pub server_lifetime: Option<Duration>,
     /// See [`PoolDefaults::query_wait_timeout`].
     pub query_wait_timeout: Option<Duration>,
+    /// `[databases.NAME.replication]`; without it the database is only pooled.
+    pub replication: Option<Replication>,
+    /// `[databases.NAME.secondaries.*]` by name.
+    pub secondaries: BTreeMap<String, Secondary>,
+}
+
+/// `[databases.NAME.replication]`: how the secondaries of a database follow it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replication {
+    /// What is promised.
+    pub consistency: Consistency,
+    /// How changes are noticed.
+    pub capture: Capture,
+    /// Who installs capture and reads the change log; the database's `user` unless given.
+    pub admin_user: Option<String>,
+    /// What to log in with as `admin_user`.
+    pub admin_password: Option<Secret>,
+    /// Whether capture is installed and an empty secondary copied without a command.
+    pub auto: bool,
+    /// Patterns `schema.table` of the tables that follow; `*` stands for any text.
+    pub tables: Vec<String>,
+    /// Patterns of tables that do not follow all the same.
+    pub exclude: Vec<String>,
+    /// The pause after a batch that was empty.
+    pub poll_interval: Duration,
+    /// Changes of a batch held in memory; more go through a table on the secondary.
+    pub batch_rows: u32,
+    /// Bytes of a batch held in memory; more go through a table on the secondary.
+    pub batch_bytes: u32,
+    /// Tables copied at a time.
+    pub copy_workers: u32,
+    /// Bytes of the change log that detach the secondaries; 0 means no limit.
+    pub log_limit_bytes: u64,
+    /// Age of the oldest change not applied that detaches a secondary; 0 means no limit.
+    pub log_limit_age: Duration,
+    /// Time between two verifications in the background; 0 means off.
+    pub verify_interval: Duration,
+    /// Rows per second that a comparison may read on each side; 0 means no limit.
+    pub verify_rate: u32,
+}
+
+/// What is promised about the secondaries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Consistency {
+    /// A secondary is always an exact earlier state of the primary.
+    Async,
+}
+
+/// How changes are noticed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Capture {
+    /// By triggers on the primary's tables.
+    Trigger,
+}
+
+/// `[databases.NAME.secondaries.NAME]`: where a secondary is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Secondary {
+    /// Where its server is.
+    pub host: Host,
+    /// The server's port, also for a Unix socket.
+    pub port: u16,
+    /// The database at that server; the primary's unless given.
+    pub dbname: Option<String>,
+    /// Who applies, owner of the tables there; the primary's `admin_user` unless given.
+    pub user: Option<String>,
+    /// What to log in with; that of `admin_user` if neither this nor `user` is given.
+    pub password: Option<Secret>,
+    /// Connections that may be open to it.
+    pub pool_size: u32,
 }
 
 /// `[users.NAME]`: the password, and what overrides database and `[general]`; zero stays zero.

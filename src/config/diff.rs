@@ -183,6 +183,8 @@ fn database_keys(old: &Database, new: &Database) -> Vec<&'static str> {
             max_db_connections,
             server_lifetime,
             query_wait_timeout,
+            replication,
+            secondaries,
         ]
     )
 }

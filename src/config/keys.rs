@@ -2,14 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use toml::de::{DeTable, DeValue};
 
 use super::checked::{
-    ANY_DATABASE, AuthType, Config, Database, General, Host, LogFormat, Logging, Metrics,
-    PoolDefaults, PoolMode, User,
+    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, Host, LogFormat,
+    Logging, Metrics, PoolDefaults, PoolMode, Replication, Secondary, User,
 };
 use super::kind::Kind;
 use super::problem::{Reason, Unavailable};
@@ -33,6 +34,20 @@ const PACKET_MAX: u32 = 0x7fff_ffff;
 /// The greatest backlog; the system lowers it to its own bound.
 const BACKLOG_MAX: u32 = 65_535;
 
+const HOUR: Duration = Duration::from_hours(1);
+
+/// Changes of one batch that can be held in memory.
+const BATCH_ROWS_MAX: u32 = 1_000_000;
+
+/// Bytes of one batch that can be held in memory.
+const BATCH_BYTES: RangeInclusive<u32> = 64 << 10..=1 << 30;
+
+/// Tables that can be copied at a time.
+const COPY_WORKERS_MAX: u32 = 64;
+const VERIFY_RATE_MAX: u32 = 1_000_000_000;
+
+/// Connections to a secondary: one applies, and something else must be possible beside it.
+const SECONDARY_POOL: RangeInclusive<u32> = 2..=1_000;
 /// Higher levels of PgBouncer's mean no more than 2.
 const VERBOSE_MAX: u32 = 9;
 
@@ -224,6 +239,45 @@ pub(super) fn database(section: &mut Section<'_, '_>) -> Database {
         max_db_connections: section.find("max_db_connections", backends()),
         server_lifetime: section.find("server_lifetime", read::duration),
         query_wait_timeout: section.find("query_wait_timeout", read::duration),
+        replication: section.below("replication").and_then(|(walk, below)| {
+            let table = walk.section(&below.path, below.value)?;
+            Some(read_section(walk, below.path, table, Kind::Replication, replication))
+        }),
+        secondaries: section.below("secondaries").map_or_else(BTreeMap::new, |(walk, below)| {
+            read_each(walk, &below.path, below.value, Kind::Secondary, secondary)
+        }),
+    }
+}
+
+pub(super) fn replication(section: &mut Section<'_, '_>) -> Replication {
+    let pattern = |pattern: &str| vec![pattern.to_owned()];
+    Replication {
+        consistency: section.get("consistency", Consistency::Async, read::consistency),
+        capture: section.get("capture", Capture::Trigger, read::capture),
+        admin_user: section.find("admin_user", read::name),
+        admin_password: section.find("admin_password", read::password),
+        auto: section.get("auto", true, read::boolean),
+        tables: section.get("tables", pattern("*.*"), read::table_patterns),
+        exclude: section.get("exclude", vec![], read::table_patterns),
+        poll_interval: section.get("poll_interval", Duration::from_millis(50), read::duration),
+        batch_rows: section.get("batch_rows", 20_000, read::count(1..=BATCH_ROWS_MAX)),
+        batch_bytes: section.get("batch_bytes", 16 << 20, read::size(BATCH_BYTES)),
+        copy_workers: section.get("copy_workers", 2, read::count(1..=COPY_WORKERS_MAX)),
+        log_limit_bytes: section.get("log_limit_bytes", 8 << 30, read::large_size),
+        log_limit_age: section.get("log_limit_age", 24 * HOUR, read::duration),
+        verify_interval: section.get("verify_interval", 24 * HOUR, read::duration),
+        verify_rate: section.get("verify_rate", 0, read::count(0..=VERIFY_RATE_MAX)),
+    }
+}
+
+pub(super) fn secondary(section: &mut Section<'_, '_>) -> Secondary {
+    Secondary {
+        host: section.get("host", Host::Tcp("127.0.0.1".to_owned()), read::host),
+        port: section.get("port", 5432, read::port),
+        dbname: section.find("dbname", read::name),
+        user: section.find("user", read::name),
+        password: section.find("password", read::password),
+        pool_size: section.get("pool_size", 4, read::count(SECONDARY_POOL)),
     }
 }
 
@@ -247,6 +301,20 @@ impl Default for General {
     fn default() -> Self {
         let mut walk = Walk::new("", "", &|_| None);
         general(&mut Section::new(&mut walk, String::new(), None))
+    }
+}
+
+impl Default for Replication {
+    fn default() -> Self {
+        let mut walk = Walk::new("", "", &|_| None);
+        replication(&mut Section::new(&mut walk, String::new(), None))
+    }
+}
+
+impl Default for Secondary {
+    fn default() -> Self {
+        let mut walk = Walk::new("", "", &|_| None);
+        secondary(&mut Section::new(&mut walk, String::new(), None))
     }
 }
 
@@ -296,11 +364,33 @@ pub(super) fn check_together(walk: &mut Walk<'_>, config: &Config) {
     let pool = &general.pool;
     check_min(walk, "general", "default_pool_size", pool.min_pool_size, pool.default_pool_size);
     for (name, database) in &config.databases {
+        check_replication(walk, name, database);
         if database.min_pool_size.is_some() || database.pool_size.is_some() {
             let min = database.min_pool_size.unwrap_or(pool.min_pool_size);
             let size = database.pool_size.unwrap_or(pool.default_pool_size);
             check_min(walk, &join("databases", name), "pool_size", min, size);
         }
+    }
+}
+
+/// Checks that replication and secondaries are there together, for one database by its name.
+fn check_replication(walk: &mut Walk<'_>, name: &str, database: &Database) {
+    let path = |key| join(&join("databases", name), key);
+    let has_secondaries = !database.secondaries.is_empty();
+    if name == ANY_DATABASE && (database.replication.is_some() || has_secondaries) {
+        let key = if has_secondaries { "secondaries" } else { "replication" };
+        walk.report(path(key), Reason::ReplicationOfAny);
+    } else if has_secondaries && database.replication.is_none() && walk.is_all_clean() {
+        walk.report(path("secondaries"), Reason::SecondariesAlone);
+    } else if let Some(replication) = &database.replication
+        && replication.admin_user.is_none()
+        && database.user.is_none()
+        && walk.is_all_clean()
+    {
+        walk.report(join(&path("replication"), "admin_user"), Reason::NoAdminUser);
+    }
+    for secondary in database.secondaries.keys().filter(|name| name.is_empty()) {
+        walk.report(join(&path("secondaries"), secondary), Reason::Empty);
     }
 }
 

@@ -18,6 +18,10 @@ pub(super) enum Kind {
     Database,
     /// `[users.NAME]`
     User,
+    /// `[databases.NAME.replication]`
+    Replication,
+    /// `[databases.NAME.secondaries.NAME]`
+    Secondary,
 }
 
 /// Keys of PgBouncer's main section that have no counterpart yet, separated by spaces.
@@ -29,18 +33,23 @@ const LATER_GENERAL: &str = "application_name_add_host auth_dbname auth_file aut
     tcp_defer_accept tcp_socket_buffer track_extra_parameters \
     unix_socket_group user";
 
-/// Keys of PgBouncer's database lines, and sections of ours, that have no counterpart yet.
+/// Keys of PgBouncer's database lines that have no counterpart yet.
 const LATER_DATABASE: &str = "application_name auth_dbname auth_query auth_user client_encoding \
-    connect_query datestyle load_balance_hosts max_db_client_connections replication secondaries \
-    timezone";
+    connect_query datestyle load_balance_hosts max_db_client_connections timezone";
 
 /// What keys of TLS begin with; all of them come later.
 const LATER_PREFIXES: [&str; 2] = ["client_tls_", "server_tls_"];
 
 impl Kind {
     /// The kinds whose keys are settings.
-    pub(super) const WITH_KEYS: [Self; 4] =
-        [Self::General, Self::Metrics, Self::Database, Self::User];
+    pub(super) const WITH_KEYS: [Self; 6] = [
+        Self::General,
+        Self::Metrics,
+        Self::Database,
+        Self::User,
+        Self::Replication,
+        Self::Secondary,
+    ];
 
     /// The names of the section, for people.
     fn name(self) -> &'static str {
@@ -50,6 +59,8 @@ impl Kind {
             Self::Metrics => "[metrics]",
             Self::Database => "[databases.NAME]",
             Self::User => "[users.NAME]",
+            Self::Replication => "[databases.NAME.replication]",
+            Self::Secondary => "[databases.NAME.secondaries.NAME]",
         }
     }
 
@@ -63,6 +74,8 @@ impl Kind {
             Self::Metrics => drop(keys::metrics(&mut section)),
             Self::Database => drop(keys::database(&mut section)),
             Self::User => drop(keys::user(&mut section)),
+            Self::Replication => drop(keys::replication(&mut section)),
+            Self::Secondary => drop(keys::secondary(&mut section)),
         }
         section.finish(|_, _| unknown(false, Hint::None))
     }
@@ -72,9 +85,9 @@ impl Kind {
         let names = match self {
             Self::Root => "peers",
             Self::General => LATER_GENERAL,
-            Self::Metrics => "",
             Self::Database => LATER_DATABASE,
             Self::User => "max_user_client_connections",
+            Self::Metrics | Self::Replication | Self::Secondary => "",
         };
         names.split_ascii_whitespace()
     }
@@ -93,6 +106,14 @@ impl Kind {
             Self::Database => &[
                 ("default_pool_size", "pool_size"),
                 ("reserve_pool", "reserve_pool_size"),
+                ("database", "dbname"),
+                ("hostname", "host"),
+                ("hostaddr", "host"),
+                ("username", "user"),
+            ],
+            Self::Replication => &[("user", "admin_user"), ("password", "admin_password")],
+            Self::Secondary => &[
+                ("default_pool_size", "pool_size"),
                 ("database", "dbname"),
                 ("hostname", "host"),
                 ("hostaddr", "host"),
@@ -118,7 +139,17 @@ impl Kind {
         if let Some(kind) = Self::WITH_KEYS.into_iter().find(has_key) {
             return unknown(is_section, Hint::Section(kind.name()));
         }
-        let candidates = self.keys().into_iter().chain(self.later());
+        let sections: &[&str] = match self {
+            Self::Database => &["replication", "secondaries"],
+            Self::Root
+            | Self::General
+            | Self::Metrics
+            | Self::User
+            | Self::Replication
+            | Self::Secondary => &[],
+        };
+        let candidates =
+            self.keys().into_iter().chain(sections.iter().copied()).chain(self.later());
         unknown(is_section, suggest::nearest(key, candidates).map_or(Hint::None, Hint::Word))
     }
 }

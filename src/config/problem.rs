@@ -105,6 +105,15 @@ pub enum Reason {
          server; set the greatest number of connections to open"
     )]
     UnlimitedPool,
+    /// Replication of the entry that stands for all databases.
+    #[error("a secondary follows one database: give it a section of its own")]
+    ReplicationOfAny,
+    /// Secondaries that nothing leads.
+    #[error("secondaries need a section \"replication\" beside them")]
+    SecondariesAlone,
+    /// Nobody to install capture.
+    #[error("needed, unless the database has a user: the role that owns the tables")]
+    NoAdminUser,
     /// A text that must not be empty.
     #[error("must not be empty")]
     Empty,

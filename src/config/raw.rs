@@ -74,6 +74,11 @@ impl<'a> Walk<'a> {
         self.problems.iter().all(|problem| problem.key != path)
     }
 
+    /// Whether nothing was reported at all.
+    pub(super) fn is_all_clean(&self) -> bool {
+        self.problems.is_empty()
+    }
+
     /// Returns what stands above a key of the text.
     fn set_value(&self, path: &str) -> Option<&'a str> {
         let key = path.strip_prefix("general.")?;
@@ -132,6 +137,8 @@ pub(super) struct Section<'w, 'a> {
     path: String,
     /// Every key that was asked for.
     known: Vec<&'static str>,
+    /// Every section below this one that was asked for.
+    below: Vec<&'static str>,
 }
 
 impl<'w, 'a> Section<'w, 'a> {
@@ -140,7 +147,7 @@ impl<'w, 'a> Section<'w, 'a> {
         path: String,
         table: Option<&'w DeTable<'a>>,
     ) -> Self {
-        Self { walk, table, path, known: Vec::new() }
+        Self { walk, table, path, known: Vec::new(), below: Vec::new() }
     }
 
     /// Reads a key that has a default; a bad value is reported, and the default stands in for it.
@@ -182,13 +189,22 @@ impl<'w, 'a> Section<'w, 'a> {
         }
     }
 
+    /// Enters a section below this one, if it is there; the way to it is its full path.
+    pub(super) fn below(&mut self, key: &'static str) -> Option<(&mut Walk<'a>, Below<'w, 'a>)> {
+        self.below.push(key);
+        let (spanned, value) = self.table?.get_key_value(key)?;
+        let path = join(&self.path, key);
+        self.walk.remember(&path, spanned.span().start);
+        Some((self.walk, Below { path, value: value.get_ref() }))
+    }
+
     /// Reports every key that nobody asked for, and returns those that were asked for.
     ///
     /// `explain` is given the key, and whether it is the name of a section.
     pub(super) fn finish(self, explain: impl Fn(&str, bool) -> Reason) -> Vec<&'static str> {
         for (key, value) in self.table.into_iter().flatten() {
             let name = key.get_ref().as_ref();
-            if !self.known.contains(&name) {
+            if !self.known.contains(&name) && !self.below.contains(&name) {
                 let reason = explain(name, is_section(value));
                 self.walk.report_at(key.span().start, join(&self.path, name), reason);
             }
@@ -202,6 +218,12 @@ impl<'w, 'a> Section<'w, 'a> {
         }
         self.known
     }
+}
+
+/// What stands where a section below another one should be.
+pub(super) struct Below<'t, 'a> {
+    pub(super) path: String,
+    pub(super) value: &'t DeValue<'a>,
 }
 
 pub(super) fn is_section(value: &Spanned<DeValue<'_>>) -> bool {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checked::{AuthType, Host, LogFormat, PoolMode};
+use super::checked::{AuthType, Capture, Consistency, Host, LogFormat, PoolMode};
 use super::problem::{Hint, Reason, Unavailable};
 use super::suggest;
 use super::units;
@@ -66,6 +66,18 @@ pub(super) fn words(value: &Value) -> Result<Vec<String>, Reason> {
         return Err(value.wrong_type("a list of strings, or a string with commas"));
     };
     Ok(text.split(',').map(str::trim).filter(|w| !w.is_empty()).map(str::to_owned).collect())
+}
+
+/// Patterns of tables with their schemas.
+pub(super) fn table_patterns(value: &Value) -> Result<Vec<String>, Reason> {
+    let patterns = words(value)?;
+    match patterns.iter().find(|pattern| !pattern.contains('.')) {
+        None => Ok(patterns),
+        Some(pattern) => Err(Reason::Malformed {
+            found: pattern.clone(),
+            expected: "a pattern of tables such as \"public.orders\" or \"shop.*\"",
+        }),
+    }
 }
 
 /// Addresses to listen on: `*`, IP addresses, host names.
@@ -236,6 +248,20 @@ pub(super) fn size(range: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<u32,
     }
 }
 
+/// A size without a bound of ours; a bare number counts bytes.
+pub(super) fn large_size(value: &Value) -> Result<u64, Reason> {
+    /// As far as TOML's integers reach.
+    const MAX: u64 = i64::MAX.unsigned_abs();
+    let (found, bytes) = if let Value::Text { text, .. } = value {
+        (text.to_string(), Some(units::size_from_text(text)?))
+    } else if let Value::Integer { number, .. } = value {
+        (number.to_string(), u64::try_from(*number).ok())
+    } else {
+        return Err(value.wrong_type("a size such as 65536 or \"8GiB\""));
+    };
+    bytes.filter(|bytes| *bytes <= MAX).ok_or_else(|| out_of_range(&found, &0, &MAX))
+}
+
 /// File permissions, in octal as `chmod` takes them: `"0777"` or `0o777`.
 pub(super) fn file_mode(value: &Value) -> Result<u32, Reason> {
     const EXPECTED: &str = "an octal mode such as \"0770\"";
@@ -377,6 +403,24 @@ pub(super) fn auth_type(value: &Value) -> Result<AuthType, Reason> {
         later @ ("cert" | "hba" | "any" | "ldap" | "pam") => {
             Err(unavailable(&format!("{later:?} is")))
         }
+        other => Err(not_a_choice(other, CHOICES)),
+    }
+}
+
+pub(super) fn consistency(value: &Value) -> Result<Consistency, Reason> {
+    const CHOICES: &[&str] = &["async"];
+    match text(value)?.as_str() {
+        "async" => Ok(Consistency::Async),
+        later @ ("shadow" | "sync" | "atomic") => Err(unavailable(&format!("{later:?} is"))),
+        other => Err(not_a_choice(other, CHOICES)),
+    }
+}
+
+pub(super) fn capture(value: &Value) -> Result<Capture, Reason> {
+    const CHOICES: &[&str] = &["trigger"];
+    match text(value)?.as_str() {
+        "trigger" => Ok(Capture::Trigger),
+        later @ ("logical" | "statement") => Err(unavailable(&format!("{later:?} is"))),
         other => Err(not_a_choice(other, CHOICES)),
     }
 }

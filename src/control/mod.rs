@@ -38,6 +38,7 @@ use crate::net::listen::Listeners;
 use crate::pool::gate::Gate;
 use crate::pool::registry::Registry;
 use crate::pool::spec::Spec;
+use crate::replication::supervisor::Supervisor;
 use crate::session::login::Admission;
 use crate::worker::report::{PoolReport, WorkerReport, by_pool, collect};
 use crate::worker::{self, Done, ToWorker, WorkerHandle};
@@ -56,6 +57,8 @@ pub struct Control {
     pub registry: Arc<Registry>,
     /// All workers.
     pub workers: Vec<WorkerHandle>,
+    /// The secondaries of all databases.
+    pub secondaries: Supervisor,
     /// Where clients come in.
     pub listeners: Arc<Listeners>,
     /// The clients that are in.
@@ -89,10 +92,11 @@ pub struct Parts {
 }
 
 impl Control {
-    /// Starts with no pools and no clients.
+    /// Starts with no pools and no clients, and with a task for each secondary.
     pub fn new(parts: Parts) -> Self {
         Self {
             config_path: parts.config_path,
+            secondaries: Supervisor::start(&parts.config),
             config: Arc::new(ArcSwap::from_pointee(parts.config)),
             source: ArcSwap::from_pointee(parts.source),
             registry: Arc::default(),

@@ -33,6 +33,7 @@ mod queue;
 mod random;
 mod release;
 mod reload;
+mod replication;
 mod servers;
 mod shutdown;
 mod sizes;

@@ -442,8 +442,10 @@ fn a14_memory_of_one_clients_statements_is_bounded() {
         let messages = [parse("other", &long(100 + number)), close_statement("other"), sync()];
         assert_eq!(greedy.run(&messages), "1 | 3 | Z I");
     }
-    let growth = fixture.proxy.memory_kib().saturating_sub(before);
-    assert!(growth < 192 * 1024, "{growth} KiB for 64 MiB of statements and others that are gone");
+    // The allocator gives memory back within a second or so of its own.
+    poll("64 MiB of statements, and the others are gone", || {
+        fixture.proxy.memory_kib().saturating_sub(before) < 192 * 1024
+    });
 }
 
 #[test]

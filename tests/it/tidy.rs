@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Ranks of the code map; a module uses only lower ranks, itself, and what stands beside it here.
-const RANKS: [(&str, u8, &[&str]); 23] = [
+const RANKS: [(&str, u8, &[&str]); 24] = [
     ("wire", 0, &[]),
     ("secret", 0, &[]),
     ("config", 1, &[]),
@@ -16,6 +16,7 @@ const RANKS: [(&str, u8, &[&str]); 23] = [
     ("auth", 3, &[]),
     ("backend", 4, &[]),
     ("pool", 5, &[]),
+    ("replication", 6, &[]),
     ("session", 7, &[]),
     ("worker", 7, &["session"]),
     ("control", 8, &[]),

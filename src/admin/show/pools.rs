@@ -1,6 +1,6 @@
 //! What pools do: SHOW POOLS, and who waits for whom: SHOW WAITS.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
 use super::rows::{OWN_DATABASE, address, flag, int, mode, owned, seconds_and_micros, text};
@@ -55,11 +55,13 @@ impl Admin {
         let pools = self.control.pools();
         let port = self.control.config().general.listen_port;
         let is_suspended = self.control.is_suspended();
-        let mut rows = Rows::new();
-        for pool in &pools {
-            rows.extend(waits_of(pool, &inventory, is_suspended, port));
-        }
-        rows
+        let waiters = inventory.clients.iter().filter(|client| client.wait.is_some());
+        let waited_for: BTreeSet<PoolNumber> = waiters.map(|client| client.spec.number).collect();
+        pools
+            .iter()
+            .filter(|pool| waited_for.contains(&pool.spec.number))
+            .flat_map(|pool| waits_of(pool, &inventory, is_suspended, port))
+            .collect()
     }
 }
 
@@ -158,7 +160,7 @@ impl Obstacle {
 }
 
 /// Lists who waits in a pool, the first in the queue first, and then who holds what they wait for,
-/// for longest first. Nothing for a pool that nobody waits in.
+/// for longest first.
 fn waits_of(pool: &PoolInfo, inventory: &Inventory, is_suspended: bool, port: u16) -> Rows {
     let mut waiters: Vec<(Duration, &ClientReport)> = inventory
         .clients
@@ -166,9 +168,6 @@ fn waits_of(pool: &PoolInfo, inventory: &Inventory, is_suspended: bool, port: u1
         .filter(|client| client.spec.number == pool.spec.number)
         .filter_map(|client| Some((client.wait?, client)))
         .collect();
-    if waiters.is_empty() {
-        return Rows::new();
-    }
     waiters.sort_by_key(|(wait, client)| (std::cmp::Reverse(*wait), client.id));
     let obstacle = Obstacle::of(pool, is_suspended);
     let mut holders: Vec<(Duration, &ServerReport, &'static str)> = inventory

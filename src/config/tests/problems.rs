@@ -112,6 +112,49 @@ fn unknown_keys_and_sections() {
 }
 
 #[test]
+fn replication_and_secondaries() {
+    let any = "a secondary follows one database: give it a section of its own";
+    check(
+        "[databases.\"*\".replication]\nadmin_user = \"u\"\n",
+        &[&format!("1: databases.\"*\".replication: {any}")],
+    );
+    check(
+        "[databases.\"*\".secondaries.b]\n",
+        &[&format!("1: databases.\"*\".secondaries: {any}")],
+    );
+    check(
+        "[databases.a]\n[databases.a.secondaries.b]\n",
+        &["2: databases.a.secondaries: secondaries need a section \"replication\" beside them"],
+    );
+    check(
+        "[databases.a.replication]\n",
+        &[
+            "1: databases.a.replication.admin_user: needed, unless the database has a user: the role \
+           that owns the tables",
+        ],
+    );
+    check("[databases.a]\nuser = \"u\"\n[databases.a.replication]\n", &[]);
+    let section = "databases.a.replication";
+    check_line(section, "consistency = \"eventual\"", "\"eventual\" is not one of async");
+    check_line(section, "batch_rows = 0", "0 is out of range, expected 1 to 1000000");
+    check_line(
+        section,
+        "tables = [\"orders\"]",
+        "\"orders\" is not a pattern of tables such as \"public.orders\" or \"shop.*\"",
+    );
+    check_line(section, "user = \"u\"", "unknown key; did you mean \"admin_user\"?");
+    check_line(
+        "databases.a.secondaries.b",
+        "pool_size = 1",
+        "1 is out of range, expected 2 to 1000",
+    );
+    check(
+        "[databases.a.replication]\nadmin_user = \"u\"\n[databases.a.secondaries]\nb = 5\n",
+        &["4: databases.a.secondaries.b: expected a section, found an integer"],
+    );
+}
+
+#[test]
 fn an_address_to_be_asked_at() {
     for bad in ["x", "localhost:1", "127.0.0.1", ":9930", "1.2.3.4:99999"] {
         let expected = format!(
@@ -129,8 +172,17 @@ fn what_comes_in_later_versions() {
     let check = |text: &str, key: &str| {
         check(text, &[&format!("{key} not available in this version")]);
     };
-    check("[databases.a.replication]\n", "1: databases.a.replication: is");
-    check("[databases.a]\n[databases.a.secondaries.new]\n", "2: databases.a.secondaries: is");
+    for (key, later) in [
+        ("consistency", ["shadow", "sync", "atomic"].as_slice()),
+        ("capture", &["logical", "statement"]),
+    ] {
+        for value in later {
+            check(
+                &format!("[databases.a.replication]\nadmin_user = \"u\"\n{key} = \"{value}\"\n"),
+                &format!("3: databases.a.replication.{key}: {value:?} is"),
+            );
+        }
+    }
     check("[general]\nclient_tls_sslmode = 1\n", "2: general.client_tls_sslmode: is");
     check("[general]\nserver_tls_whatever = 1\n", "2: general.server_tls_whatever: is");
     check("[databases.a]\nserver_tls_ca_file = 1\n", "2: databases.a.server_tls_ca_file: is");

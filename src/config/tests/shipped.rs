@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use super::parse;
 use crate::config::kind::Kind;
-use crate::config::{Config, Database, General, Metrics};
+use crate::config::{Config, Database, General, Metrics, Replication, Secondary};
 
 /// The file in the root of the repository.
 const SHIPPED: &str = include_str!("../../../proxy.toml");
 
 /// The keys that have no default, which the shipped file can only show by example.
-const WITHOUT_DEFAULT: [&str; 3] = ["dbname", "user", "password"];
+const WITHOUT_DEFAULT: [&str; 5] = ["dbname", "user", "password", "admin_user", "admin_password"];
 
 /// Takes the `#` off the lines of the shipped file that are sections or keys.
 fn uncommented(keep: impl Fn(&str) -> bool) -> String {
@@ -47,6 +47,8 @@ fn the_shipped_file_shows_every_key_and_no_other() {
         (Kind::Metrics, &["metrics"]),
         (Kind::Database, &["databases", "*"]),
         (Kind::User, &["users", "alice"]),
+        (Kind::Replication, &["databases", "app", "replication"]),
+        (Kind::Secondary, &["databases", "app", "secondaries", "new"]),
     ] {
         let mut known = kind.keys();
         known.sort_unstable();
@@ -57,7 +59,8 @@ fn the_shipped_file_shows_every_key_and_no_other() {
 
 #[test]
 fn the_shipped_file_shows_every_default() {
-    let config = parse(&uncommented(|key| !WITHOUT_DEFAULT.contains(&key)));
+    let with_admin = uncommented(|key| !WITHOUT_DEFAULT.contains(&key) || key == "admin_user");
+    let config = parse(&with_admin);
     assert_eq!(config.general, General::default());
     assert_eq!(config.metrics, Metrics::default());
     let databases = BTreeMap::from([("*".to_owned(), Database::default())]);
@@ -68,7 +71,11 @@ fn the_shipped_file_shows_every_default() {
     assert_eq!(config.pool_settings("app", "alice"), bare.pool_settings("app", "alice"));
     assert_eq!(config.pool_settings("app", "bob"), bare.pool_settings("app", "bob"));
     assert_eq!(format!("{user:?}").matches("None").count(), 1, "the password: {user:?}");
-    assert_eq!(format!("{database:?}").matches("None").count(), 3, "{database:?}");
+    assert_eq!(format!("{database:?}").matches("None").count(), 4, "{database:?}");
+    let app = &config.databases["app"];
+    let admin_user = Some("app_owner".to_owned());
+    assert_eq!(app.replication, Some(Replication { admin_user, ..Replication::default() }));
+    assert_eq!(app.secondaries["new"], Secondary::default());
 }
 
 #[test]

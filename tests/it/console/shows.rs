@@ -258,6 +258,24 @@ fn waits_says_who_waits_for_whom_and_why() {
 }
 
 #[test]
+fn waits_looks_past_the_pool_where_another_bound_is_reached() {
+    let fixture = Fixture::start(|config| with_console(config).general("max_db_connections = 1"));
+    let mut watcher = console(&fixture);
+    let login = |user: &str| Login::new(user, &fixture.database).connect(&fixture.proxy.tcp());
+    let mut waiter = login("dave").expect("trusted");
+    let mut holder = login("postgres").expect("trusted");
+    assert_eq!(holder.query("begin").last(), "Z T");
+    waiter.send(&[query("select 1")]);
+    poll("it waits", || table(&mut watcher, "show waits").1.len() == 2);
+    assert_eq!(column(&mut watcher, "show waits", "user"), ["dave", "postgres"]);
+    assert_eq!(column(&mut watcher, "show waits", "kind"), ["waits", "holds"]);
+    let reasons = column(&mut watcher, "show waits", "reason");
+    assert_eq!(reasons, ["max_db_connections", "transaction"]);
+    assert_eq!(holder.query("commit").last(), "Z I");
+    assert_eq!(waiter.ready(1).last(), "Z I");
+}
+
+#[test]
 fn config_shows_what_is_in_force() {
     let mut fixture = fixture();
     let mut watcher = console(&fixture);

@@ -252,8 +252,13 @@ pub fn private_dir(prefix: &str) -> PathBuf {
     dir
 }
 
-/// Folder of the PostgreSQL programs: that of the newest version installed, else the one in `PATH`.
+/// A PostgreSQL program: that of the folder `PGTANDEM_IT_POSTGRES` if it has it, to test with another
+/// version; else that of the newest version installed; else the one in `PATH`.
 pub fn program(name: &str) -> PathBuf {
+    let chosen = std::env::var_os("PGTANDEM_IT_POSTGRES").map(|dir| PathBuf::from(dir).join(name));
+    if let Some(chosen) = chosen.filter(|path| path.exists()) {
+        return chosen;
+    }
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok())

@@ -10,6 +10,7 @@ pub struct Config {
     databases: Vec<(String, Section)>,
     users: Vec<(String, Section)>,
     extra: String,
+    env: Section,
 }
 
 /// Keys and values as written in TOML.
@@ -56,6 +57,17 @@ impl Config {
     pub fn extra(mut self, text: &str) -> Self {
         self.extra.push_str(text);
         self
+    }
+
+    /// Sets an environment variable of the proxy.
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The environment variables that were set.
+    pub fn envs(&self) -> &[(String, String)] {
+        &self.env
     }
 
     /// The text of `proxy.toml`.

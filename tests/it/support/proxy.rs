@@ -161,6 +161,7 @@ impl Proxy {
     fn spawn(&mut self, mut command: Command) {
         let log = File::create(self.file("proxy.log")).expect("the folder is ours");
         let child = command
+            .envs(self.config.envs().iter().cloned())
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a file can be shared"))
             .stderr(log)

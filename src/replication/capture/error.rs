@@ -1,0 +1,62 @@
+//! Why capture cannot be installed, changed or removed.
+
+use std::time::Duration;
+
+use super::shape::Refusal;
+use crate::replication::catalog::TableName;
+use crate::replication::error::Error;
+
+/// Why capture cannot be installed, changed or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum CaptureError {
+    /// The schema `pgtandem` is somebody else's.
+    #[error("the schema pgtandem belongs to {owner}, and admin_user is not that role")]
+    Foreign {
+        /// Its owner.
+        owner: String,
+    },
+    /// A later version of pgtandem has installed it.
+    #[error("the change log has format {found}, and this version knows {known}: upgrade pgtandem")]
+    Newer {
+        /// What is installed.
+        found: i32,
+        /// The newest format of this version.
+        known: i32,
+    },
+    /// Nothing is installed.
+    #[error("no capture is installed")]
+    NotInstalled,
+    /// The table cannot be captured.
+    #[error("table {table} cannot follow: {why}")]
+    Refused {
+        /// The table.
+        table: TableName,
+        /// Why not.
+        why: Refusal,
+    },
+    /// The table's writers left no moment to create or drop a trigger.
+    #[error("table {table} was locked by others for {waited:?}")]
+    Busy {
+        /// The table.
+        table: String,
+        /// How long was tried.
+        waited: Duration,
+    },
+    /// A statement failed.
+    #[error(transparent)]
+    Sql(#[from] Error),
+}
+
+impl CaptureError {
+    /// Whether the same may succeed later without anybody doing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Busy { .. } => true,
+            Self::Sql(error) => error.is_transient(),
+            Self::Foreign { .. }
+            | Self::Newer { .. }
+            | Self::NotInstalled
+            | Self::Refused { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,13 @@
+-- Removes capture; the triggers went with their functions.
+DROP TABLE IF EXISTS pgtandem.meta, pgtandem.tables, pgtandem.secondaries,
+    pgtandem.log_0, pgtandem.log_1, pgtandem.log_2;
+DROP SEQUENCE IF EXISTS pgtandem.log_id;
+-- A database that is a secondary too keeps its progress in the same schema.
+DO $pgtandem$
+BEGIN
+    IF NOT EXISTS (SELECT FROM pg_depend d JOIN pg_namespace n ON n.oid = d.refobjid
+                   WHERE d.refclassid = 'pg_namespace'::regclass AND n.nspname = 'pgtandem') THEN
+        DROP SCHEMA pgtandem;
+    END IF;
+END
+$pgtandem$;

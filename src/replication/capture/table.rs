@@ -1,0 +1,368 @@
+//! Puts one table under capture, and takes it out again.
+//!
+//! Each table has a transaction of its own. CREATE TRIGGER waits for the table's running writers,
+//! and later writers wait behind it: so it waits for no lock longer than [`LOCK_WAIT`], gives way,
+//! and comes back.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, Transaction};
+
+use super::error::CaptureError;
+use super::installed::Installed;
+use super::schema;
+use super::shape::{Inserts, Shape};
+use super::triggers::{Installation, Trigger};
+use crate::replication::catalog::Table;
+use crate::replication::error::Error;
+use crate::replication::literal;
+
+/// Longest time that writers of a table wait behind us.
+const LOCK_WAIT: Duration = Duration::from_millis(200);
+
+/// Pauses between two tries to lock a table: doubled up to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What [`capture`] found and did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Captured {
+    /// All was as it should be.
+    Unchanged,
+    /// Triggers or functions were changed without missing a row: a trigger of somebody else came or
+    /// went.
+    Adapted,
+    /// A partition came, and its rows are captured from when it came. Rows that it brought along are
+    /// not in the log, nor is a TRUNCATE of it alone: verify the table, or copy it anew.
+    Extended,
+    /// Capture begins here: rows changed before may not be in the log. The table needs a new copy
+    /// from a snapshot that is not older than `pgtandem.tables.since`.
+    Began,
+}
+
+/// Puts a table under capture, or repairs its capture.
+///
+/// `table` must have been read lately; [`super::check`] finds out if it has changed meanwhile.
+/// Cancel safe: yes, the transaction under way is rolled back.
+///
+/// # Errors
+/// [`CaptureError::Refused`], [`CaptureError::NotInstalled`], [`CaptureError::Sql`];
+/// [`CaptureError::Busy`] if others held locks on the table for `patience`.
+pub async fn capture(
+    client: &mut Client,
+    table: &Table,
+    patience: Duration,
+) -> Result<Captured, CaptureError> {
+    let shapes = Shape::read(client, &[table]).await?;
+    let shape = match shapes.into_values().next() {
+        Some(Ok(shape)) => shape,
+        Some(Err(why)) => return Err(CaptureError::Refused { table: table.name.clone(), why }),
+        None => return Err(CaptureError::NotInstalled),
+    };
+    let mut tries = Tries::new(patience);
+    loop {
+        let result = try_capture(client, table, &shape).await;
+        match result {
+            Err(error) if is_locked(&error) => tries.pause(&table.name.to_string()).await?,
+            result => return result,
+        }
+    }
+}
+
+async fn try_capture(
+    client: &mut Client,
+    table: &Table,
+    shape: &Shape,
+) -> Result<Captured, CaptureError> {
+    let wrong = || Error::sql("capture a table");
+    let transaction = schema::begin(client, LOCK_WAIT).await?;
+    let meta = schema::read(&transaction).await?;
+    let before = Before::read(&transaction, table).await.map_err(wrong())?;
+    let number = match &before {
+        Some(before) => before.number,
+        None => next_number(&transaction).await?,
+    };
+    let wanted = Installation::new(table, shape, number, meta.active);
+    let names: Vec<String> = wanted.functions.iter().map(|f| f.name.clone()).collect();
+    let installed = Installed::read_some(&transaction, &names).await?;
+    let state = State { table, shape, installed: &installed, active: meta.active };
+    let captured = before.map_or(Captured::Began, |before| state.since(&before));
+    if captured != Captured::Unchanged {
+        put(&transaction, &wanted, &installed, shape.is_owner).await?;
+    }
+    register(&transaction, table, shape, number, captured).await?;
+    transaction.commit().await.map_err(wrong())?;
+    Ok(captured)
+}
+
+async fn next_number(transaction: &Transaction<'_>) -> Result<i32, CaptureError> {
+    let next = "UPDATE pgtandem.meta SET next_number = next_number + 1 RETURNING next_number - 1";
+    let row = transaction.query_one(next, &[]).await;
+    Ok(row.and_then(|row| row.try_get(0)).map_err(Error::sql("number a table"))?)
+}
+
+/// How a table was captured so far.
+struct Before {
+    number: i32,
+    inserts: Inserts,
+    leaves: Vec<u32>,
+    fingerprint: String,
+}
+
+impl Before {
+    async fn read(
+        transaction: &Transaction<'_>,
+        table: &Table,
+    ) -> Result<Option<Self>, tokio_postgres::Error> {
+        let sql =
+            "SELECT number, inserts, leaves, fingerprint FROM pgtandem.tables WHERE relid = $1";
+        let Some(row) = transaction.query_opt(sql, &[&table.oid]).await? else { return Ok(None) };
+        Ok(Some(Self {
+            number: row.try_get(0)?,
+            inserts: Inserts::written(row.try_get(1)?),
+            leaves: row.try_get(2)?,
+            fingerprint: row.try_get(3)?,
+        }))
+    }
+}
+
+/// What the catalog shows of a table and its capture.
+struct State<'a> {
+    table: &'a Table,
+    shape: &'a Shape,
+    installed: &'a Installed,
+    active: i32,
+}
+
+impl State<'_> {
+    /// What has to be done to a table that was captured before.
+    fn since(&self, before: &Before) -> Captured {
+        let was_known = |oid: u32| before.leaves.contains(&oid);
+        let kept: Vec<_> =
+            self.shape.leaves.iter().filter(|leaf| was_known(leaf.oid)).cloned().collect();
+        let is_whole = kept.len() == before.leaves.len();
+        if self.table.fingerprint() != before.fingerprint || !is_whole {
+            return Captured::Began;
+        }
+        if before.inserts == self.shape.inserts
+            && kept.len() == self.shape.leaves.len()
+            && self.is_complete(self.shape, before.number)
+        {
+            return Captured::Unchanged;
+        }
+        let copies = self.shape.leaves.iter().filter(|leaf| !was_known(leaf.oid)).cloned();
+        let added =
+            Shape { inserts: before.inserts, leaves: copies.collect(), ..self.shape.clone() };
+        let old = Shape { inserts: before.inserts, leaves: kept, ..self.shape.clone() };
+        if !self.is_complete(&old, before.number) {
+            Captured::Began
+        } else if added.leaves.is_empty() {
+            Captured::Adapted
+        } else if self.has_copies(&added, before.number) {
+            Captured::Extended
+        } else {
+            Captured::Began
+        }
+    }
+
+    /// Whether all triggers of a table are in place and fire, and call what they should.
+    fn is_complete(&self, shape: &Shape, number: i32) -> bool {
+        let wanted = Installation::new(self.table, shape, number, self.active);
+        wanted.functions.iter().all(|function| self.installed.has(function))
+            && wanted.triggers.iter().all(|trigger| self.has(trigger))
+    }
+
+    /// Whether PostgreSQL has put copies of the row triggers on all partitions.
+    fn has_copies(&self, shape: &Shape, number: i32) -> bool {
+        let wanted = Installation::new(self.table, shape, number, self.active);
+        wanted.triggers.iter().filter(|trigger| trigger.is_copy).all(|trigger| self.has(trigger))
+    }
+
+    fn has(&self, trigger: &Trigger) -> bool {
+        self.installed
+            .trigger(trigger)
+            .is_some_and(|found| found.is(trigger) && fires(found.enabled, self.shape.is_owner))
+    }
+}
+
+/// Whether a trigger fires as often as we can make it.
+pub(super) fn fires(enabled: char, is_owner: bool) -> bool {
+    enabled == 'A' || (enabled == 'O' && !is_owner)
+}
+
+/// Makes what is missing, and replaces what is otherwise.
+async fn put(
+    transaction: &Transaction<'_>,
+    wanted: &Installation,
+    installed: &Installed,
+    is_owner: bool,
+) -> Result<(), CaptureError> {
+    let run =
+        async |sql: String, what| transaction.batch_execute(&sql).await.map_err(Error::sql(what));
+    let is_wrong =
+        |trigger: &&Trigger| installed.trigger(trigger).is_some_and(|found| !found.is(trigger));
+    let wrong: Vec<&Trigger> = wanted.triggers.iter().filter(is_wrong).collect();
+    for trigger in &wrong {
+        // Dropping the function drops the trigger, without being the table's owner.
+        run(drop_function(&trigger.function), "drop a trigger of capture").await?;
+    }
+    for function in &wanted.functions {
+        run(function.create(), "create a function of capture").await?;
+    }
+    // PUBLIC may use new functions, and default privileges may have let in others.
+    let names: Vec<String> = wanted.functions.iter().map(|f| f.name.clone()).collect();
+    for (name, function) in Installed::read_some(transaction, &names).await?.functions {
+        for grantee in function.grantees {
+            run(revoke(&name, &grantee), "close a function of capture").await?;
+        }
+    }
+    for trigger in &wanted.triggers {
+        let is_dropped = wrong.iter().any(|gone| gone.function == trigger.function);
+        let found = installed.trigger(trigger).filter(|_| !is_dropped);
+        if found.is_none() && !trigger.is_copy {
+            run(trigger.create(), "create a trigger of capture").await?;
+        }
+        if is_owner && found.is_none_or(|found| found.enabled != 'A') && !trigger.is_copy {
+            run(trigger.enable_always(), "enable a trigger of capture").await?;
+        }
+    }
+    Ok(())
+}
+
+/// Drops a function and the triggers that call it. Waits for everybody who uses their tables.
+fn drop_function(name: &str) -> String {
+    format!("DROP FUNCTION IF EXISTS {}() CASCADE;", literal::qualified("pgtandem", name))
+}
+
+fn revoke(function: &str, grantee: &str) -> String {
+    let function = literal::qualified("pgtandem", function);
+    // An upper-case name in quotes is a role's; PUBLIC without is everybody.
+    let grantee =
+        if grantee == "PUBLIC" { grantee.to_owned() } else { literal::identifier(grantee) };
+    format!("REVOKE ALL ON FUNCTION {function}() FROM {grantee}")
+}
+
+/// Writes the table's row. The triggers' locks are held: whoever still changes the table unseen by
+/// the triggers has ended, and a snapshot taken now sees it.
+async fn register(
+    transaction: &Transaction<'_>,
+    table: &Table,
+    shape: &Shape,
+    number: i32,
+    captured: Captured,
+) -> Result<(), CaptureError> {
+    let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
+    let leaves: Vec<u32> = shape.leaves.iter().map(|leaf| leaf.oid).collect();
+    let sql = "INSERT INTO pgtandem.tables AS t
+                   (number, relid, schema, name, key, fingerprint, inserts, leaves, since)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_current_snapshot())
+               ON CONFLICT (number) DO UPDATE
+               SET schema = excluded.schema, name = excluded.name, key = excluded.key,
+                   fingerprint = excluded.fingerprint, inserts = excluded.inserts,
+                   leaves = excluded.leaves,
+                   since = CASE WHEN $9 THEN excluded.since ELSE t.since END";
+    let began = captured == Captured::Began;
+    transaction
+        .execute(
+            sql,
+            &[
+                &number,
+                &table.oid,
+                &table.name.schema,
+                &table.name.name,
+                &key,
+                &table.fingerprint(),
+                &shape.inserts.as_str(),
+                &leaves,
+                &began,
+            ],
+        )
+        .await
+        .map_err(Error::sql("register a table"))?;
+    Ok(())
+}
+
+/// Takes a table out of capture, by its number in `pgtandem.tables`.
+///
+/// Waits for everybody who uses the table, readers too, in short tries up to `patience`. Its rows in
+/// the log stay until the log is truncated. Cancel safe: yes.
+///
+/// # Errors
+/// [`CaptureError::Busy`], [`CaptureError::Sql`].
+pub async fn release(
+    client: &mut Client,
+    number: i32,
+    patience: Duration,
+) -> Result<(), CaptureError> {
+    let mut tries = Tries::new(patience);
+    loop {
+        let result = try_release(client, number).await;
+        match result {
+            Err(error) if is_locked(&error) => tries.pause(&format!("number {number}")).await?,
+            result => return result,
+        }
+    }
+}
+
+async fn try_release(client: &mut Client, number: i32) -> Result<(), CaptureError> {
+    let wrong = || Error::sql("release a table");
+    let transaction = schema::begin(client, LOCK_WAIT).await?;
+    let mut sql: String = ["insert", "update", "delete", "truncate", "truncate_leaf"]
+        .iter()
+        .map(|what| drop_function(&format!("{what}_{number}")))
+        .collect();
+    sql.push_str("DELETE FROM pgtandem.tables WHERE number = ");
+    sql.push_str(&number.to_string());
+    transaction.batch_execute(&sql).await.map_err(wrong())?;
+    transaction.commit().await.map_err(wrong())?;
+    Ok(())
+}
+
+/// Takes all tables out of capture, those without an entry in `pgtandem.tables` too.
+pub(super) async fn release_all(
+    client: &mut Client,
+    patience: Duration,
+) -> Result<(), CaptureError> {
+    let numbers = "SELECT DISTINCT substring(p.proname FROM '_([0-9]+)$')::int
+                   FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                   WHERE n.nspname = 'pgtandem' AND p.prorettype = 'trigger'::regtype
+                     AND pg_has_role(n.nspowner, 'USAGE') AND p.proname ~ '_[0-9]{1,9}$'";
+    let rows = client.query(numbers, &[]).await.map_err(Error::sql("list captured tables"))?;
+    for row in rows {
+        let number = row.try_get(0).map_err(Error::sql("list captured tables"))?;
+        release(client, number, patience).await?;
+    }
+    Ok(())
+}
+
+/// Whether somebody else's lock was in the way.
+fn is_locked(error: &CaptureError) -> bool {
+    let CaptureError::Sql(error) = error else { return false };
+    error.server_said().is_some_and(|said| {
+        [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(said.code())
+    })
+}
+
+/// Tries that come less and less often until patience is out.
+struct Tries {
+    began: Instant,
+    patience: Duration,
+    pause: Duration,
+}
+
+impl Tries {
+    fn new(patience: Duration) -> Self {
+        Self { began: Instant::now(), patience, pause: PAUSES.0 }
+    }
+
+    async fn pause(&mut self, table: &str) -> Result<(), CaptureError> {
+        let waited = self.began.elapsed();
+        if waited + self.pause > self.patience {
+            return Err(CaptureError::Busy { table: table.to_owned(), waited });
+        }
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSES.1);
+        Ok(())
+    }
+}

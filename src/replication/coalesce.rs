@@ -1,0 +1,428 @@
+//! The net effect of changes on rows that exist or not: pure bookkeeping, no I/O.
+//!
+//! Changes come in the order of their ids. Of two transactions that change one row, all changes of
+//! the earlier come first. Within a transaction the versions of the row tell the order: what counts
+//! is the version that nobody made (so the row was there before) and the one that nobody replaced
+//! (so the row is there after). What could not have happened is an error, never a guess.
+
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+
+use super::change::{Action, Change, RowKey, Version};
+
+/// The net effect on all tables, by their number.
+#[derive(Debug, Default)]
+pub struct NetEffect {
+    tables: BTreeMap<i32, NetTable>,
+}
+
+/// The net effect on one table: first all truncated, then rows deleted, updated, inserted.
+#[derive(Debug, Default)]
+pub struct NetTable {
+    /// Whether the table is emptied before anything else.
+    pub is_truncated: bool,
+    rows: HashMap<RowKey, Row>,
+}
+
+/// What became of the row of one key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Row {
+    /// By all transactions but the one of `xid`; `None` if no other has changed it.
+    before: Option<Net>,
+    /// The last transaction that has changed it.
+    xid: u64,
+    /// Versions that it has replaced or deleted, and not made.
+    replaced: Vec<Option<Version>>,
+    /// Versions that it has made, and not replaced or deleted, with their images.
+    made: Vec<Made>,
+    /// The last change, for messages.
+    id: i64,
+}
+
+/// A version that a change has replaced or deleted, if it is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Replaced(Option<Version>);
+
+/// A version that a change has made, if it is known, with its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Made {
+    version: Option<Version>,
+    image: String,
+}
+
+/// One change of one row.
+struct Step {
+    id: i64,
+    xid: u64,
+    replaced: Option<Replaced>,
+    made: Option<Made>,
+}
+
+/// What became of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Net {
+    /// Was not there, is there.
+    Inserted(String),
+    /// Was there, is there; perhaps it was gone in between.
+    Updated(String),
+    /// Was there, is not.
+    Deleted,
+    /// Was not there, is not.
+    Vanished,
+}
+
+/// A change that cannot have happened after those before it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("change {id} of table {table}, key {key:?}, cannot follow those before it: {what}")]
+pub struct Impossible {
+    /// The change.
+    pub id: i64,
+    /// Its table's number.
+    pub table: i32,
+    /// The row's key.
+    pub key: RowKey,
+    /// In which way.
+    pub what: &'static str,
+}
+
+/// Rows to delete, update and insert in one table, each key once.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Work {
+    /// Keys of rows that are there and go.
+    pub deletes: Vec<RowKey>,
+    /// Keys and images of rows that are there and stay.
+    pub updates: Vec<(RowKey, String)>,
+    /// Keys and images of rows that are not there, once `deletes` is done, and come.
+    pub inserts: Vec<(RowKey, String)>,
+}
+
+/// How a row that stays is changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Update {
+    /// By UPDATE.
+    InPlace,
+    /// By DELETE, and INSERT once all deletes are done: for tables where something else than the key
+    /// is unique and may change hands, or where a column cannot be updated.
+    ByReplacing,
+}
+
+impl NetEffect {
+    /// Adds the next change; an update must leave the key as it is.
+    ///
+    /// # Errors
+    /// [`Impossible`]; nothing is to be applied then.
+    pub fn add(&mut self, change: Change) -> Result<(), Impossible> {
+        let Change { id, xid, table, action } = change;
+        let net = self.tables.entry(table).or_default();
+        let (key, replaced, made) = match action {
+            Action::Truncate => {
+                net.is_truncated = true;
+                net.rows.clear();
+                return Ok(());
+            }
+            Action::Insert { key, image, now } => (key, None, Some(Made { version: now, image })),
+            Action::Update { key, image, was, now } => {
+                (key, Some(Replaced(was)), Some(Made { version: now, image }))
+            }
+            Action::Delete { key, was } => (key, Some(Replaced(was)), None),
+        };
+        net.change(key, Step { id, xid, replaced, made }).map_err(|(key, what)| Impossible {
+            id,
+            table,
+            key,
+            what,
+        })
+    }
+
+    /// Says what there is to do in each table, by its number, in the order of those.
+    ///
+    /// # Errors
+    /// [`Impossible`]; nothing is to be applied then.
+    pub fn finish(self) -> Result<Vec<(i32, NetTable)>, Impossible> {
+        let mut tables = Vec::with_capacity(self.tables.len());
+        for (table, mut net) in self.tables {
+            let is_truncated = net.is_truncated;
+            for (key, row) in &mut net.rows {
+                row.settle(is_truncated).map_err(|what| {
+                    let (id, key) = (row.id, key.clone());
+                    Impossible { id, table, key, what }
+                })?;
+            }
+            tables.push((table, net));
+        }
+        Ok(tables)
+    }
+}
+
+impl NetTable {
+    fn change(&mut self, key: RowKey, step: Step) -> Result<(), (RowKey, &'static str)> {
+        let Step { id, xid, replaced, made } = step;
+        let row = match self.rows.entry(key) {
+            Entry::Vacant(entry) => {
+                entry.insert(Row { before: None, xid, replaced: vec![], made: vec![], id })
+            }
+            Entry::Occupied(mut entry) => {
+                if entry.get().xid != xid {
+                    let settled = entry.get_mut().settle(self.is_truncated);
+                    settled.map_err(|what| (entry.key().clone(), what))?;
+                    entry.get_mut().xid = xid;
+                }
+                entry.into_mut()
+            }
+        };
+        row.id = id;
+        row.change(replaced, made);
+        Ok(())
+    }
+
+    /// Says what is to be done, in the order of the keys; [`NetEffect::finish`] must have been there.
+    pub fn into_work(self, update: Update) -> Work {
+        let mut rows: Vec<(RowKey, Row)> = self.rows.into_iter().collect();
+        rows.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let mut work = Work::default();
+        for (key, row) in rows {
+            match row.before {
+                None | Some(Net::Vanished) => {}
+                Some(Net::Deleted) => work.deletes.push(key),
+                Some(Net::Inserted(image)) => work.inserts.push((key, image)),
+                Some(Net::Updated(image)) => match update {
+                    Update::InPlace => work.updates.push((key, image)),
+                    Update::ByReplacing => {
+                        work.deletes.push(key.clone());
+                        work.inserts.push((key, image));
+                    }
+                },
+            }
+        }
+        work
+    }
+}
+
+impl Row {
+    /// Pairs the versions of one change with those of the other changes of its transaction.
+    fn change(&mut self, replaced: Option<Replaced>, made: Option<Made>) {
+        let is_insert = replaced.is_none();
+        if let Some(Replaced(was)) = replaced {
+            // A version that is not known is that of an insert by statement; it is the only one.
+            let is_that =
+                |made: &Made| made.version == was || made.version.is_none() || was.is_none();
+            match self.made.iter().position(is_that) {
+                Some(position) => drop(self.made.remove(position)),
+                None => self.replaced.push(was),
+            }
+        }
+        let Some(made) = made else { return };
+        let made_late = match made.version {
+            Some(_) => self.replaced.iter().position(|replaced| *replaced == made.version),
+            // An insert, after which a row of this key is there twice: it was before the other.
+            None if is_insert && !self.made.is_empty() && !self.replaced.is_empty() => Some(0),
+            None => None,
+        };
+        match made_late {
+            Some(position) => drop(self.replaced.remove(position)),
+            None => self.made.push(made),
+        }
+    }
+
+    /// Adds what the last transaction did to what those before it did.
+    fn settle(&mut self, is_truncated: bool) -> Result<(), &'static str> {
+        let was_there = match self.replaced.len() {
+            0 => false,
+            1 => true,
+            _ => return Err("two rows of this key are replaced"),
+        };
+        let image = self.made.pop().map(|made| made.image);
+        if !self.made.is_empty() {
+            return Err("two rows of this key are made");
+        }
+        self.replaced.clear();
+        let before = self.before.take().or(is_truncated.then_some(Net::Vanished));
+        let is_there = match &before {
+            None => was_there,
+            Some(Net::Inserted(_) | Net::Updated(_)) => true,
+            Some(Net::Deleted | Net::Vanished) => false,
+        };
+        if was_there && !is_there {
+            return Err("changed or deleted where no row is");
+        }
+        if !was_there && is_there && image.is_some() {
+            return Err("inserted where a row is");
+        }
+        if !was_there && image.is_none() {
+            // Came and went.
+            self.before = before.or(Some(Net::Vanished));
+            return Ok(());
+        }
+        let was_there_first = match before {
+            None => was_there,
+            Some(Net::Updated(_) | Net::Deleted) => true,
+            Some(Net::Inserted(_) | Net::Vanished) => false,
+        };
+        self.before = Some(match (was_there_first, image) {
+            (true, Some(image)) => Net::Updated(image),
+            (true, None) => Net::Deleted,
+            (false, Some(image)) => Net::Inserted(image),
+            (false, None) => Net::Vanished,
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn insert(key: u8, image: u8) -> Action {
+        Action::Insert { key: vec![key.to_string()], image: image.to_string(), now: None }
+    }
+
+    fn update(key: u8, image: u8) -> Action {
+        Action::Update {
+            key: vec![key.to_string()],
+            image: image.to_string(),
+            was: None,
+            now: None,
+        }
+    }
+
+    fn delete(key: u8) -> Action {
+        Action::Delete { key: vec![key.to_string()], was: None }
+    }
+
+    /// The net effect of these actions, a transaction for each three of them.
+    fn net(actions: impl IntoIterator<Item = Action>) -> Result<NetTable, Impossible> {
+        let mut net = NetEffect::default();
+        for (id, action) in (1..).zip(actions) {
+            net.add(Change { id, xid: id.unsigned_abs() / 3, table: 7, action })?;
+        }
+        Ok(net.finish()?.pop().map(|(_, table)| table).unwrap_or_default())
+    }
+
+    #[test]
+    fn first_and_last_count() {
+        let work = |actions: Vec<Action>| net(actions).unwrap().into_work(Update::InPlace);
+        let row = |key: u8, image: u8| (vec![key.to_string()], image.to_string());
+        let nothing = Work::default;
+        assert_eq!(work(vec![insert(1, 1), update(1, 2), delete(1)]), nothing());
+        assert_eq!(
+            work(vec![insert(1, 1), update(1, 2)]),
+            Work { inserts: vec![row(1, 2)], ..nothing() }
+        );
+        assert_eq!(
+            work(vec![delete(1), insert(1, 3)]),
+            Work { updates: vec![row(1, 3)], ..nothing() }
+        );
+        assert_eq!(
+            work(vec![update(1, 1), delete(1)]),
+            Work { deletes: vec![vec!["1".to_owned()]], ..nothing() }
+        );
+        let truncated = net([update(1, 1), Action::Truncate, insert(1, 2)]).unwrap();
+        assert!(truncated.is_truncated);
+        let inserted = Work { inserts: vec![row(1, 2)], ..nothing() };
+        assert_eq!(truncated.into_work(Update::InPlace), inserted);
+    }
+
+    #[test]
+    fn what_cannot_have_happened() {
+        for actions in [
+            vec![insert(1, 1), insert(1, 2)],
+            vec![delete(1), delete(1)],
+            vec![delete(1), update(1, 1)],
+            vec![Action::Truncate, update(1, 1)],
+            vec![insert(1, 1), Action::Truncate, delete(1)],
+            vec![delete(1), update(2, 2), delete(1)],
+            vec![update(1, 1), update(2, 2), insert(1, 1)],
+        ] {
+            let error = net(actions.clone()).unwrap_err();
+            assert_eq!((error.table, error.key), (7, vec!["1".to_owned()]), "{actions:?}");
+            assert_eq!(usize::try_from(error.id), Ok(actions.len()));
+        }
+    }
+
+    #[test]
+    fn versions_tell_the_order_within_a_transaction() {
+        let version = |line| Some(Version { leaf: 0, place: (0, line) });
+        let change = |was, now, image: &str| Action::Update {
+            key: vec!["1".to_owned()],
+            image: image.to_owned(),
+            was: version(was),
+            now: version(now),
+        };
+        // A trigger has changed the row once more before the first change of it was logged.
+        let work = net([change(2, 3, "later"), change(1, 2, "earlier")]).unwrap();
+        let work = work.into_work(Update::InPlace);
+        assert_eq!(work.updates, [(vec!["1".to_owned()], "later".to_owned())]);
+        let inserted =
+            |now| Action::Insert { key: vec!["1".to_owned()], image: "first".into(), now };
+        for now in [version(1), None] {
+            let work = net([change(1, 2, "later"), inserted(now)]).unwrap();
+            let work = work.into_work(Update::InPlace);
+            assert_eq!(work.inserts, [(vec!["1".to_owned()], "later".to_owned())]);
+        }
+    }
+
+    /// The table itself, changed row by row.
+    type Model = BTreeMap<RowKey, String>;
+
+    fn happen(model: &mut Model, action: &Action) -> bool {
+        match action {
+            Action::Truncate => {
+                model.clear();
+                true
+            }
+            Action::Insert { key, image, .. } => {
+                !model.contains_key(key) && model.insert(key.clone(), image.clone()).is_none()
+            }
+            Action::Update { key, image, .. } => {
+                model.get_mut(key).map(|row| row.clone_from(image)).is_some()
+            }
+            Action::Delete { key, .. } => model.remove(key).is_some(),
+        }
+    }
+
+    fn actions() -> impl Strategy<Value = Vec<Action>> {
+        let action = prop_oneof![
+            6 => (0_u8..6, any::<u8>()).prop_map(|(key, image)| insert(key, image)),
+            6 => (0_u8..6, any::<u8>()).prop_map(|(key, image)| update(key, image)),
+            6 => (0_u8..6).prop_map(delete),
+            1 => Just(Action::Truncate),
+        ];
+        prop::collection::vec(action, 0..60)
+    }
+
+    proptest! {
+        #[test]
+        fn the_net_effect_is_that_of_all_changes(
+            before in prop::collection::btree_map(0_u8..6, any::<u8>(), 0..6),
+            actions in actions(),
+            by_replacing in any::<bool>(),
+        ) {
+            let text = |(key, image): (u8, u8)| (vec![key.to_string()], image.to_string());
+            let mut expected: Model = before.into_iter().map(text).collect();
+            let mut found = expected.clone();
+            // What cannot happen to the rows that are there is left out.
+            let actions: Vec<Action> =
+                actions.into_iter().filter(|action| happen(&mut expected, action)).collect();
+            let net = net(actions).unwrap();
+            if net.is_truncated {
+                found.clear();
+            }
+            let update = if by_replacing { Update::ByReplacing } else { Update::InPlace };
+            let work = net.into_work(update);
+            prop_assert!(!by_replacing || work.updates.is_empty());
+            let (was, now) = (None, None);
+            let deletes = work.deletes.into_iter().map(|key| Action::Delete { key, was });
+            let updates = work.updates.into_iter();
+            let updates = updates.map(|(key, image)| Action::Update { key, image, was, now });
+            let inserts = work.inserts.into_iter();
+            let inserts = inserts.map(|(key, image)| Action::Insert { key, image, now });
+            for action in deletes.chain(updates).chain(inserts) {
+                let happened = happen(&mut found, &action);
+                prop_assert!(happened, "{:?}", action);
+            }
+            prop_assert_eq!(found, expected);
+        }
+    }
+}

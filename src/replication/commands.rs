@@ -1,0 +1,117 @@
+//! Commands for one secondary.
+//!
+//! A command interrupts the work: the connections are dropped, the command is carried out with new
+//! ones, and the work begins again from what the databases say.
+
+use super::capture::error::CaptureError;
+use super::catalog::TableName;
+use super::connect::connect;
+use super::error::Error;
+use super::primary;
+use super::progress;
+use super::secondary::Keeper;
+use super::status::{Command, CommandError, Request};
+
+impl From<Error> for CommandError {
+    fn from(error: Error) -> Self {
+        Self::Failed { what: error.to_string() }
+    }
+}
+
+impl From<CaptureError> for CommandError {
+    fn from(error: CaptureError) -> Self {
+        Self::Failed { what: error.to_string() }
+    }
+}
+
+impl Keeper {
+    /// Carries out a command and answers it; true, because the work goes on.
+    pub(super) async fn answer(&mut self, request: Request) -> bool {
+        let command = &request.command;
+        tracing::info!(
+            database = self.assignment.database,
+            secondary = self.assignment.name,
+            ?command,
+            "command for a secondary"
+        );
+        let outcome = self.carry_out(request.command).await;
+        // Nobody may be waiting any more.
+        let _ = request.answer.send(outcome);
+        true
+    }
+
+    async fn carry_out(&mut self, command: Command) -> Result<(), CommandError> {
+        match command {
+            Command::Copy => {
+                self.wants_copy = true;
+                self.set_paused(None).await
+            }
+            Command::Pause(why) => self.set_paused(Some(&why)).await,
+            Command::Resume => {
+                self.poison = None;
+                self.set_paused(None).await
+            }
+            Command::Skip => match self.poison.take() {
+                Some(row) => {
+                    self.skips.push(row);
+                    Ok(())
+                }
+                None => Err(CommandError::Senseless { what: "no change waits to be skipped" }),
+            },
+            Command::Resync(tables) => self.resync(&tables).await,
+            Command::Detach(why) => self.detach(&why).await,
+        }
+    }
+
+    async fn set_paused(&self, why: Option<&str>) -> Result<(), CommandError> {
+        let client = connect(&self.assignment.secondary).await?;
+        if progress::read(&client).await?.is_none() {
+            let senseless = CommandError::Senseless { what: "the secondary does not follow yet" };
+            return if why.is_some() { Err(senseless) } else { Ok(()) };
+        }
+        let sql = "UPDATE pgtandem.progress SET paused = $1";
+        client.execute(sql, &[&why]).await.map_err(Error::sql("pause or resume"))?;
+        Ok(())
+    }
+
+    /// Notes what is to be copied anew: some tables, or all.
+    async fn resync(&mut self, tables: &[TableName]) -> Result<(), CommandError> {
+        let client = connect(&self.assignment.secondary).await?;
+        let primary = connect(&self.assignment.primary).await?;
+        let captured = primary::captured(&primary, &self.selection).await?;
+        let is_known = |name: &&TableName| captured.iter().any(|c| c.table.name == **name);
+        if let Some(table) = tables.iter().find(|name| !is_known(name)) {
+            return Err(CommandError::NoTable { table: table.clone() });
+        }
+        let all: Vec<TableName>;
+        let tables = if tables.is_empty() {
+            let forget = "UPDATE pgtandem.progress SET snapshot = NULL, last_id = NULL, \
+                          last_xid = NULL, paused = NULL, system = $1, timeline = $2";
+            let group = progress::read(&client).await?.map(|known| known.origin.group);
+            let now = progress::Origin::of_primary(&primary, &group.unwrap_or_default()).await?;
+            let forgotten = client.execute(forget, &[&now.system, &now.timeline]).await;
+            forgotten.map_err(Error::sql("forget the last copy"))?;
+            all = captured.into_iter().map(|captured| captured.table.name).collect();
+            &all
+        } else {
+            tables
+        };
+        progress::await_copy(&client, tables).await?;
+        (self.wants_copy, self.poison) = (true, None);
+        self.set_paused(None).await
+    }
+
+    async fn detach(&mut self, why: &str) -> Result<(), CommandError> {
+        let mut client = connect(&self.assignment.primary).await?;
+        primary::detach(&mut client, &self.assignment.name, why).await?;
+        let secondary = connect(&self.assignment.secondary).await?;
+        let forget =
+            "UPDATE pgtandem.progress SET snapshot = NULL, last_id = NULL, last_xid = NULL";
+        let forgotten = secondary.execute(forget, &[]).await;
+        forgotten.map_err(Error::sql("forget the last copy"))?;
+        let all = primary::captured(&client, &self.selection).await?;
+        let names: Vec<_> = all.into_iter().map(|captured| captured.table.name).collect();
+        // If it is taken up again, what it has is replaced.
+        Ok(progress::await_copy(&secondary, &names).await?)
+    }
+}

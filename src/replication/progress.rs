@@ -1,0 +1,275 @@
+//! What a secondary knows of itself: schema `pgtandem` with the row that says where it stands.
+//!
+//! The row is changed in the transaction that applies a batch, so that the two cannot disagree. It is
+//! also the fence: of two appliers, one finds that the row says something else than it expected.
+
+use tokio_postgres::{Client, GenericClient, Row};
+
+use super::batch::Position;
+use super::catalog::TableName;
+use super::error::Error;
+use super::literal;
+use super::snapshot::Snapshot;
+
+/// The format of the tables that [`install`] makes.
+pub const FORMAT: i32 = 1;
+
+/// `pgtandem` may be there already: a secondary can itself be a primary.
+const SCHEMA: &str = "\
+BEGIN;
+SELECT pg_advisory_xact_lock(5138094512386598247);
+CREATE SCHEMA IF NOT EXISTS pgtandem;
+CREATE TABLE IF NOT EXISTS pgtandem.progress (
+    one        boolean PRIMARY KEY DEFAULT true CHECK (one),
+    format     int NOT NULL,
+    group_id   uuid NOT NULL,
+    -- Whose xids the snapshots speak of, and where its history branched last.
+    system     bigint NOT NULL,
+    timeline   int NOT NULL,
+    -- Null until the copy is complete.
+    snapshot   pg_snapshot,
+    -- The last change that was applied, to find it again after a failover.
+    last_id    bigint,
+    last_xid   xid8,
+    changes    bigint NOT NULL DEFAULT 0,
+    batches    bigint NOT NULL DEFAULT 0,
+    applied_at timestamptz,
+    paused     text
+) WITH (fillfactor = 50);
+CREATE TABLE IF NOT EXISTS pgtandem.copied (
+    schema     text NOT NULL,
+    name       text NOT NULL,
+    -- What the table has; null while its copy is still to be made.
+    snapshot   pg_snapshot,
+    rows       bigint NOT NULL DEFAULT 0,
+    bytes      bigint NOT NULL DEFAULT 0,
+    copied_at  timestamptz,
+    PRIMARY KEY (schema, name)
+);
+CREATE TABLE IF NOT EXISTS pgtandem.dead_letters (
+    id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    skipped_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    schema     text NOT NULL,
+    name       text NOT NULL,
+    key        text[],
+    op         text NOT NULL,
+    image      text,
+    reason     text NOT NULL
+);
+COMMIT;";
+
+/// Who the primary is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Origin {
+    /// The group of the primary and its secondaries; a UUID.
+    pub group: String,
+    /// The system identifier of its cluster.
+    pub system: i64,
+    /// Its timeline, which a failover changes.
+    pub timeline: i32,
+}
+
+impl Origin {
+    /// Asks a primary that belongs to `group`.
+    ///
+    /// # Errors
+    /// [`Error::Sql`].
+    pub async fn of_primary(client: &Client, group: &str) -> Result<Self, Error> {
+        // The timeline in the control file is that of the last checkpoint; this is the current one.
+        let sql = "SELECT system_identifier, \
+                   ('x' || left(pg_walfile_name(pg_current_wal_insert_lsn()), 8))::bit(32)::int \
+                   FROM pg_control_system()";
+        let wrong = || Error::sql("ask the primary who it is");
+        let row = client.query_one(sql, &[]).await.map_err(wrong())?;
+        let (system, timeline) = (row.try_get(0), row.try_get(1));
+        let group = group.to_owned();
+        Ok(Self { group, system: system.map_err(wrong())?, timeline: timeline.map_err(wrong())? })
+    }
+}
+
+/// What the row in `pgtandem.progress` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Progress {
+    /// Whom it follows.
+    pub origin: Origin,
+    /// Where it stands; `None` until its copy is complete.
+    pub snapshot: Option<Snapshot>,
+    /// Id and transaction of the last change applied.
+    pub last: Option<(i64, u64)>,
+    /// Changes applied since the copy.
+    pub changes: i64,
+    /// Why somebody has paused it.
+    pub paused: Option<String>,
+}
+
+/// A table that was copied, or is still to be, under a snapshot that is not the group's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// The table.
+    pub table: TableName,
+    /// What it has; `None` while its copy is still to be made.
+    pub snapshot: Option<Snapshot>,
+    /// Rows copied.
+    pub rows: i64,
+    /// Bytes copied.
+    pub bytes: i64,
+}
+
+/// Makes what is missing in schema `pgtandem`, for a secondary of this origin.
+///
+/// A secondary that follows somebody already keeps its row.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn install(client: &Client, origin: &Origin) -> Result<(), Error> {
+    let wrong = || Error::sql("install the progress of the secondary");
+    client.batch_execute(SCHEMA).await.map_err(wrong())?;
+    let sql = "INSERT INTO pgtandem.progress (format, group_id, system, timeline) \
+               VALUES ($1, $2::text::uuid, $3, $4) ON CONFLICT (one) DO NOTHING";
+    let parameters: [&(dyn tokio_postgres::types::ToSql + Sync); 4] =
+        [&FORMAT, &origin.group, &origin.system, &origin.timeline];
+    client.execute(sql, &parameters).await.map_err(wrong())?;
+    Ok(())
+}
+
+/// Reads the row of the secondary; `None` if nothing is installed there.
+///
+/// # Errors
+/// [`Error::Sql`], [`Error::Unexpected`] for a row of another format.
+pub async fn read(client: &impl GenericClient) -> Result<Option<Progress>, Error> {
+    let wrong = || Error::sql("read the progress of the secondary");
+    let exists = "SELECT to_regclass('pgtandem.progress') IS NOT NULL";
+    let exists = client.query_one(exists, &[]).await.and_then(|row| row.try_get::<_, bool>(0));
+    if !exists.map_err(wrong())? {
+        return Ok(None);
+    }
+    let sql = "SELECT group_id::text, system, timeline, snapshot::text, last_id, \
+               last_xid::text::int8, changes, paused, format FROM pgtandem.progress";
+    match client.query_opt(sql, &[]).await.map_err(wrong())? {
+        None => Ok(None),
+        Some(row) => progress(&row).map(Some),
+    }
+}
+
+fn progress(row: &Row) -> Result<Progress, Error> {
+    let wrong = || Error::sql("understand the progress of the secondary");
+    let format: i32 = row.try_get(8).map_err(wrong())?;
+    if format != FORMAT {
+        return Err(Error::Unexpected { what: format!("progress of format {format}") });
+    }
+    let snapshot: Option<String> = row.try_get(3).map_err(wrong())?;
+    let read = || -> Result<Progress, tokio_postgres::Error> {
+        let last_xid: Option<i64> = row.try_get(5)?;
+        Ok(Progress {
+            origin: Origin {
+                group: row.try_get(0)?,
+                system: row.try_get(1)?,
+                timeline: row.try_get(2)?,
+            },
+            snapshot: None,
+            last: row.try_get::<_, Option<i64>>(4)?.zip(last_xid.map(i64::cast_unsigned)),
+            changes: row.try_get(6)?,
+            paused: row.try_get(7)?,
+        })
+    };
+    let progress = read().map_err(wrong())?;
+    Ok(Progress { snapshot: snapshot.map(|text| parse(&text)).transpose()?, ..progress })
+}
+
+fn parse(text: &str) -> Result<Snapshot, Error> {
+    text.parse().map_err(|error| Error::Unexpected { what: format!("{error}") })
+}
+
+/// Lists the tables that do not stand where the group stands.
+///
+/// # Errors
+/// [`Error::Sql`], [`Error::Unexpected`].
+pub async fn copied(client: &impl GenericClient) -> Result<Vec<Copied>, Error> {
+    let wrong = || Error::sql("read the progress of the copy");
+    let sql = "SELECT schema, name, snapshot::text, rows, bytes FROM pgtandem.copied";
+    let rows = client.query(sql, &[]).await.map_err(wrong())?;
+    let read = |row: &Row| -> Result<_, tokio_postgres::Error> {
+        let table = TableName { schema: row.try_get(0)?, name: row.try_get(1)? };
+        let snapshot: Option<String> = row.try_get(2)?;
+        Ok((
+            Copied { table, snapshot: None, rows: row.try_get(3)?, bytes: row.try_get(4)? },
+            snapshot,
+        ))
+    };
+    let mut list = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let (copied, snapshot) = read(row).map_err(wrong())?;
+        list.push(Copied { snapshot: snapshot.map(|text| parse(&text)).transpose()?, ..copied });
+    }
+    Ok(list)
+}
+
+/// Notes that the copy is complete, and that the secondary stands at this snapshot.
+///
+/// Tables that were copied under an earlier one keep that.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn complete(client: &Client, snapshot: &Snapshot) -> Result<(), Error> {
+    let snapshot = literal::text(&snapshot.to_string());
+    let sql = format!(
+        "BEGIN; UPDATE pgtandem.progress SET snapshot = {snapshot}, applied_at = clock_timestamp(); \
+         DELETE FROM pgtandem.copied WHERE snapshot::text = {snapshot}; COMMIT"
+    );
+    client.batch_execute(&sql).await.map_err(Error::sql("note that the copy is complete"))
+}
+
+/// Notes the timeline of a primary that has been found to have lost nothing.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn note_timeline(client: &Client, timeline: i32) -> Result<(), Error> {
+    let sql = "UPDATE pgtandem.progress SET timeline = $1";
+    let noted = client.execute(sql, &[&timeline]).await;
+    noted.map(drop).map_err(Error::sql("note the timeline"))
+}
+
+/// Notes that tables are to be copied anew.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn await_copy(client: &Client, tables: &[TableName]) -> Result<(), Error> {
+    let sql = "INSERT INTO pgtandem.copied (schema, name) VALUES ($1, $2) \
+               ON CONFLICT (schema, name) DO UPDATE SET snapshot = NULL";
+    for TableName { schema, name } in tables {
+        let noted = client.execute(sql, &[schema, name]).await;
+        noted.map_err(Error::sql("note that a table is to be copied"))?;
+    }
+    Ok(())
+}
+
+/// Says in which tables changes were skipped, and how many; `None` if in none.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn skipped(client: &Client) -> Result<Option<String>, Error> {
+    let sql = "SELECT string_agg(format('%s changes of %s.%s were skipped', n, schema, name), ', ') \
+               FROM (SELECT schema, name, count(*) AS n FROM pgtandem.dead_letters \
+                     GROUP BY 1, 2 ORDER BY 1, 2) t";
+    let row = client.query_one(sql, &[]).await.and_then(|row| row.try_get(0));
+    row.map_err(Error::sql("look for skipped changes"))
+}
+
+/// Works out where the secondary stands, of what [`read`] and [`copied`] say.
+///
+/// `number` finds a table's number in the log. A table that is not captured is nobody's business.
+pub fn position(
+    snapshot: Snapshot,
+    copied: &[Copied],
+    number: impl Fn(&TableName) -> Option<i32>,
+) -> Position {
+    let mut position = Position::at(snapshot);
+    for copied in copied {
+        let Some(number) = number(&copied.table) else { continue };
+        match &copied.snapshot {
+            Some(own) => drop(position.own.insert(number, own.clone())),
+            None => drop(position.waiting.insert(number)),
+        }
+    }
+    position
+}

@@ -1,0 +1,160 @@
+//! Where verifications and repairs of one secondary are asked for, and what is known of it.
+
+use tokio::sync::watch;
+use tokio_postgres::Client;
+
+use crate::replication::catalog::{Selection, Table, TableName, tables};
+use crate::replication::connect::connect;
+use crate::replication::error::Error;
+
+use super::findings::{self, Finding};
+use super::progress::Progress;
+use super::repair::{Extent, Repaired};
+use super::report::{Report, TableReport, Verdict};
+use super::{Verifier, VerifyError};
+
+/// Tables that are named as diverged; others are counted.
+const NAMED_MAX: usize = 3;
+
+/// Verifies and repairs one secondary, and keeps what comes out.
+#[derive(Debug)]
+pub struct Desk {
+    verifier: Verifier,
+    selection: Selection,
+    diverged: watch::Sender<Option<String>>,
+}
+
+impl Desk {
+    /// Takes over the verification of a secondary, of the tables that follow.
+    pub fn new(verifier: Verifier, selection: Selection) -> Self {
+        let (diverged, _) = watch::channel(None);
+        Self { verifier, selection, diverged }
+    }
+
+    /// What is known to differ, in a few words; `None`: nothing.
+    ///
+    /// It is unknown, and so nothing, before [`Desk::recall`] or the first verification.
+    pub fn diverged(&self) -> watch::Receiver<Option<String>> {
+        self.diverged.subscribe()
+    }
+
+    /// Ends when nobody asks any more whether the secondary has diverged.
+    pub async fn closed(&self) {
+        self.diverged.closed().await;
+    }
+
+    /// Compares one table, or all, and keeps the result on the secondary.
+    ///
+    /// Cancel safe: yes; what was compared by then is not kept.
+    ///
+    /// # Errors
+    /// [`Error`] if it is not even known what to compare, or the result cannot be kept. What concerns a
+    /// single table is in the report.
+    pub async fn verify(
+        &self,
+        only: Option<&TableName>,
+        watched: &watch::Sender<Progress>,
+    ) -> Result<Report, Error> {
+        let tables = self.tables(only).await?;
+        let report = self.verifier.verify(&tables, watched).await;
+        let secondary = self.prepared().await?;
+        for table in &report.tables {
+            findings::record(&secondary, table).await?;
+            announce(table);
+        }
+        self.refresh(&secondary).await?;
+        Ok(report)
+    }
+
+    /// Makes rows of a table what they are on the primary, and compares the whole table again.
+    ///
+    /// Without an `extent`, the rows that are known to differ are repaired.
+    ///
+    /// # Errors
+    /// [`VerifyError`]; then nothing was changed, unless only the comparison afterwards failed.
+    pub async fn repair(
+        &self,
+        table: &TableName,
+        extent: Option<Extent>,
+        watched: &watch::Sender<Progress>,
+    ) -> Result<(Repaired, Report), VerifyError> {
+        let found = self.tables(Some(table)).await?;
+        let found = found.first().ok_or(VerifyError::Gone)?;
+        let extent = match extent {
+            Some(extent) => extent,
+            None => Extent::Keys(findings::keys(&self.prepared().await?, table).await?),
+        };
+        let repaired = self.verifier.repair(found, &extent).await?;
+        tracing::warn!(%table, ?repaired, "rows of the secondary were repaired");
+        Ok((repaired, self.verify(Some(table), watched).await?))
+    }
+
+    /// Lists rows that are known to differ, for SHOW DIVERGENCE.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn divergence(&self, limit: usize) -> Result<Vec<Finding>, Error> {
+        findings::divergence(&self.prepared().await?, limit).await
+    }
+
+    /// Reads what earlier verifications have found.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn recall(&self) -> Result<findings::Verified, Error> {
+        let secondary = self.prepared().await?;
+        self.refresh(&secondary).await
+    }
+
+    /// Lists the tables that follow, or the one of this name if it does.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn tables(&self, only: Option<&TableName>) -> Result<Vec<Table>, Error> {
+        let primary = connect(&self.verifier.primary).await?;
+        let mut tables = tables(&primary, &self.selection).await?;
+        if let Some(only) = only {
+            tables.retain(|table| table.name == *only);
+            if tables.is_empty() {
+                return Err(Error::Unexpected { what: format!("no table {only} follows") });
+            }
+        }
+        Ok(tables)
+    }
+
+    async fn prepared(&self) -> Result<Client, Error> {
+        let secondary = connect(&self.verifier.secondary).await?;
+        findings::install(&secondary).await?;
+        Ok(secondary)
+    }
+
+    async fn refresh(&self, secondary: &Client) -> Result<findings::Verified, Error> {
+        let verified = findings::verified(secondary).await?;
+        let word = Verdict::Different.word();
+        let differ = verified.iter().filter(|(_, known)| known.verdict == word);
+        let mut differ: Vec<String> =
+            differ.map(|(table, known)| format!("{table}: {}", known.detail)).collect();
+        differ.sort();
+        let others = differ.len().saturating_sub(NAMED_MAX);
+        differ.truncate(NAMED_MAX);
+        if others > 0 {
+            differ.push(format!("and {others} more tables"));
+        }
+        let words = (!differ.is_empty()).then(|| differ.join("; "));
+        self.diverged.send_if_modified(|known| {
+            let is_new = *known != words;
+            *known = words;
+            is_new
+        });
+        Ok(verified)
+    }
+}
+
+fn announce(report: &TableReport) {
+    let TableReport { table, outcome, rows, .. } = report;
+    match outcome.verdict() {
+        Verdict::Equal => tracing::debug!(%table, rows, "table verified"),
+        Verdict::Different => tracing::error!(%table, rows, %outcome, "table has diverged"),
+        Verdict::CouldNotTell => tracing::warn!(%table, %outcome, "table was not verified"),
+    }
+}
