@@ -154,10 +154,11 @@ impl Worker {
         if sql.is_empty() {
             let number = session.pool;
             if let Some(pool) = self.pool_mut(number) {
-                // Whoever else wants this is greeted by `put_back`, which need not call us again.
-                let _ = pool;
+                pool.learn_canonical(Arc::clone(&wanted), Arc::clone(&wanted));
             }
             self.greet(key, wanted);
+            // Whoever else wants this is greeted here, so that this does not call itself for them.
+            self.greet_waiting(number);
             return self.check_in(lease);
         }
         greeting.backend = Some(lease);
