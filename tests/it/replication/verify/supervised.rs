@@ -24,14 +24,14 @@ const SCHEMA: &str = "CREATE TABLE acc (id int PRIMARY KEY, bal int NOT NULL, no
 /// A primary, a secondary, and what keeps it alike, in this process.
 struct Supervised {
     runtime: tokio::runtime::Runtime,
-    primary: &'static Cluster,
+    primary: Cluster,
     secondary: Cluster,
     supervisor: Supervisor,
 }
 
 impl Supervised {
     fn start() -> Self {
-        let (primary, secondary) = (Cluster::shared(), Cluster::start());
+        let (primary, secondary) = (Cluster::start(), Cluster::start());
         assert_eq!((primary.new_database(), secondary.new_database()), ("t1".into(), "t1".into()));
         primary.superuser("t1").rows(SCHEMA);
         secondary.superuser("t1").rows(SCHEMA);
@@ -45,7 +45,7 @@ impl Supervised {
         let text = format!(
             "[databases.t1]\n{}\n[databases.t1.replication]\nadmin_user = \"postgres\"\n\
              poll_interval = \"5ms\"\nverify_interval = \"0s\"\n[databases.t1.secondaries.copy]\n{}\n",
-            address(primary),
+            address(&primary),
             address(&secondary)
         );
         let config = Config::parse(&text, "test", &|_| None).expect("it is a configuration");
