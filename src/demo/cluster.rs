@@ -70,6 +70,11 @@ impl<'a> Cluster<'a> {
         self.port
     }
 
+    /// Tells the version of the server, as in `15.13`.
+    pub(super) fn version(&self) -> &str {
+        self.tools.version()
+    }
+
     /// Runs SQL in `database` as superuser; returns the result's rows, columns parted by `|`.
     pub(super) async fn sql(
         &self,
@@ -92,6 +97,24 @@ impl<'a> Cluster<'a> {
     ) -> Result<Role, DemoError> {
         let password: String =
             rand::rng().sample_iter(Alphanumeric).take(24).map(char::from).collect();
+        self.create_role_with(workspace, name, password).await
+    }
+
+    /// Makes the role that another cluster has, with the same password, and its [`DATABASE`].
+    pub(super) async fn create_same_role(
+        &self,
+        workspace: &Workspace,
+        role: &Role,
+    ) -> Result<(), DemoError> {
+        self.create_role_with(workspace, role.name, role.password.clone()).await.map(drop)
+    }
+
+    async fn create_role_with(
+        &self,
+        workspace: &Workspace,
+        name: &'static str,
+        password: String,
+    ) -> Result<Role, DemoError> {
         let create = format!(
             "create role {name} login password '{password}';\n\
              create database {DATABASE} owner {name};\n"
@@ -130,6 +153,11 @@ impl Role {
     /// Tells its name.
     pub(super) fn name(&self) -> &str {
         self.name
+    }
+
+    /// Tells its password.
+    pub(super) fn password(&self) -> &str {
+        &self.password
     }
 
     /// Tells what the server stores instead of the password.

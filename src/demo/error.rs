@@ -79,6 +79,24 @@ pub enum DemoError {
         /// The end of what it said.
         output: Tail,
     },
+    /// A secondary does not do what it should.
+    #[error("secondary {name:?} is {state}{}", because(why))]
+    Secondary {
+        /// Its name.
+        name: String,
+        /// Its state.
+        state: String,
+        /// Why, if anything was said.
+        why: String,
+    },
+    /// A secondary does not come to where it should be.
+    #[error("the secondaries are not in sync after {} s: {last}", waited.as_secs())]
+    NotInSync {
+        /// How long they had.
+        waited: Duration,
+        /// How they were last.
+        last: String,
+    },
     /// The demo's own files gave trouble.
     #[error("cannot {action} {}", path.display())]
     File {
@@ -124,6 +142,8 @@ impl DemoError {
             | Self::NotReady { .. }
             | Self::NotStopped { .. }
             | Self::Unreadable { .. }
+            | Self::Secondary { .. }
+            | Self::NotInSync { .. }
             | Self::File { .. }
             | Self::System { .. } => 1,
         }
@@ -133,6 +153,10 @@ impl DemoError {
     pub(super) fn is_interrupt(&self) -> bool {
         matches!(self, Self::Interrupted { .. })
     }
+}
+
+fn because(why: &str) -> String {
+    if why.is_empty() { String::new() } else { format!(": {why}") }
 }
 
 fn signal_name(signal: Signal) -> &'static str {

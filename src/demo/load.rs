@@ -3,6 +3,8 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use tokio::process::Command;
+
 use super::cluster::{Cluster, DATABASE, Role};
 use super::error::{DemoError, Tail};
 use super::screen::Progress;
@@ -11,7 +13,7 @@ use super::tools::Tools;
 use super::workspace::{Workspace, shown};
 
 /// How many rows the demo's database has, in `pgbench`'s unit of 100,000 accounts.
-const SCALE: &str = "10";
+pub(super) const SCALE: &str = "10";
 
 /// A kind of load.
 #[derive(Debug)]
@@ -143,6 +145,21 @@ impl Bench<'_> {
             failed: report.failed,
             connections: connections?.saturating_sub(others),
         })
+    }
+
+    /// Prepares a load of TPC-B that writes through a proxy, at a rate that leaves others some time.
+    pub(super) fn write(&self, port: u16, seconds: u32, rate: u32) -> Command {
+        let mut pgbench = self.role.client(self.tools, "pgbench", port);
+        pgbench.args(["-n", "-b", "tpcb-like", "-M", "prepared", "-c", "4"]);
+        pgbench.args(["-R", &rate.to_string(), "-T", &seconds.to_string(), DATABASE]);
+        pgbench
+    }
+
+    /// Reads how many transactions such a load has made, and how many of them failed.
+    pub(super) fn written(output: &str) -> Result<(u64, u64), &'static str> {
+        let count = last_number(output, "number of transactions actually processed: ");
+        let count = count.ok_or("number of transactions")?;
+        Ok((count, last_number(output, "number of failed transactions: ").unwrap_or(0)))
     }
 
     async fn connections_halfway(&self, workspace: &Workspace) -> Result<u32, DemoError> {

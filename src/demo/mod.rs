@@ -1,11 +1,13 @@
 //! `pgtandem demo`: the whole product on throw-away databases, with nothing left behind.
 //!
 //! A script of steps ([`perform`]) on parts that know nothing of each other's order: [`cluster`]
-//! makes databases, [`proxy`] starts this program in front of them, [`load`] runs `pgbench`. Every
-//! process and file belongs to a [`workspace`], which ends them all whatever happens.
+//! makes databases, [`proxy`] starts this program in front of them, [`load`] runs `pgbench`, and
+//! [`follow`] tells the second half of the story: secondaries. Every process and file belongs to a
+//! [`workspace`], which ends them all whatever happens.
 
 mod cluster;
 mod error;
+mod follow;
 mod interrupt;
 mod load;
 mod proxy;
@@ -33,6 +35,9 @@ use self::workspace::Workspace;
 /// Server connections beside those of the load: for the demo itself, and those PostgreSQL reserves.
 const SPARE_CONNECTIONS: u32 = 20;
 
+/// What the proxy of the first half is called.
+const POOLER: &str = "pgtandem";
+
 /// Options of the demo.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::Args)]
 pub struct Args {
@@ -47,7 +52,8 @@ pub struct Args {
     pub pool_size: u32,
 }
 
-/// Shows the product on throw-away databases: measures `pgbench` directly and through the proxy.
+/// Shows the product on throw-away databases: measures `pgbench` directly and through the proxy, then
+/// has two secondaries follow under load.
 ///
 /// Prints to standard output. Needs PostgreSQL's programs, and a tokio runtime with all drivers.
 /// When it returns, its processes are gone and its files are removed, whatever the result is;
@@ -113,19 +119,23 @@ async fn perform(
         .await?;
     let proxy = screen
         .step("start pgtandem in front of it", async |_| {
-            Proxy::start(workspace, program, &cluster, &role, args.pool_size).await
+            let pool = format!("pool_size = {}\n", args.pool_size);
+            Proxy::start(workspace, program, POOLER, &cluster, &role, &pool).await
         })
         .await?;
-    explain_proxy(&proxy, screen)?;
+    explain_proxy(&proxy, &cluster, screen)?;
 
     let results = measure(&bench, &proxy, workspace, screen).await?;
-    screen.say(&summary(args, &results))
+    screen.say(&summary(args, &results))?;
+    workspace.stop(POOLER).await?;
+    follow::perform(&bench, program, workspace, screen).await
 }
 
 fn introduce(tools: &Tools, workspace: &Workspace, screen: &mut Screen) -> Result<(), DemoError> {
     let account = tools.account().map(|name| format!(" as user {name}")).unwrap_or_default();
     screen.say(&format!(
-        "pgtandem demo: a pooler in front of PostgreSQL, measured with pgbench.\n\
+        "pgtandem demo: a pooler in front of PostgreSQL, measured with pgbench; then two\n\
+         secondaries that follow it while it is written to.\n\
          PostgreSQL {} of {}{account}.\n\
          Everything happens in {}, which goes away at the end.\n\
          Ctrl-C ends it at any time.\n",
@@ -135,20 +145,25 @@ fn introduce(tools: &Tools, workspace: &Workspace, screen: &mut Screen) -> Resul
     ))
 }
 
-fn explain_proxy(proxy: &Proxy, screen: &mut Screen) -> Result<(), DemoError> {
-    let lines: String = proxy
-        .configuration()
-        .lines()
-        .map(|line| format!("    {line}\n").replace("    \n", "\n"))
-        .collect();
+fn explain_proxy(
+    proxy: &Proxy,
+    cluster: &Cluster<'_>,
+    screen: &mut Screen,
+) -> Result<(), DemoError> {
+    let lines = indented(proxy.configuration());
     screen.say(&format!(
         "\nThis is its whole proxy.toml. It holds no password, only the SCRAM secret from\n\
          pg_authid; what a client proves with its password opens the server, too.\n\n\
          {lines}\n\
          The same pgbench, directly on port {} and through pgtandem on port {}:\n",
-        proxy.server_port(),
+        cluster.port(),
         proxy.port(),
     ))
+}
+
+/// Text that stands apart.
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("    {line}\n").replace("    \n", "\n")).collect()
 }
 
 /// One line of the results.

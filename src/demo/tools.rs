@@ -16,11 +16,15 @@ use super::workspace::shown;
 
 /// The programs that must be in one folder.
 const PROGRAMS: [&str; 4] = ["initdb", "postgres", "psql", "pgbench"];
+/// Those of them that a server needs.
+const SERVER: [&str; 2] = ["initdb", "postgres"];
 
 /// An installed PostgreSQL.
 #[derive(Debug)]
 pub(super) struct Tools {
     folder: PathBuf,
+    /// Where the programs are that are not of the server.
+    clients: PathBuf,
     version: String,
     account: Option<Account>,
 }
@@ -33,13 +37,27 @@ impl Tools {
     pub(super) async fn find() -> Result<Self, DemoError> {
         let mut looked_in = Vec::new();
         for folder in candidates().await {
-            if PROGRAMS.iter().all(|program| folder.join(program).is_file()) {
+            if has(&folder, &PROGRAMS) {
                 let version = version(&folder).await?;
-                return Ok(Self { folder, version, account: Account::to_become() });
+                let clients = folder.clone();
+                return Ok(Self { folder, clients, version, account: Account::to_become() });
             }
             looked_in.push(folder);
         }
         Err(DemoError::NoPostgres { looked_in })
+    }
+
+    /// Finds the servers of another major version, if any is installed; the clients stay the same.
+    pub(super) async fn of_another_version(&self) -> Option<Self> {
+        for folder in candidates().await.into_iter().filter(|folder| has(folder, &SERVER)) {
+            if let Ok(version) = version(&folder).await
+                && major(&version) != major(&self.version)
+            {
+                let (clients, account) = (self.clients.clone(), self.account.clone());
+                return Some(Self { folder, clients, version, account });
+            }
+        }
+        None
     }
 
     /// Names the folder they are in.
@@ -59,7 +77,8 @@ impl Tools {
 
     /// Prepares one of them to run, as somebody PostgreSQL accepts and without our settings for it.
     pub(super) fn command(&self, program: &str) -> Command {
-        let mut command = Command::new(self.folder.join(program));
+        let folder = if SERVER.contains(&program) { &self.folder } else { &self.clients };
+        let mut command = Command::new(folder.join(program));
         command.current_dir("/").env("LC_ALL", "C").env("PGPASSFILE", "/dev/null");
         for (name, _) in env::vars_os() {
             // PGHOST, PGOPTIONS and their like would lead elsewhere.
@@ -82,6 +101,15 @@ impl Tools {
             source,
         })
     }
+}
+
+fn has(folder: &Path, programs: &[&str]) -> bool {
+    programs.iter().all(|program| folder.join(program).is_file())
+}
+
+/// The part of a version before its first dot, as `15` of `15.13` and of `15beta2`.
+fn major(version: &str) -> &str {
+    version.split_once(|c: char| !c.is_ascii_digit()).map_or(version, |(major, _)| major)
 }
 
 /// Folders to look into, best first, each once.
@@ -149,7 +177,7 @@ fn version_in(line: &str) -> Option<&str> {
 }
 
 /// Somebody who is not root.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Account {
     name: String,
     uid: u32,

@@ -99,7 +99,9 @@ impl Workspace {
         is_ready: impl AsyncFn() -> bool,
     ) -> Result<(), DemoError> {
         let log = self.path.join(format!("{name}.log"));
-        let opened = File::create_new(&log).and_then(|file| Ok((file.try_clone()?, file)));
+        // One that is started again goes on in the same file.
+        let opened = File::options().append(true).create(true).open(&log);
+        let opened = opened.and_then(|file| Ok((file.try_clone()?, file)));
         let (output, errors) = opened.map_err(|source| DemoError::File {
             action: "write",
             path: log.clone(),
@@ -163,6 +165,47 @@ impl Workspace {
         }
         let output = Tail::of(&format!("{}\n{}", ended.output, ended.errors));
         Err(DemoError::Failed { command: process.command.clone(), status: ended.status, output })
+    }
+
+    /// Kills a server, as a crash would end it.
+    pub(super) async fn kill(&mut self, name: &str) -> Result<(), DemoError> {
+        let Some(mut server) = self.take(name) else { return Ok(()) };
+        server.check()?;
+        server.process.stop(Signal::KILL, STOP_TIMEOUT).await.map(drop)
+    }
+
+    /// Stops a server, as at the end of the demo.
+    pub(super) async fn stop(&mut self, name: &str) -> Result<(), DemoError> {
+        match self.take(name) {
+            Some(server) => server.stop().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Tells whether a server, or what was started as one, still runs.
+    ///
+    /// # Errors
+    /// [`DemoError::Ended`] if it has failed.
+    pub(super) fn is_running(&mut self, name: &str) -> Result<bool, DemoError> {
+        let Some(server) = self.servers.iter_mut().find(|server| server.name == name) else {
+            return Ok(false);
+        };
+        match server.process.child.try_wait().map_err(lost)? {
+            Some(status) if status.success() => Ok(false),
+            Some(_) => server.check().map(|()| false),
+            None => Ok(true),
+        }
+    }
+
+    /// Takes what something that has ended well has said.
+    pub(super) fn said(&mut self, name: &str) -> String {
+        let said = self.take(name).and_then(|server| fs::read(server.log).ok());
+        String::from_utf8_lossy(&said.unwrap_or_default()).into_owned()
+    }
+
+    fn take(&mut self, name: &str) -> Option<Server> {
+        let at = self.servers.iter().position(|server| server.name == name)?;
+        Some(self.servers.remove(at))
     }
 
     /// Waits for a while.
