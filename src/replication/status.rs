@@ -1,7 +1,7 @@
 //! The life of a secondary in the words that are used everywhere, and what can be asked of it.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
@@ -41,6 +41,28 @@ impl State {
         }
     }
 
+    /// Reads a [word](Self::word); `why` is kept where the state has a reason.
+    pub fn from_word(word: &str, why: &str) -> Option<Self> {
+        Some(match word {
+            "copying" => Self::Copying,
+            "catching_up" => Self::CatchingUp,
+            "in_sync" => Self::InSync,
+            "paused" => Self::Paused(why.to_owned()),
+            "detached" => Self::Detached(why.to_owned()),
+            "ahead" => Self::Ahead(why.to_owned()),
+            "diverged" => Self::Diverged(why.to_owned()),
+            _ => return None,
+        })
+    }
+
+    /// Whether it stays so until somebody does something.
+    pub fn has_stopped(&self) -> bool {
+        match self {
+            Self::Copying | Self::CatchingUp | Self::InSync | Self::Diverged(_) => false,
+            Self::Paused(_) | Self::Detached(_) | Self::Ahead(_) => true,
+        }
+    }
+
     /// Why it is so, where there is something to say.
     pub fn why(&self) -> Option<&str> {
         match self {
@@ -67,6 +89,8 @@ pub struct Status {
     pub secondary: String,
     /// What it is doing.
     pub state: State,
+    /// Since when.
+    pub since: SystemTime,
     /// Whether this process applies; otherwise another does, and what is here is what that one said.
     pub is_leader: bool,
     /// When the primary had what the secondary has now.
@@ -94,6 +118,7 @@ impl Status {
             database: database.to_owned(),
             secondary: secondary.to_owned(),
             state: State::CatchingUp,
+            since: SystemTime::now(),
             is_leader: false,
             as_of: None,
             lag_changes: 0,
@@ -104,6 +129,14 @@ impl Status {
             last_error: None,
             copy: None,
         }
+    }
+
+    /// Changes the state, and notes when, unless only its reason is another.
+    pub fn enter(&mut self, state: State) {
+        if self.state.word() != state.word() {
+            self.since = SystemTime::now();
+        }
+        self.state = state;
     }
 }
 
