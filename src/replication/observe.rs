@@ -26,7 +26,7 @@ use super::status::{State, Status};
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// What somebody who asks is told is not older than this, if the primary answers.
-const FRESH: Duration = Duration::from_millis(500);
+const FRESH: Duration = Duration::from_millis(100);
 
 /// How long somebody who asks waits for the primary.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::catalog::TableName;
 use super::copy::CopyProgress;
+use crate::metrics::histogram::Histogram;
 
 /// What a secondary is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +104,12 @@ pub struct Status {
     pub changes: u64,
     /// Batches applied by this process.
     pub batches: u64,
+    /// How long batches took, from their snapshot of the primary to their commit on the secondary.
+    pub apply: Histogram,
+    /// Rows copied by this process.
+    pub copied_rows: u64,
+    /// Their bytes.
+    pub copied_bytes: u64,
     /// The snapshot that the secondary stands at.
     pub snapshot: Option<String>,
     /// What went wrong last; stays until something else does.
@@ -125,6 +132,9 @@ impl Status {
             lag_bytes: 0,
             changes: 0,
             batches: 0,
+            apply: Histogram::default(),
+            copied_rows: 0,
+            copied_bytes: 0,
             snapshot: None,
             last_error: None,
             copy: None,
@@ -137,6 +147,17 @@ impl Status {
             self.since = SystemTime::now();
         }
         self.state = state;
+    }
+
+    /// Keeps how far the copy under way is, and adds what has come since the last time.
+    pub fn note_copy(&mut self, progress: Option<CopyProgress>) {
+        if let Some(now) = &progress {
+            let before = self.copy.as_ref().filter(|before| before.began == now.began);
+            let (rows, bytes) = before.map_or((0, 0), |before| (before.rows, before.bytes));
+            self.copied_rows += now.rows.saturating_sub(rows);
+            self.copied_bytes += now.bytes.saturating_sub(bytes);
+        }
+        self.copy = progress;
     }
 }
 

@@ -80,6 +80,9 @@ fn it_is_shown_how_a_secondary_is() {
     assert_eq!(table.get(0, "last_error"), "NULL");
     assert_eq!(table.get(0, "copy_rows"), "NULL");
     assert!(table.number(0, "lag_seconds") < 5.0);
+    poll("the log is seen", || {
+        Table::read(&mut console, "SHOW REPLICATION").get(0, "capture") == "active"
+    });
     let replication = Table::read(&mut console, "SHOW REPLICATION");
     for (column, expected) in [
         ("database", pair.database.as_str()),
