@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::Admin;
 use super::books::Rows;
-use super::command::{Action, Shutdown};
+use super::command::{Action, Order, Shutdown};
 use super::refusal::Refusal;
 use crate::control::{Changes, Mode, PoolEffect, Sections};
 use crate::wire::rows::Value;
@@ -19,10 +19,14 @@ pub struct Acted {
 }
 
 impl Action {
-    /// Says whether it returns only when something has happened, and is undone if it is given up.
-    pub fn may_wait(&self) -> bool {
+    /// Says what becomes of it if whoever asked for it gives up.
+    pub fn if_given_up(&self) -> IfGivenUp {
         match self {
-            Self::Pause(_) | Self::Suspend | Self::WaitClose(_) => true,
+            Self::Pause(_)
+            | Self::Suspend
+            | Self::WaitClose(_)
+            | Self::Order(Order::Wait(..) | Order::Verify(..)) => IfGivenUp::Undone,
+            Self::Order(_) => IfGivenUp::GoesOn,
             Self::Resume(_)
             | Self::Kill(_)
             | Self::KillClient(_)
@@ -32,14 +36,28 @@ impl Action {
             | Self::Reload
             | Self::ReloadDryRun
             | Self::Set { .. }
-            | Self::Shutdown(_) => false,
+            | Self::Shutdown(_) => IfGivenUp::AwaitedAllTheSame,
         }
     }
+}
+
+/// What becomes of a command if a cancel request comes, or its console is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfGivenUp {
+    /// It waits for something, and is undone.
+    Undone,
+    /// It has been handed on, and is carried out.
+    GoesOn,
+    /// It takes no time worth mentioning, and must not be left half done.
+    AwaitedAllTheSame,
 }
 
 /// For the log: the command and what it is about; never a value.
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Self::Order(order) = self {
+            return write!(f, "{order}");
+        }
         f.write_str(self.tag())?;
         match self {
             Self::Pause(Some(database))
@@ -60,6 +78,7 @@ impl fmt::Display for Action {
             | Self::WaitClose(None)
             | Self::Suspend
             | Self::Reload
+            | Self::Order(_)
             | Self::Shutdown(Shutdown::Now) => Ok(()),
         }
     }
@@ -68,8 +87,8 @@ impl fmt::Display for Action {
 impl Admin {
     /// Carries out `action`.
     ///
-    /// Dropping the future undoes it where [`Action::may_wait`] says so; otherwise it is to be
-    /// awaited to its end.
+    /// The future may be dropped where [`Action::if_given_up`] says so; otherwise it is to be awaited
+    /// to its end.
     ///
     /// # Errors
     /// What [`Control`](crate::control::Control) says.
@@ -103,6 +122,10 @@ impl Admin {
                 Shutdown::WaitForServers => Mode::WaitForServers,
                 Shutdown::WaitForClients => Mode::WaitForClients,
             })?,
+            Action::Order(order) => {
+                let rows = self.order(order).await?;
+                return Ok(Acted { rows, ..Acted::default() });
+            }
         }
         Ok(Acted::default())
     }

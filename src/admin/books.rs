@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use super::command::{Command, Probe};
+use super::command::{Action, Command, Order, Probe};
 use super::refusal::Refusal;
 use super::show::{self, Show};
 use crate::wire::frontend::Binding;
@@ -172,7 +172,9 @@ pub fn columns(command: &Command) -> &'static [Column] {
         Command::Probe(Probe::Text(_)) => TEXT,
         Command::Probe(Probe::Version) => VERSION,
         Command::Probe(Probe::IsInRecovery) => RECOVERY,
-        Command::Act(super::command::Action::ReloadDryRun) => show::CHANGES,
+        Command::Act(Action::ReloadDryRun) => show::CHANGES,
+        Command::Act(Action::Order(Order::Verify(..))) => show::VERIFIED,
+        Command::Act(Action::Order(Order::Repair { .. })) => show::REPAIRED,
         Command::Empty
         | Command::Begin
         | Command::End { .. }

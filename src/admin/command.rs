@@ -5,6 +5,10 @@
 //! commands it knows what drivers send on their own: transaction control, SET of session parameters,
 //! and questions such as `SELECT 1`.
 
+mod order;
+
+pub use order::{Order, Place};
+
 use super::show::Show;
 use super::token::{Token, tokens};
 
@@ -97,6 +101,8 @@ pub enum Action {
     },
     /// Ends the proxy.
     Shutdown(Shutdown),
+    /// Asks something of a secondary.
+    Order(Order),
 }
 
 /// How the proxy ends.
@@ -210,6 +216,7 @@ impl Action {
             Self::Reload | Self::ReloadDryRun => "RELOAD",
             Self::Set { .. } => "SET",
             Self::Shutdown(_) => "SHUTDOWN",
+            Self::Order(order) => order.tag(),
         }
     }
 }
@@ -239,6 +246,10 @@ impl<'a> Parser<'a> {
     }
 
     fn action(&mut self, verb: &str) -> Result<Action, SyntaxError> {
+        if let Some(order) = self.order(verb)? {
+            self.end()?;
+            return Ok(Action::Order(order));
+        }
         let action = match verb {
             "PAUSE" => Action::Pause(self.database()?),
             "RESUME" => Action::Resume(self.database()?),

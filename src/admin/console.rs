@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use super::Admin;
+use super::act::IfGivenUp;
 use super::books::{self, Books, Portal, Progress, Rows, Statement};
 use super::command::{Action, Command, Probe};
 use super::line::{End, Line, Message};
@@ -342,8 +343,8 @@ impl Console {
         }
     }
 
-    /// Does something to the running proxy. What waits is undone when a cancel request comes, and
-    /// when the client leaves.
+    /// Does something to the running proxy. When a cancel request comes, or the client leaves, what
+    /// waits is undone, and what others carry out is not waited for.
     async fn act(&mut self, action: &Action) -> Result<Rows, Stop> {
         self.must_be_admin()?;
         let occupant = Arc::clone(&self.seat.occupant);
@@ -352,17 +353,23 @@ impl Console {
         // What was asked before is answered before this one may wait.
         self.line.flush().await?;
         let admin = Arc::clone(&self.admin);
-        let acted = if action.may_wait() {
-            let mut cancelled = std::pin::pin!(occupant.cancel.notified());
-            cancelled.as_mut().enable();
-            tokio::select! {
-                biased;
-                acted = admin.act(action) => acted,
-                () = cancelled => Err(Refusal::Cancelled),
-                end = self.line.departure() => return Err(end.into()),
+        let given_up = match action.if_given_up() {
+            IfGivenUp::Undone => Some(Refusal::Cancelled),
+            IfGivenUp::GoesOn => Some(Refusal::GoesOn),
+            IfGivenUp::AwaitedAllTheSame => None,
+        };
+        let acted = match given_up {
+            None => admin.act(action).await,
+            Some(given_up) => {
+                let mut cancelled = std::pin::pin!(occupant.cancel.notified());
+                cancelled.as_mut().enable();
+                tokio::select! {
+                    biased;
+                    acted = admin.act(action) => acted,
+                    () = cancelled => Err(given_up),
+                    end = self.line.departure() => return Err(end.into()),
+                }
             }
-        } else {
-            admin.act(action).await
         };
         let acted = acted.inspect_err(|refusal| {
             tracing::info!(user, %client, command = %action, error = %refusal, "admin command failed");

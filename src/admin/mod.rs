@@ -7,7 +7,8 @@
 //! sent as they are encoded.
 //!
 //! [`console`] reads messages and answers them, [`books`] holds what was prepared, [`command`]
-//! understands texts, [`act`] does what is commanded, [`show`] lists what there is.
+//! understands texts, [`act`] does what is commanded, of secondaries [`secondaries`], [`show`] lists
+//! what there is.
 
 mod act;
 mod books;
@@ -17,6 +18,7 @@ mod console;
 mod line;
 mod refusal;
 mod seats;
+mod secondaries;
 mod show;
 mod token;
 mod totals;
@@ -118,6 +120,10 @@ impl Admin {
     /// [`Refusal::Stuck`] if the workers do not say in time what they have.
     async fn rows(&self, show: Show) -> Result<Rows, Refusal> {
         let stuck = |_| Refusal::Stuck { seconds: SHOW_LIMIT.as_secs() };
+        if show == Show::Divergence {
+            // It is the databases that are asked, and they say themselves if they do not answer.
+            return Ok(self.list_divergence().await?);
+        }
         timeout(SHOW_LIMIT, self.list(show)).await.map_err(stuck)
     }
 }

@@ -1,6 +1,7 @@
 //! Why the console does not do what it was asked to, and how that is told.
 
 use super::command::SyntaxError;
+use super::secondaries::OrderError;
 use super::show::Show;
 use crate::config::{ConfigError, Reason};
 use crate::control::{CommandError, ReloadError, SetError};
@@ -9,7 +10,8 @@ use crate::wire::{encode, tag};
 
 /// What HELP says of commands, in one line.
 const COMMANDS: &str = "Commands are SHOW, SET, PAUSE, RESUME, SUSPEND, KILL, KILL_CLIENT, \
-                        DISABLE, ENABLE, RECONNECT, WAIT_CLOSE, RELOAD, SHUTDOWN.";
+                        DISABLE, ENABLE, RECONNECT, WAIT_CLOSE, RELOAD, SHUTDOWN; for secondaries \
+                        COPY, PAUSE, RESUME, SKIP, RESYNC, DETACH, WAIT SECONDARY, VERIFY, REPAIR.";
 
 /// Why a request of a console was not carried out; the console goes on.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +37,12 @@ pub enum Refusal {
     /// A cancel request came while the command waited; it was undone.
     #[error("canceling statement due to user request")]
     Cancelled,
+    /// A cancel request came while the command was carried out; it is not undone.
+    #[error("canceling the wait for the command due to user request")]
+    GoesOn,
+    /// Something about a secondary was not possible.
+    #[error(transparent)]
+    Order(#[from] OrderError),
     /// SHOW FDS.
     #[error("SHOW FDS is not supported: it would show passwords")]
     Descriptors,
@@ -114,7 +122,8 @@ impl Refusal {
             }
             Self::Set(SetError::Reload(_)) => b"22023",
             Self::Set(SetError::NeedsRestart { .. }) => b"55P02",
-            Self::Cancelled => b"57014",
+            Self::Cancelled | Self::GoesOn => b"57014",
+            Self::Order(error) => return error.sqlstate(),
             Self::Descriptors | Self::FunctionCall => b"0A000",
             Self::Stuck { .. } => b"XX000",
             Self::NoStatement(_) => b"26000",
@@ -132,6 +141,8 @@ impl Refusal {
             Some(chain(error))
         } else if let Self::Set(error) = self {
             Some(chain(error))
+        } else if let Self::GoesOn = self {
+            Some("It is carried out all the same.".to_owned())
         } else {
             None
         }
@@ -139,6 +150,9 @@ impl Refusal {
 
     /// Returns what would do instead.
     fn hint(&self) -> Option<String> {
+        if let Self::Order(error) = self {
+            return error.hint();
+        }
         let Self::Syntax(error) = self else { return None };
         match error {
             SyntaxError::Unknown { .. } => Some(COMMANDS.to_owned()),

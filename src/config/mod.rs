@@ -35,6 +35,7 @@ pub use diff::{Difference, Sections, is_for_start};
 pub use entries::Entry;
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 pub use source::Source;
+pub use units::duration;
 
 use source::Overlay;
 

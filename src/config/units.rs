@@ -50,6 +50,11 @@ pub(super) fn duration_from_float(number: f64, unit: Duration) -> Result<Duratio
     in_range(scaled(unit, number), &format!("{number:?}"))
 }
 
+/// Reads a duration as `proxy.toml` has them; without a unit it counts in seconds.
+pub fn duration(text: &str) -> Option<Duration> {
+    duration_from_text(text, Duration::from_secs(1)).ok()
+}
+
 /// Reads `text` as bytes, or as a number of `KiB`, `MiB` or `GiB`.
 pub(super) fn size_from_text(text: &str) -> Result<u64, Reason> {
     let malformed = || Reason::Malformed {

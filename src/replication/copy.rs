@@ -74,8 +74,10 @@ pub struct CopyProgress {
     pub tables_done: usize,
     /// All tables of this copy.
     pub tables: usize,
-    /// Rows of tables that are done.
+    /// Rows that went through.
     pub rows: u64,
+    /// Rows of all tables, as the primary guesses.
+    pub rows_estimate: u64,
     /// Bytes that went through.
     pub bytes: u64,
     /// Bytes that all tables take on the primary, nearly what will go through.
@@ -139,6 +141,7 @@ pub async fn copy(
         tables_done: 0,
         tables: tables.len(),
         rows: 0,
+        rows_estimate: tables.iter().map(|job| job.table.rows_estimate).sum(),
         bytes: 0,
         bytes_estimate: tables.iter().map(|job| job.table.bytes).sum(),
         began: Instant::now(),
@@ -257,7 +260,6 @@ impl Worker {
         progress.send_modify(|progress| {
             if let Some(progress) = progress {
                 progress.tables_done += 1;
-                progress.rows += rows;
             }
         });
         Ok(())
@@ -299,17 +301,26 @@ impl Worker {
         let mut rows = pin!(self.primary.copy_out(&out).await.map_err(reading())?);
         let mut sink = pin!(self.secondary.copy_in::<_, Bytes>(&into).await.map_err(writing())?);
         let mut chunk = BytesMut::with_capacity(CHUNK);
-        let mut bytes = 0;
+        let (mut bytes, mut held, mut counted) = (0, 0, 0);
         while let Some(row) = rows.next().await {
+            // The server sends each row as a message of its own.
             chunk.extend_from_slice(&row.map_err(reading())?);
+            held += 1;
+            counted += 1;
             if chunk.len() >= CHUNK {
-                bytes += hand_on(&mut chunk, progress);
+                bytes += hand_on(&chunk, std::mem::take(&mut held), progress);
                 sink.as_mut().send(chunk.split().freeze()).await.map_err(writing())?;
             }
         }
-        bytes += hand_on(&mut chunk, progress);
+        bytes += hand_on(&chunk, held, progress);
         sink.as_mut().send(chunk.freeze()).await.map_err(writing())?;
         let rows = sink.as_mut().finish().await.map_err(writing())?;
+        progress.send_modify(|progress| {
+            if let Some(progress) = progress {
+                // The end of the binary format is a message too.
+                progress.rows = (progress.rows + rows).saturating_sub(counted);
+            }
+        });
         Ok((rows, bytes))
     }
 }
@@ -329,11 +340,12 @@ pub async fn expect_empty(client: &Client, table: &Table) -> Result<(), CopyErro
 }
 
 /// Counts what is handed on.
-fn hand_on(chunk: &mut BytesMut, progress: &watch::Sender<Option<CopyProgress>>) -> u64 {
+fn hand_on(chunk: &BytesMut, rows: u64, progress: &watch::Sender<Option<CopyProgress>>) -> u64 {
     let bytes = u64::try_from(chunk.len()).unwrap_or_default();
     progress.send_modify(|progress| {
         if let Some(progress) = progress {
             progress.bytes += bytes;
+            progress.rows += rows;
         }
     });
     bytes

@@ -18,6 +18,7 @@ pub mod error;
 mod follow;
 mod hook;
 pub mod literal;
+pub mod observe;
 pub mod primary;
 pub mod progress;
 mod secondary;
@@ -28,5 +29,7 @@ pub mod statements;
 pub mod status;
 pub mod supervisor;
 pub mod verify;
+pub mod view;
+pub mod wait;
 
 pub use error::Error;

@@ -1,12 +1,13 @@
 //! The life of a secondary in the words that are used everywhere, and what can be asked of it.
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
 use super::catalog::TableName;
 use super::copy::CopyProgress;
+use crate::metrics::histogram::Histogram;
 
 /// What a secondary is doing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,6 +42,28 @@ impl State {
         }
     }
 
+    /// Reads a [word](Self::word); `why` is kept where the state has a reason.
+    pub fn from_word(word: &str, why: &str) -> Option<Self> {
+        Some(match word {
+            "copying" => Self::Copying,
+            "catching_up" => Self::CatchingUp,
+            "in_sync" => Self::InSync,
+            "paused" => Self::Paused(why.to_owned()),
+            "detached" => Self::Detached(why.to_owned()),
+            "ahead" => Self::Ahead(why.to_owned()),
+            "diverged" => Self::Diverged(why.to_owned()),
+            _ => return None,
+        })
+    }
+
+    /// Whether it stays so until somebody does something.
+    pub fn has_stopped(&self) -> bool {
+        match self {
+            Self::Copying | Self::CatchingUp | Self::InSync | Self::Diverged(_) => false,
+            Self::Paused(_) | Self::Detached(_) | Self::Ahead(_) => true,
+        }
+    }
+
     /// Why it is so, where there is something to say.
     pub fn why(&self) -> Option<&str> {
         match self {
@@ -67,6 +90,8 @@ pub struct Status {
     pub secondary: String,
     /// What it is doing.
     pub state: State,
+    /// Since when.
+    pub since: SystemTime,
     /// Whether this process applies; otherwise another does, and what is here is what that one said.
     pub is_leader: bool,
     /// When the primary had what the secondary has now.
@@ -79,6 +104,12 @@ pub struct Status {
     pub changes: u64,
     /// Batches applied by this process.
     pub batches: u64,
+    /// How long batches took, from their snapshot of the primary to their commit on the secondary.
+    pub apply: Histogram,
+    /// Rows copied by this process.
+    pub copied_rows: u64,
+    /// Their bytes.
+    pub copied_bytes: u64,
     /// The snapshot that the secondary stands at.
     pub snapshot: Option<String>,
     /// What went wrong last; stays until something else does.
@@ -94,16 +125,39 @@ impl Status {
             database: database.to_owned(),
             secondary: secondary.to_owned(),
             state: State::CatchingUp,
+            since: SystemTime::now(),
             is_leader: false,
             as_of: None,
             lag_changes: 0,
             lag_bytes: 0,
             changes: 0,
             batches: 0,
+            apply: Histogram::default(),
+            copied_rows: 0,
+            copied_bytes: 0,
             snapshot: None,
             last_error: None,
             copy: None,
         }
+    }
+
+    /// Changes the state, and notes when, unless only its reason is another.
+    pub fn enter(&mut self, state: State) {
+        if self.state.word() != state.word() {
+            self.since = SystemTime::now();
+        }
+        self.state = state;
+    }
+
+    /// Keeps how far the copy under way is, and adds what has come since the last time.
+    pub fn note_copy(&mut self, progress: Option<CopyProgress>) {
+        if let Some(now) = &progress {
+            let before = self.copy.as_ref().filter(|before| before.began == now.began);
+            let (rows, bytes) = before.map_or((0, 0), |before| (before.rows, before.bytes));
+            self.copied_rows += now.rows.saturating_sub(rows);
+            self.copied_bytes += now.bytes.saturating_sub(bytes);
+        }
+        self.copy = progress;
     }
 }
 

@@ -1,9 +1,10 @@
 //! All secondaries of the configuration: their tasks, and the way to them.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -11,12 +12,16 @@ use super::capture::error::CaptureError;
 use super::capture::rotation::{self, Limits};
 use super::catalog::Selection;
 use super::connect::{Target, connect};
+use super::observe::{Look, Observer};
+use super::primary;
 use super::secondary::{Assignment, Keeper};
 use super::status::{Command, CommandError, Request, Status};
 use super::verify::desk::Desk;
 use super::verify::hold::{HoldRequests, holds};
 use super::verify::schedule::verify_forever;
 use super::verify::{self, Verifier};
+use super::view::View;
+use super::wait::{Moment, WaitError, Waiter};
 use crate::config::{Config, Database, Replication, Secondary};
 
 /// LIMIT: commands that wait for one secondary.
@@ -34,51 +39,74 @@ const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 /// The way to all secondaries.
 #[derive(Debug, Clone, Default)]
 pub struct Supervisor {
-    secondaries: Arc<Links>,
+    groups: Arc<BTreeMap<String, Group>>,
 }
 
-/// The ways to all secondaries, and what ends with them.
-#[derive(Debug, Default)]
-struct Links {
-    all: Vec<Link>,
-    /// Keep the change logs small.
-    _tenders: Vec<AbortOnDropHandle<()>>,
+/// A primary with its secondaries, and what ends with them.
+#[derive(Debug)]
+struct Group {
+    primary: Target,
+    settings: Replication,
+    links: BTreeMap<String, Link>,
+    observer: Observer,
+    /// Keeps the change log small.
+    _tender: AbortOnDropHandle<()>,
 }
 
 /// The way to one secondary.
 #[derive(Debug)]
 struct Link {
+    target: Target,
     status: watch::Receiver<Status>,
     requests: mpsc::Sender<Request>,
     desk: Arc<Desk>,
 }
 
+/// A primary as it was last seen.
+#[derive(Debug, Clone)]
+pub struct GroupView {
+    /// The database as clients call it.
+    pub database: String,
+    /// How its secondaries follow.
+    pub settings: Replication,
+    /// What the primary says.
+    pub look: Look,
+    /// Its secondaries.
+    pub secondaries: Vec<View>,
+}
+
 impl Supervisor {
     /// Starts a task for each secondary of the configuration. They end when this is dropped.
     pub fn start(config: &Config) -> Self {
-        let assignments: Vec<Assignment> = assignments(config).collect();
-        let mut seen = BTreeSet::new();
-        let firsts = assignments.iter().filter(|first| seen.insert(first.database.clone()));
-        let tenders: Vec<_> = firsts.map(|first| tokio::spawn(tend(first.clone()))).collect();
-        let secondaries = assignments.into_iter().map(|assignment| {
-            let (say, status) = watch::channel(Status::new(&assignment.database, &assignment.name));
-            let (requests, receiver) = mpsc::channel(COMMANDS_MAX);
-            let (desk, stands) = desk(&assignment);
-            let interval = assignment.settings.verify_interval;
-            tokio::spawn(Keeper::new(assignment, say, receiver, stands, desk.diverged()).run());
-            if !interval.is_zero() {
-                tokio::spawn(verify_forever(Arc::clone(&desk), interval));
-            }
-            Link { status, requests, desk }
+        let groups = config.databases.iter().filter_map(|(name, database)| {
+            let replication = database.replication.as_ref()?;
+            let assignments = assignments(config, name, database, replication);
+            Some((name.clone(), Group::start(assignments)?))
         });
-        let secondaries = secondaries.collect();
-        let ends = tenders.into_iter().map(AbortOnDropHandle::new).collect();
-        Self { secondaries: Arc::new(Links { all: secondaries, _tenders: ends }) }
+        Self { groups: Arc::new(groups.collect()) }
     }
 
-    /// How all secondaries are, by database and name.
+    /// How all secondaries are, as far as this process knows, by database and name.
     pub fn status(&self) -> Vec<Status> {
-        self.secondaries.all.iter().map(|link| link.status.borrow().clone()).collect()
+        let links = self.groups.values().flat_map(|group| group.links.values());
+        links.map(|link| link.status.borrow().clone()).collect()
+    }
+
+    /// How all databases with secondaries are, as they were last seen.
+    pub fn last_seen(&self) -> Vec<GroupView> {
+        let groups = self.groups.iter();
+        groups.map(|(database, group)| group.view(database, group.observer.last())).collect()
+    }
+
+    /// How all databases with secondaries are now, or have been within the last second; of a primary
+    /// that does not answer within two seconds, what was last seen.
+    ///
+    /// Cancel safe: yes.
+    pub async fn look(&self) -> Vec<GroupView> {
+        let looks = self.groups.values().map(|group| group.observer.now());
+        let looks = futures_util::future::join_all(looks).await;
+        let groups = self.groups.iter().zip(looks);
+        groups.map(|((database, group), look)| group.view(database, look)).collect()
     }
 
     /// Where a secondary is verified and repaired; `None` if there is no such secondary.
@@ -87,10 +115,7 @@ impl Supervisor {
     }
 
     fn link(&self, database: &str, secondary: &str) -> Option<&Link> {
-        self.secondaries.all.iter().find(|link| {
-            let status = link.status.borrow();
-            status.database == database && status.secondary == secondary
-        })
+        self.groups.get(database)?.links.get(secondary)
     }
 
     /// Asks something of a secondary, and waits until it is done or refused.
@@ -107,6 +132,11 @@ impl Supervisor {
         command: Command,
     ) -> Result<(), CommandError> {
         let Some(link) = self.link(database, secondary) else {
+            if let (Some(group), Command::Detach(why)) = (self.groups.get(database), &command) {
+                // It may have been configured once: then the primary still keeps its log for it.
+                let mut client = connect(&group.primary).await?;
+                return Ok(primary::detach(&mut client, secondary, why).await?);
+            }
             let (database, secondary) = (database.to_owned(), secondary.to_owned());
             return Err(CommandError::NoSecondary { database, secondary });
         };
@@ -114,6 +144,95 @@ impl Supervisor {
         let sent = link.requests.try_send(Request { command, answer });
         sent.map_err(|_| CommandError::Busy)?;
         answered.await.unwrap_or(Err(CommandError::Busy))
+    }
+
+    /// Returns when these secondaries, by database and name, have everything that was committed on
+    /// their primaries before the call.
+    ///
+    /// What is not there is not waited for. Cancel safe: yes, it only looks.
+    ///
+    /// # Errors
+    /// [`WaitError`], of the first that it goes wrong with; [`WaitError::TimedOut`] after `limit`.
+    pub async fn wait(
+        &self,
+        secondaries: &[(String, String)],
+        limit: Option<Duration>,
+    ) -> Result<(), WaitError> {
+        let waiters = secondaries.iter().filter_map(|(database, secondary)| {
+            let group = self.groups.get(database)?;
+            let link = group.links.get(secondary)?;
+            let status = link.status.clone();
+            let (primary, secondary) = (group.primary.clone(), link.target.clone());
+            Some(Waiter { primary, secondary, status })
+        });
+        let limit = limit.unwrap_or(Duration::MAX);
+        let waits = waiters.map(async |waiter| {
+            let secondary = waiter.name();
+            let primary = waiter.primary.clone();
+            let wait = async {
+                let moment = Moment::now(&primary).await?;
+                waiter.until(&moment).await
+            };
+            let waited = tokio::time::timeout(limit, wait).await;
+            waited.unwrap_or(Err(WaitError::TimedOut { secondary, limit }))
+        });
+        try_join_all(waits).await.map(drop)
+    }
+}
+
+impl Group {
+    /// Starts the tasks of a database's secondaries; `None` if there are none.
+    fn start(assignments: Vec<Assignment>) -> Option<Self> {
+        let first = assignments.first()?.clone();
+        let links: BTreeMap<String, Link> = assignments
+            .into_iter()
+            .map(|assignment| (assignment.name.clone(), Link::start(assignment)))
+            .collect();
+        let Assignment { primary, settings, .. } = first.clone();
+        let selection = Selection::new(&settings.tables, &settings.exclude);
+        let statuses = links.values().map(|link| link.status.clone()).collect();
+        let observer = Observer::start(primary.clone(), selection, statuses);
+        let tender = AbortOnDropHandle::new(tokio::spawn(tend(first)));
+        Some(Self { primary, settings, links, observer, _tender: tender })
+    }
+
+    fn view(&self, database: &str, look: Look) -> GroupView {
+        let now = Instant::now();
+        let view = |link: &Link| {
+            View::new(
+                link.status.borrow().clone(),
+                &look,
+                (link.desk.progress(), link.desk.results()),
+                now,
+            )
+        };
+        let mut secondaries: Vec<View> = self.links.values().map(view).collect();
+        for told in look.observed.iter().flat_map(|observed| &observed.secondaries) {
+            if !self.links.contains_key(&told.name) {
+                secondaries.push(View::unknown(database, told, &look, now));
+            }
+        }
+        GroupView {
+            database: database.to_owned(),
+            settings: self.settings.clone(),
+            look,
+            secondaries,
+        }
+    }
+}
+
+impl Link {
+    fn start(assignment: Assignment) -> Self {
+        let (say, status) = watch::channel(Status::new(&assignment.database, &assignment.name));
+        let (requests, receiver) = mpsc::channel(COMMANDS_MAX);
+        let (desk, stands) = desk(&assignment);
+        let interval = assignment.settings.verify_interval;
+        let target = assignment.secondary.clone();
+        tokio::spawn(Keeper::new(assignment, say, receiver, stands, desk.diverged()).run());
+        if !interval.is_zero() {
+            tokio::spawn(verify_forever(Arc::clone(&desk), interval));
+        }
+        Self { target, status, requests, desk }
     }
 }
 
@@ -165,23 +284,26 @@ async fn tend(assignment: Assignment) {
     }
 }
 
-fn assignments(config: &Config) -> impl Iterator<Item = Assignment> {
+/// What the configuration says of the secondaries of one database.
+fn assignments(
+    config: &Config,
+    name: &str,
+    database: &Database,
+    replication: &Replication,
+) -> Vec<Assignment> {
     let timeout = config.general.pool.server_connect_timeout;
     let timeout = if timeout.is_zero() { CONNECT_TIMEOUT } else { timeout };
-    config.databases.iter().flat_map(move |(name, database)| {
-        let replication = database.replication.iter();
-        replication.flat_map(move |replication| {
-            let primary = primary(name, database, replication, timeout);
-            database.secondaries.iter().map(move |(secondary_name, secondary)| Assignment {
-                database: name.clone(),
-                name: secondary_name.clone(),
-                secondary: target(&primary, secondary),
-                primary: primary.clone(),
-                settings: replication.clone(),
-                pool_size: usize::try_from(secondary.pool_size).unwrap_or(2),
-            })
-        })
-    })
+    let primary = primary(name, database, replication, timeout);
+    let secondaries = database.secondaries.iter();
+    let assignment = |(secondary_name, secondary): (&String, &Secondary)| Assignment {
+        database: name.to_owned(),
+        name: secondary_name.clone(),
+        secondary: target(&primary, secondary),
+        primary: primary.clone(),
+        settings: replication.clone(),
+        pool_size: usize::try_from(secondary.pool_size).unwrap_or(2),
+    };
+    secondaries.map(assignment).collect()
 }
 
 fn primary(

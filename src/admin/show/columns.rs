@@ -250,3 +250,92 @@ pub const WAITS: &[Column] = &[
 
 /// Ours: what RELOAD would change.
 pub const CHANGES: &[Column] = &[text("kind"), text("name"), text("change")];
+
+/// Ours: how each secondary is.
+pub const SECONDARIES: &[Column] = &[
+    text("database"),
+    text("secondary"),
+    text("state"),
+    float("lag_seconds"),
+    big("lag_changes"),
+    big("lag_bytes"),
+    text("last_error"),
+    text("since"),
+    int("is_leader"),
+    int("lag_is_estimate"),
+    big("changes_applied"),
+    big("batches_applied"),
+    text("snapshot"),
+    big("copy_tables_done"),
+    big("copy_tables"),
+    big("copy_rows"),
+    big("copy_rows_estimate"),
+    big("copy_bytes"),
+    big("copy_bytes_estimate"),
+    float("copy_seconds"),
+    text("verify_table"),
+    big("verify_tables_done"),
+    big("verify_tables"),
+    big("verify_rows"),
+    big("verify_rows_estimate"),
+    big("verify_rows_different"),
+    float("verify_seconds_left"),
+    int("is_configured"),
+];
+
+/// Ours: what is captured on each primary.
+pub const REPLICATION: &[Column] = &[
+    text("database"),
+    text("capture"),
+    big("log_bytes"),
+    big("log_limit_bytes"),
+    float("log_age_seconds"),
+    float("log_limit_age_seconds"),
+    big("tables"),
+    int("tables_refused"),
+    text("refused"),
+    int("secondaries"),
+    int("in_sync"),
+    text("consistency"),
+    text("group_id"),
+    text("last_error"),
+    float("seen_seconds"),
+];
+
+/// Ours: rows of secondaries that are known to differ.
+pub const DIVERGENCE: &[Column] = &[
+    text("database"),
+    text("secondary"),
+    text("table"),
+    text("key"),
+    text("kind"),
+    text("snapshot"),
+    text("found_at"),
+];
+
+/// Ours: what VERIFY has found, by table.
+pub const VERIFIED: &[Column] = &[
+    text("database"),
+    text("secondary"),
+    text("table"),
+    text("verdict"),
+    big("rows"),
+    big("missing"),
+    big("extra"),
+    big("different"),
+    text("detail"),
+    text("snapshot"),
+    float("seconds"),
+];
+
+/// Ours: what REPAIR has done.
+pub const REPAIRED: &[Column] = &[
+    text("database"),
+    text("secondary"),
+    text("table"),
+    text("verdict"),
+    big("deleted"),
+    big("updated"),
+    big("inserted"),
+    text("detail"),
+];

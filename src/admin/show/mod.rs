@@ -4,12 +4,14 @@ mod columns;
 mod databases;
 mod parameters;
 mod pools;
+mod replication;
 mod rows;
 mod sockets;
 mod stats;
 
-pub use columns::CHANGES;
+pub use columns::{CHANGES, REPAIRED, VERIFIED};
 pub use parameters::{Parameter, REPORTED, SERVER_VERSION};
+pub use rows::{float, int, owned, text};
 
 use crate::wire::rows::Column;
 
@@ -19,6 +21,7 @@ pub const HELP: &str = "
 \tSHOW STATE|WAITS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM
 \tSHOW PEERS|PEER_POOLS|DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
+\tSHOW SECONDARIES|REPLICATION|DIVERGENCE
 \tSET key = arg
 \tRELOAD [DRY RUN]
 \tPAUSE [<db>]
@@ -31,7 +34,14 @@ pub const HELP: &str = "
 \tSUSPEND
 \tWAIT_CLOSE [<db>]
 \tSHUTDOWN
-\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS";
+\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS
+\tCOPY|RESUME|SKIP SECONDARY <db>.<secondary>
+\tPAUSE|DETACH SECONDARY <db>.<secondary> ['<why>']
+\tRESYNC SECONDARY <db>.<secondary> [<table>, ...]
+\tWAIT SECONDARY <db>.<secondary> [TIMEOUT <time>]
+\tWAIT SECONDARIES [TIMEOUT <time>]
+\tVERIFY <db>[.<secondary>] [<table>]
+\tREPAIR <db>.<secondary> <table> [ALL]";
 
 /// A SHOW of the console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,6 +56,8 @@ pub enum Show {
     Databases,
     /// Host names that were looked up.
     DnsHosts,
+    /// Rows of secondaries that are known to differ.
+    Divergence,
     /// DNS zones.
     DnsZones,
     /// File descriptors with passwords, for an online restart: refused.
@@ -62,6 +74,10 @@ pub enum Show {
     Peers,
     /// Pools: what their clients and backends do.
     Pools,
+    /// What is captured on each primary.
+    Replication,
+    /// How each secondary is.
+    Secondaries,
     /// Backends.
     Servers,
     /// Clients and backends, with the state of their buffers.
@@ -88,7 +104,7 @@ pub enum Show {
 
 impl Show {
     /// All that HELP lists, in its order.
-    pub const NAMES: [(&'static str, Self); 23] = [
+    pub const NAMES: [(&'static str, Self); 26] = [
         ("HELP", Self::Help),
         ("CONFIG", Self::Config),
         ("DATABASES", Self::Databases),
@@ -112,6 +128,9 @@ impl Show {
         ("STATS_TOTALS", Self::StatsTotals),
         ("STATS_AVERAGES", Self::StatsAverages),
         ("TOTALS", Self::Totals),
+        ("SECONDARIES", Self::Secondaries),
+        ("REPLICATION", Self::Replication),
+        ("DIVERGENCE", Self::Divergence),
     ];
 
     /// Finds what is called so, in any case.
@@ -128,12 +147,15 @@ impl Show {
             Self::Sockets | Self::ActiveSockets => columns::SOCKETS,
             Self::Config => columns::CONFIG,
             Self::Databases => columns::DATABASES,
+            Self::Divergence => columns::DIVERGENCE,
             Self::DnsHosts => columns::DNS_HOSTS,
             Self::DnsZones => columns::DNS_ZONES,
             Self::Lists => columns::LISTS,
             Self::Mem => columns::MEM,
             Self::PeerPools => columns::PEER_POOLS,
             Self::Peers => columns::PEERS,
+            Self::Replication => columns::REPLICATION,
+            Self::Secondaries => columns::SECONDARIES,
             Self::Pools => columns::POOLS,
             Self::State => columns::STATE,
             Self::Stats => columns::STATS,

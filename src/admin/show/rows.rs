@@ -16,10 +16,11 @@ impl Admin {
     /// Lists what a SHOW shows.
     pub(in crate::admin) async fn list(&self, show: Show) -> Rows {
         match show {
-            // The first two are told in another way. Of the others there are none: a host name is
+            // The first three are told in another way. Of the others there are none: a host name is
             // looked up for each connection, and other poolers are not known of.
             Show::Fds
             | Show::Help
+            | Show::Divergence
             | Show::DnsHosts
             | Show::DnsZones
             | Show::PeerPools
@@ -33,6 +34,8 @@ impl Admin {
             Show::Lists => self.list_lists().await,
             Show::Mem => list_memory(),
             Show::Pools => self.list_pools().await,
+            Show::Replication => self.list_replication().await,
+            Show::Secondaries => self.list_secondaries().await,
             Show::State => self.list_state(),
             Show::Stats => self.list_stats().await,
             Show::StatsAverages => self.list_averages().await,
@@ -86,6 +89,11 @@ pub fn owned(text: impl Into<String>) -> Value {
 /// A whole number; what is too large stops at the greatest.
 pub fn int<T: TryInto<i64>>(number: T) -> Value {
     Value::Int(number.try_into().unwrap_or(i64::MAX))
+}
+
+/// A number with a fraction.
+pub fn float(number: f64) -> Value {
+    Value::Float(number)
 }
 
 /// As PgBouncer shows what is true: 1 and 0.

@@ -10,7 +10,7 @@ use crate::replication::connect::connect;
 use crate::replication::error::Error;
 use crate::replication::primary;
 use crate::replication::progress;
-use crate::replication::status::{Command, CommandError, Request};
+use crate::replication::status::{Command, CommandError, Request, State};
 
 impl From<Error> for CommandError {
     fn from(error: Error) -> Self {
@@ -34,10 +34,26 @@ impl Keeper {
             ?command,
             "command for a secondary"
         );
-        let outcome = self.carry_out(request.command).await;
+        let outcome = self.carry_out(request.command.clone()).await;
+        if outcome.is_ok() {
+            self.announce(request.command);
+        }
         // Nobody may be waiting any more.
         let _ = request.answer.send(outcome);
         true
+    }
+
+    /// Says at once what a command has made of the secondary, so that nobody who looks behind it sees
+    /// what was before.
+    fn announce(&self, command: Command) {
+        self.status.send_modify(|status| match command {
+            Command::Pause(why) => status.enter(State::Paused(why)),
+            Command::Detach(why) => status.enter(State::Detached(why)),
+            Command::Copy | Command::Resume | Command::Skip | Command::Resync(_) => {
+                status.last_error = None;
+                status.enter(State::CatchingUp);
+            }
+        });
     }
 
     async fn carry_out(&mut self, command: Command) -> Result<(), CommandError> {

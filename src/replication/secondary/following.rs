@@ -86,7 +86,7 @@ impl Keeper {
             self.status.send_modify(|status| {
                 (status.lag_changes, status.lag_bytes) = (changes, bytes);
                 if began.elapsed() > FRESH {
-                    status.state = State::CatchingUp;
+                    status.enter(State::CatchingUp);
                 }
             });
         };
@@ -94,16 +94,20 @@ impl Keeper {
         self.status.send_modify(|status| {
             status.as_of = Some(stepped.as_of);
             status.changes += stepped.changes;
-            status.batches += u64::from(stepped.changes > 0);
+            if stepped.changes > 0 {
+                status.batches += 1;
+                let took_us = stepped.as_of.elapsed().as_micros();
+                status.apply.record(u64::try_from(took_us).unwrap_or(u64::MAX));
+            }
             (status.lag_changes, status.lag_bytes) = (0, 0);
             let found = self.found.borrow();
-            status.state = match diverged.or(found.as_ref()) {
+            status.enter(match diverged.or(found.as_ref()) {
                 Some(why) => State::Diverged(why.clone()),
                 None if follower.stored().waiting.is_empty() && stepped.as_of.elapsed() < FRESH => {
                     State::InSync
                 }
                 None => State::CatchingUp,
-            };
+            });
             status.snapshot = Some(follower.stored().snapshot.to_string());
         });
         Ok(stepped.changes)

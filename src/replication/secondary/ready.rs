@@ -12,13 +12,13 @@ use super::halt::{Halt, refuse};
 use crate::replication::apply::{Applier, Followed, Tables, Treatment};
 use crate::replication::catalog::{Table, TableName};
 use crate::replication::checks;
-use crate::replication::copy::{self, CopyError, Existing, Job, Plan};
+use crate::replication::copy::{self, CopyError, CopyProgress, Existing, Job, Plan};
 use crate::replication::follow::{Follower, Limits};
 use crate::replication::hook;
 use crate::replication::primary::{self, Captured};
 use crate::replication::progress::{self, Copied, Progress};
 use crate::replication::snapshot::Snapshot;
-use crate::replication::status::State;
+use crate::replication::status::{State, Status};
 
 /// What both sides say.
 pub(super) struct Known {
@@ -65,9 +65,8 @@ impl Keeper {
                 let names: Vec<_> = jobs.iter().map(|job| job.table.name.clone()).collect();
                 progress::await_copy(&secondary, &names).await?;
                 if !jobs.is_empty() {
-                    let (told, _) = watch::channel(None);
                     let plan = self.plan(jobs, treatment);
-                    copying.spawn(async move { copy::copy(plan, &told).await });
+                    copying.spawn(copy_and_tell(plan, self.status.clone()));
                 }
                 snapshot
             }
@@ -122,26 +121,50 @@ impl Keeper {
         self.say(State::Copying);
         let name = &self.assignment.name;
         primary::report(primary, name, &State::Copying, None, None).await?;
-        let (told, mut heard) = watch::channel(None);
-        let mut copying = std::pin::pin!(copy::copy(plan, &told));
-        let snapshot = loop {
-            tokio::select! {
-                biased;
-                request = self.requests.recv() => {
-                    return Err(request.map_or(Halt::Over, Halt::Asked));
-                }
-                result = &mut copying => break result?,
-                _ = heard.changed() => {
-                    let progress = heard.borrow_and_update().clone();
-                    self.status.send_modify(|status| status.copy = progress);
-                }
+        let snapshot = tokio::select! {
+            biased;
+            request = self.requests.recv() => {
+                return Err(request.map_or(Halt::Over, Halt::Asked));
             }
+            result = copy_and_tell(plan, self.status.clone()) => result?,
         };
         hook::reached("copy_done");
         progress::complete(secondary, &snapshot).await?;
         hook::reached("copy_complete");
-        self.status.send_modify(|status| status.copy = None);
         Ok(snapshot)
+    }
+}
+
+/// Copies, and says meanwhile how far it is.
+///
+/// Cancel safe: yes, as [`copy::copy`].
+async fn copy_and_tell(plan: Plan, status: watch::Sender<Status>) -> Result<Snapshot, CopyError> {
+    let telling = Telling(&status);
+    let (told, mut heard) = watch::channel(None);
+    let mut copying = std::pin::pin!(copy::copy(plan, &told));
+    let copied = loop {
+        tokio::select! {
+            biased;
+            copied = &mut copying => break copied,
+            _ = heard.changed() => telling.tell(heard.borrow_and_update().clone()),
+        }
+    };
+    telling.tell(heard.borrow().clone());
+    copied
+}
+
+/// Says how far a copy is, and that there is none any more when it is dropped.
+struct Telling<'a>(&'a watch::Sender<Status>);
+
+impl Telling<'_> {
+    fn tell(&self, progress: Option<CopyProgress>) {
+        self.0.send_modify(|status| status.note_copy(progress));
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.tell(None);
     }
 }
 

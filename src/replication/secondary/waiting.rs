@@ -20,7 +20,7 @@ impl Keeper {
         let (database, secondary) = (&self.assignment.database, &self.assignment.name);
         let why = state.why();
         tracing::info!(database, secondary, %state, why, "secondary");
-        self.status.send_modify(|status| status.state = state);
+        self.status.send_modify(|status| status.enter(state));
     }
 
     /// Notes a failure, and waits a while; false if it is time to end.
@@ -30,7 +30,7 @@ impl Keeper {
         self.status.send_modify(|status| {
             status.last_error = Some(why);
             if status.state == State::InSync {
-                status.state = State::CatchingUp;
+                status.enter(State::CatchingUp);
             }
         });
         let pause = PAUSES.0.saturating_mul(1 << self.failures.min(10)).min(PAUSES.1);
@@ -51,7 +51,7 @@ impl Keeper {
         tracing::error!(database, secondary, %state, why = state.why(), "secondary has stopped");
         self.status.send_modify(|status| {
             status.last_error = state.why().map(str::to_owned);
-            status.state = state.clone();
+            status.enter(state.clone());
         });
         if let Err(error) = self.tell_primary(&state).await {
             tracing::warn!(database = self.assignment.database, %error, "primary not told");

@@ -1,7 +1,10 @@
 //! Where verifications and repairs of one secondary are asked for, and what is known of it.
 
-use tokio::sync::watch;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tokio::sync::{Semaphore, watch};
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use crate::replication::catalog::{Selection, Table, TableName, tables};
 use crate::replication::connect::connect;
@@ -22,13 +25,68 @@ pub struct Desk {
     verifier: Verifier,
     selection: Selection,
     diverged: watch::Sender<Option<String>>,
+    /// How far the verification is that everybody may watch.
+    progress: watch::Sender<Progress>,
+    /// LIMIT: one such verification at a time; others wait for their turn.
+    turn: Semaphore,
+    counts: Counts,
+}
+
+/// What came of the verifications since the start, by table.
+#[derive(Debug, Default)]
+struct Counts {
+    equal: AtomicU64,
+    different: AtomicU64,
+    could_not_tell: AtomicU64,
+    rows: AtomicU64,
+}
+
+/// What came of the verifications since the start.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Results {
+    /// Tables found equal.
+    pub equal: u64,
+    /// Tables found different.
+    pub different: u64,
+    /// Tables that could not be compared.
+    pub could_not_tell: u64,
+    /// Rows compared.
+    pub rows: u64,
+}
+
+/// Says that nothing is under way when it is dropped.
+struct Watching<'a>(&'a watch::Sender<Progress>);
+
+impl Drop for Watching<'_> {
+    fn drop(&mut self) {
+        self.0.send_replace(Progress::default());
+    }
 }
 
 impl Desk {
     /// Takes over the verification of a secondary, of the tables that follow.
     pub fn new(verifier: Verifier, selection: Selection) -> Self {
         let (diverged, _) = watch::channel(None);
-        Self { verifier, selection, diverged }
+        let (progress, _) = watch::channel(Progress::default());
+        let (turn, counts) = (Semaphore::new(1), Counts::default());
+        Self { verifier, selection, diverged, progress, turn, counts }
+    }
+
+    /// How far the verification under way is; one of no tables: none is.
+    pub fn progress(&self) -> Progress {
+        self.progress.borrow().clone()
+    }
+
+    /// What came of the verifications since the start.
+    pub fn results(&self) -> Results {
+        // Relaxed: they guard no other memory.
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Results {
+            equal: load(&self.counts.equal),
+            different: load(&self.counts.different),
+            could_not_tell: load(&self.counts.could_not_tell),
+            rows: load(&self.counts.rows),
+        }
     }
 
     /// What is known to differ, in a few words; `None`: nothing.
@@ -60,10 +118,24 @@ impl Desk {
         let secondary = self.prepared().await?;
         for table in &report.tables {
             findings::record(&secondary, table).await?;
+            self.count(table);
             announce(table);
         }
         self.refresh(&secondary).await?;
         Ok(report)
+    }
+
+    /// The same when no other one is under way; everybody may watch it by [`Desk::progress`].
+    ///
+    /// Cancel safe: yes, as [`Desk::verify`].
+    ///
+    /// # Errors
+    /// As [`Desk::verify`].
+    pub async fn verify_in_turn(&self, only: Option<&TableName>) -> Result<Report, Error> {
+        // It is never closed.
+        let _turn = self.turn.acquire().await.ok();
+        let watching = Watching(&self.progress);
+        self.verify(only, watching.0).await
     }
 
     /// Makes rows of a table what they are on the primary, and compares the whole table again.
@@ -89,12 +161,43 @@ impl Desk {
         Ok((repaired, self.verify(Some(table), watched).await?))
     }
 
-    /// Lists rows that are known to differ, for SHOW DIVERGENCE.
+    /// Repairs when no verification is under way that everybody may watch; otherwise as
+    /// [`Desk::repair`].
+    ///
+    /// # Errors
+    /// As [`Desk::repair`].
+    pub async fn repair_in_turn(
+        &self,
+        table: &TableName,
+        extent: Option<Extent>,
+    ) -> Result<(Repaired, Report), VerifyError> {
+        // It is never closed.
+        let _turn = self.turn.acquire().await.ok();
+        let watching = Watching(&self.progress);
+        self.repair(table, extent, watching.0).await
+    }
+
+    /// Lists rows that are known to differ, for SHOW DIVERGENCE; none where nothing was copied yet.
     ///
     /// # Errors
     /// [`Error`].
     pub async fn divergence(&self, limit: usize) -> Result<Vec<Finding>, Error> {
-        findings::divergence(&self.prepared().await?, limit).await
+        let secondary = connect(&self.verifier.secondary).await?;
+        match findings::install(&secondary).await {
+            Ok(()) => findings::divergence(&secondary, limit).await,
+            Err(error) if is_missing_schema(&error) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a table of this name follows.
+    ///
+    /// # Errors
+    /// [`Error`].
+    pub async fn follows(&self, table: &TableName) -> Result<bool, Error> {
+        let primary = connect(&self.verifier.primary).await?;
+        let all = tables(&primary, &self.selection).await?;
+        Ok(all.iter().any(|known| known.name == *table))
     }
 
     /// Reads what earlier verifications have found.
@@ -120,6 +223,16 @@ impl Desk {
             }
         }
         Ok(tables)
+    }
+
+    fn count(&self, report: &TableReport) {
+        let count = match report.outcome.verdict() {
+            Verdict::Equal => &self.counts.equal,
+            Verdict::Different => &self.counts.different,
+            Verdict::CouldNotTell => &self.counts.could_not_tell,
+        };
+        count.fetch_add(1, Ordering::Relaxed);
+        self.counts.rows.fetch_add(report.rows, Ordering::Relaxed);
     }
 
     async fn prepared(&self) -> Result<Client, Error> {
@@ -148,6 +261,10 @@ impl Desk {
         });
         Ok(verified)
     }
+}
+
+fn is_missing_schema(error: &Error) -> bool {
+    error.server_said().is_some_and(|said| *said.code() == SqlState::INVALID_SCHEMA_NAME)
 }
 
 fn announce(report: &TableReport) {

@@ -3,14 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::watch;
-
 use crate::replication::catalog::Table;
 use crate::replication::error::Error;
 
 use super::desk::Desk;
 use super::findings::Verified;
-use super::progress::Progress;
 use super::report::Verdict;
 
 /// Shortest sleep between two looks, and how long after a failure it is tried again.
@@ -47,8 +44,7 @@ async fn step(desk: &Desk, interval: Duration) -> Result<Duration, Error> {
         Due::Now(table) => table,
         Due::In(pause) => return Ok(pause.clamp(PAUSE, LOOK_AGAIN)),
     };
-    let (watched, _) = watch::channel(Progress::default());
-    let report = desk.verify(Some(&table.name), &watched).await?;
+    let report = desk.verify_in_turn(Some(&table.name)).await?;
     // An applier that is not there will not be there for the next table either.
     let is_told = report.verdict() != Verdict::CouldNotTell;
     Ok(if is_told { Duration::ZERO } else { PAUSE })

@@ -8,6 +8,7 @@ mod commands;
 mod crashes;
 mod follows;
 mod library;
+mod operate;
 mod rights;
 mod scenarios;
 mod stops;
