@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser, Subcommand};
 
-use crate::{check, demo, password};
+use crate::{check, demo, operator, password};
 
 /// Where the configuration is looked for, in this order.
 const DEFAULT_PATHS: [&str; 2] = ["proxy.toml", "/etc/pgtandem/proxy.toml"];
@@ -49,6 +49,11 @@ pub enum Command {
         /// PgBouncer's configuration, such as /etc/pgbouncer/pgbouncer.ini
         file: PathBuf,
     },
+    /// Show how secondaries are, and command them: copy, verify, repair, pause, resume, …
+    ///
+    /// Talks to the running proxy of the same configuration file through its admin console: as the
+    /// account that the proxy runs as, through its Unix socket, without a password.
+    Replication(operator::Args),
     /// Show the whole product on throw-away databases
     Demo(demo::Args),
 }

@@ -14,6 +14,7 @@ pub mod import;
 pub mod log;
 pub mod metrics;
 pub mod net;
+pub mod operator;
 pub mod password;
 pub mod pool;
 pub mod replication;

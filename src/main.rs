@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pgtandem::cli::{Cli, Command};
-use pgtandem::{app, check, config, control, demo, import, log, password};
+use pgtandem::{app, check, config, control, demo, import, log, operator, password};
 
 #[cfg(feature = "jemalloc")]
 #[global_allocator]
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
         Some(Command::Check(args)) => run_check(&cli, *args),
         Some(Command::Password(args)) => run_password(args),
         Some(Command::Import { file }) => run_import(file),
+        Some(Command::Replication(args)) => run_operator(&cli, args),
         Some(Command::Demo(args)) => run_demo(*args),
     }
 }
@@ -121,6 +122,25 @@ fn run_import(file: &Path) -> ExitCode {
         Some(mismatch) => {
             complain(&format!("the output is not accepted by `pgtandem check`:\n{mismatch}"));
             ExitCode::FAILURE
+        }
+    }
+}
+
+fn run_operator(cli: &Cli, args: &operator::Args) -> ExitCode {
+    let failure = ExitCode::from(args.command.failure_code());
+    let config = match config::load(&cli.config_path()) {
+        Ok(config) => config,
+        Err(error) => {
+            complain(&error.to_string());
+            return failure;
+        }
+    };
+    let Some(runtime) = small_runtime() else { return failure };
+    match runtime.block_on(operator::run(args, &config)) {
+        Ok(code) => code,
+        Err(error) => {
+            complain(&error.to_string());
+            failure
         }
     }
 }

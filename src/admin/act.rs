@@ -123,7 +123,8 @@ impl Admin {
                 Shutdown::WaitForClients => Mode::WaitForClients,
             })?,
             Action::Order(order) => {
-                let rows = self.order(order).await?;
+                // Its work is larger than a console's own.
+                let rows = Box::pin(self.order(order)).await?;
                 return Ok(Acted { rows, ..Acted::default() });
             }
         }

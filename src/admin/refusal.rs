@@ -42,7 +42,7 @@ pub enum Refusal {
     GoesOn,
     /// Something about a secondary was not possible.
     #[error(transparent)]
-    Order(#[from] OrderError),
+    Order(Box<OrderError>),
     /// SHOW FDS.
     #[error("SHOW FDS is not supported: it would show passwords")]
     Descriptors,
@@ -94,6 +94,12 @@ pub enum Refusal {
     /// FunctionCall.
     #[error("function calls are not supported by the admin console")]
     FunctionCall,
+}
+
+impl From<OrderError> for Refusal {
+    fn from(error: OrderError) -> Self {
+        Self::Order(Box::new(error))
+    }
 }
 
 impl Refusal {

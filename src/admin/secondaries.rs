@@ -61,7 +61,7 @@ pub enum OrderError {
         /// The table.
         table: TableName,
         /// Why.
-        source: VerifyError,
+        source: Box<VerifyError>,
     },
     /// A database did not do what it was asked.
     #[error("secondary {place}: {source}")]
@@ -109,8 +109,7 @@ impl OrderError {
             | Self::NoSecondaries(_)
             | Self::NoSecondary { .. }
             | Self::Several(_) => Some("SHOW SECONDARIES lists them all.".to_owned()),
-            Self::Refused { source: CommandError::NotHere, .. }
-            | Self::Verify { source: VerifyError::Hold(HoldError::NoApplier), .. } => Some(
+            Self::Refused { source: CommandError::NotHere, .. } => Some(
                 "The proxy that applies says 1 in is_leader of its own SHOW SECONDARIES."
                     .to_owned(),
             ),
@@ -243,8 +242,10 @@ impl Admin {
         let asked = table.clone();
         let work = tokio::spawn(async move { desk.repair_in_turn(&asked, extent).await });
         let repaired = work.await.map_err(|_| OrderError::Interrupted)?;
-        let (repaired, report) =
-            repaired.map_err(|source| OrderError::Verify { table: table.clone(), source })?;
+        let (repaired, report) = repaired.map_err(|source| OrderError::Verify {
+            table: table.clone(),
+            source: Box::new(source),
+        })?;
         Ok(vec![row_of_repair(&database, &secondary, table, repaired, &report)])
     }
 

@@ -18,6 +18,7 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusRecorder};
 
 use super::cells::{Cells, States};
 use super::histogram::{BOUNDS_SECONDS, Histogram};
+use super::replication::{PRIMARY, PrimarySample, SECONDARY, SecondarySample};
 use super::table::{
     Metric, POOL, PROCESS, PoolSample, ProcessSample, Reading, WORKER, WorkerSample,
 };
@@ -74,6 +75,10 @@ pub struct Snapshot {
     pub workers: Vec<WorkerSample>,
     /// The process.
     pub process: ProcessSample,
+    /// Databases with secondaries.
+    pub primaries: Vec<(String, PrimarySample)>,
+    /// Secondaries by the database and themselves.
+    pub secondaries: Vec<(String, String, SecondarySample)>,
 }
 
 /// All series.
@@ -114,7 +119,7 @@ impl Default for Exposition {
 impl Exposition {
     /// Takes what is to be shown now, and shows it.
     pub fn render(&mut self, snapshot: Snapshot) -> String {
-        let Snapshot { configured, shares, workers, process } = snapshot;
+        let Snapshot { configured, shares, workers, process, primaries, secondaries } = snapshot;
         let answered: Vec<bool> = workers.iter().map(|worker| worker.is_up).collect();
         self.add_pools(&configured, shares, &answered);
         self.add_workers(&workers);
@@ -129,6 +134,7 @@ impl Exposition {
         let pools: Vec<_> =
             self.pools.values().map(|(labels, pool)| (labels.as_str(), pool)).collect();
         write_samples(&mut out, POOL, &pools, |_| true);
+        write_replication(&mut out, &primaries, &secondaries);
         out
     }
 
@@ -346,6 +352,27 @@ fn write_samples<S>(
             write_sample(out, metric, labels, sample);
         }
     }
+}
+
+/// Writes the metrics of primaries and secondaries, whose samples are whole as they come.
+fn write_replication(
+    out: &mut String,
+    primaries: &[(String, PrimarySample)],
+    secondaries: &[(String, String, SecondarySample)],
+) {
+    let labels =
+        |(database, _): &(String, PrimarySample)| written(&[("database", encode(database))]);
+    let own: Vec<String> = primaries.iter().map(labels).collect();
+    let samples = own.iter().zip(primaries);
+    let samples: Vec<_> = samples.map(|(own, (_, sample))| (own.as_str(), sample)).collect();
+    write_samples(out, PRIMARY, &samples, |_| true);
+    let labels = |(database, name, _): &(String, String, SecondarySample)| {
+        written(&[("database", encode(database)), ("secondary", encode(name))])
+    };
+    let own: Vec<String> = secondaries.iter().map(labels).collect();
+    let samples = own.iter().zip(secondaries);
+    let samples: Vec<_> = samples.map(|(own, (.., sample))| (own.as_str(), sample)).collect();
+    write_samples(out, SECONDARY, &samples, |_| true);
 }
 
 fn write_head<S>(out: &mut String, metric: &Metric<S>) {

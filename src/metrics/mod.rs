@@ -9,4 +9,5 @@ pub mod exposition;
 pub mod histogram;
 pub mod labels;
 pub mod process;
+pub mod replication;
 pub mod table;

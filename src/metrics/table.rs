@@ -103,7 +103,11 @@ pub struct ProcessSample {
     pub is_ready: bool,
 }
 
-const fn row<S>(name: &'static str, help: &'static str, reading: Reading<S>) -> Metric<S> {
+pub(super) const fn row<S>(
+    name: &'static str,
+    help: &'static str,
+    reading: Reading<S>,
+) -> Metric<S> {
     Metric { name, help, fixed: &[], reading }
 }
 
@@ -391,12 +395,12 @@ fn each<L: Label, const N: usize>(counts: &Counts<L, N>) -> Vec<(&'static str, u
 }
 
 /// 1 for true.
-fn truth(is_so: bool) -> f64 {
+pub(super) fn truth(is_so: bool) -> f64 {
     if is_so { 1.0 } else { 0.0 }
 }
 
 /// A number as Prometheus has them: exact up to 2^53.
-fn float(number: u64) -> f64 {
+pub fn float(number: u64) -> f64 {
     let half = |bits: u64| u32::try_from(bits & 0xffff_ffff).map_or(0.0, f64::from);
     half(number >> 32) * 4_294_967_296.0 + half(number)
 }

@@ -70,6 +70,15 @@ pub struct Observed {
     pub secondaries: Vec<Reported>,
 }
 
+impl Observed {
+    /// For how long the log is kept: since the primary was as the secondary is that has least.
+    pub fn log_age(&self) -> Option<Duration> {
+        let attached = self.secondaries.iter();
+        let attached = attached.filter(|told| !matches!(told.state, State::Detached(_)));
+        attached.filter_map(|told| told.age).max()
+    }
+}
+
 /// What the primary was told of a secondary by whoever applies.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reported {

@@ -131,7 +131,7 @@ mod tests {
             let view = View::new(status, look, Default::default(), now);
             assert_eq!((&view.state, view.lag), (state, lag.map(Duration::from_secs)));
         };
-        let ten = || Some(now - Duration::from_secs(10));
+        let ten = || now.checked_sub(Duration::from_secs(10));
         let fresh = look(now, State::InSync, 1);
         check(status(State::CatchingUp, true, ten()), &fresh, &State::CatchingUp, Some(10));
         check(status(State::CatchingUp, true, None), &fresh, &State::CatchingUp, Some(1));

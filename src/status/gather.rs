@@ -1,13 +1,19 @@
 //! Collects what metrics show: from the workers, the control plane and the system.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
 
 use crate::config::Config;
 use crate::control::Control;
 use crate::metrics::exposition::{ANY, PoolLabels, Share, Snapshot};
 use crate::metrics::process;
-use crate::metrics::table::{ProcessSample, WorkerSample};
+use crate::metrics::replication::{PrimarySample, SecondarySample};
+use crate::metrics::table::{ProcessSample, WorkerSample, float};
 use crate::pool::spec::Spec;
+use crate::replication::observe::{Behind, Capture, Observed};
+use crate::replication::supervisor::GroupView;
+use crate::replication::view::View;
 use crate::worker::report::{PoolReport, WorkerReport};
 
 /// Combinations of configured databases and users that have series from the start. LIMIT: with more
@@ -28,7 +34,73 @@ pub(super) async fn snapshot(control: &Control) -> Snapshot {
         let pools = report.into_iter().flat_map(|report| report.pools);
         snapshot.shares.extend(pools.map(|pool| share(&config, worker, pool)));
     }
+    for group in control.secondaries.last_seen() {
+        let views = group.secondaries.iter().filter(|view| view.is_configured);
+        snapshot.secondaries.extend(views.map(secondary));
+        snapshot.primaries.push((group.database.clone(), primary(&group)));
+    }
     snapshot
+}
+
+fn primary(group: &GroupView) -> PrimarySample {
+    let GroupView { settings, look, .. } = group;
+    let observed = look.observed.as_deref();
+    let known = |read: fn(&Observed) -> u64| observed.map_or(f64::NAN, |seen| float(read(seen)));
+    PrimarySample {
+        is_up: observed.is_some() && look.error.is_none(),
+        is_captured: observed.is_some_and(|seen| seen.capture == Capture::Active),
+        log_bytes: known(|seen| seen.log_bytes),
+        log_limit_bytes: settings.log_limit_bytes,
+        log_age_seconds: seconds(observed.and_then(Observed::log_age)),
+        log_limit_seconds: settings.log_limit_age.as_secs_f64(),
+        tables: known(|seen| seen.tables),
+        refused: known(|seen| u64::try_from(seen.refused.len()).unwrap_or(u64::MAX)),
+    }
+}
+
+fn secondary(view: &View) -> (String, String, SecondarySample) {
+    let View { status, state, lag, behind, results, .. } = view;
+    let behind =
+        |read: fn(&Behind) -> u64| behind.as_ref().map_or(f64::NAN, |behind| float(read(behind)));
+    let sample = SecondarySample {
+        state: state.word(),
+        is_leader: status.is_leader,
+        lag_seconds: seconds(*lag),
+        lag_changes: behind(|behind| behind.changes),
+        lag_bytes: behind(|behind| behind.bytes),
+        changes: status.changes,
+        batches: status.batches,
+        apply: status.apply,
+        copied_rows: status.copied_rows,
+        copied_bytes: status.copied_bytes,
+        verified_rows: results.rows,
+        equal: results.equal,
+        different: results.different,
+        could_not_tell: results.could_not_tell,
+    };
+    (status.database.clone(), status.secondary.clone(), sample)
+}
+
+fn seconds(time: Option<Duration>) -> f64 {
+    time.map_or(f64::NAN, |time| time.as_secs_f64())
+}
+
+/// Says how secondaries are, a line for each.
+pub(super) fn secondaries(control: &Control) -> String {
+    let mut words = String::new();
+    for view in control.secondaries.last_seen().iter().flat_map(|group| &group.secondaries) {
+        let View { status, state, lag, .. } = view;
+        // Writing to a string does not fail.
+        let _ = write!(words, "secondary {}.{}: {state}", status.database, status.secondary);
+        if let Some(lag) = lag {
+            let _ = write!(words, ", {:.1} s behind", lag.as_secs_f64());
+        }
+        if let Some(why) = state.why() {
+            let _ = write!(words, ", {why}");
+        }
+        words.push('\n');
+    }
+    words
 }
 
 /// Says why no clients should be sent here, if that is so.

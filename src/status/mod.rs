@@ -263,12 +263,17 @@ impl Status {
         text(StatusCode::SERVICE_UNAVAILABLE, words)
     }
 
-    /// Whether a load balancer should send clients here.
+    /// Whether a load balancer should send clients here; then how secondaries are.
+    ///
+    /// A secondary decides nothing: clients are served from the primary, and would be sent away from
+    /// all proxies at once by a secondary that lags.
     fn readiness(&self) -> Response<Full<Bytes>> {
+        let secondaries = gather::secondaries(&self.control);
         match gather::obstacle(&self.control) {
-            None => text(StatusCode::OK, "ready\n"),
+            None => text(StatusCode::OK, format!("ready\n{secondaries}")),
             Some(obstacle) => {
-                text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {obstacle}\n"))
+                let words = format!("not ready: {obstacle}\n{secondaries}");
+                text(StatusCode::SERVICE_UNAVAILABLE, words)
             }
         }
     }

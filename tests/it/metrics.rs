@@ -286,9 +286,42 @@ fn what_is_configured_is_there_from_the_start() {
     }
 }
 
+/// Adds a database with a secondary; neither is there, and its series are all the same.
+fn with_secondary(config: Config) -> Config {
+    config.database("far", &["host = \"127.0.0.1\"", "port = 1"]).extra(
+        "\n[databases.far.replication]\nadmin_user = \"postgres\"\n\
+         [databases.far.secondaries.copy]\nhost = \"127.0.0.1\"\nport = 1\n",
+    )
+}
+
+#[test]
+fn secondaries_are_there_from_the_start_and_make_nobody_unready() {
+    let watched = Watched::start(with_secondary);
+    let text = watched.scrape();
+    for (series, expected) in [
+        (
+            "pgtandem_secondary_state{database=\"far\",secondary=\"copy\",state=\"catching_up\"}",
+            "1",
+        ),
+        ("pgtandem_secondary_state{database=\"far\",secondary=\"copy\",state=\"in_sync\"}", "0"),
+        ("pgtandem_secondary_lag_seconds{database=\"far\",secondary=\"copy\"}", "NaN"),
+        ("pgtandem_secondary_applying{database=\"far\",secondary=\"copy\"}", "0"),
+        ("pgtandem_secondary_changes_total{database=\"far\",secondary=\"copy\"}", "0"),
+        ("pgtandem_secondary_apply_seconds_count{database=\"far\",secondary=\"copy\"}", "0"),
+        ("pgtandem_primary_up{database=\"far\"}", "0"),
+        ("pgtandem_change_log_limit_seconds{database=\"far\"}", "86400"),
+    ] {
+        let line = format!("{series} {expected}");
+        assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+    }
+    let answer = get(watched.port, "/readyz");
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.body, "ready\nsecondary far.copy: catching_up\n");
+}
+
 #[test]
 fn promtool_accepts_everything() {
-    let watched = Watched::start(|config| config);
+    let watched = Watched::start(with_secondary);
     watched.fixture.connect().query("select 1");
     let mut check = Command::new("promtool");
     check.args(["check", "metrics"]);
@@ -308,7 +341,7 @@ fn promtool_accepts_everything() {
 
 #[test]
 fn dashboard_and_rules_name_only_what_exists() {
-    let watched = Watched::start(|config| config);
+    let watched = Watched::start(with_secondary);
     watched.fixture.connect().query("select 1");
     let text = watched.scrape();
     let names = names_in(&text);

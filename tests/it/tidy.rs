@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Ranks of the code map; a module uses only lower ranks, itself, and what stands beside it here.
-const RANKS: [(&str, u8, &[&str]); 24] = [
+const RANKS: [(&str, u8, &[&str]); 25] = [
     ("wire", 0, &[]),
     ("secret", 0, &[]),
     ("config", 1, &[]),
@@ -23,6 +23,7 @@ const RANKS: [(&str, u8, &[&str]); 24] = [
     ("admin", 9, &[]),
     ("import", 9, &[]),
     ("status", 9, &[]),
+    ("operator", 9, &[]),
     ("check", 9, &[]),
     ("password", 9, &[]),
     ("demo", 10, &[]),

@@ -85,7 +85,7 @@ fn of_group(group: &GroupView) -> Vec<Value> {
         text(capture),
         number(observed.map(|observed| observed.log_bytes)),
         int(settings.log_limit_bytes),
-        seconds(observed.and_then(log_age)),
+        seconds(observed.and_then(Observed::log_age)),
         float(settings.log_limit_age.as_secs_f64()),
         number(observed.map(|observed| observed.tables)),
         refused.map_or(Value::Null, |refused| int(refused.len())),
@@ -99,11 +99,4 @@ fn of_group(group: &GroupView) -> Vec<Value> {
         look.error.as_ref().or(why).map_or(Value::Null, owned),
         seconds(observed.map(|observed| Instant::now().saturating_duration_since(observed.at))),
     ]
-}
-
-/// For how long the log is kept: since what the secondary has that has least.
-fn log_age(observed: &Observed) -> Option<Duration> {
-    let attached = observed.secondaries.iter();
-    let attached = attached.filter(|told| !matches!(told.state, State::Detached(_)));
-    attached.filter_map(|told| told.age).max()
 }

@@ -11,5 +11,6 @@ mod library;
 mod operate;
 mod rights;
 mod scenarios;
+mod shell;
 mod stops;
 mod verify;
