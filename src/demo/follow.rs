@@ -4,6 +4,7 @@
 //! What is shown is what a user would do: `SHOW SECONDARIES` on the console, and the commands of
 //! `pgtandem replication`.
 
+use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -64,7 +65,7 @@ pub(super) async fn perform(
     let tools = [another.as_ref().unwrap_or(bench.tools), bench.tools];
     screen.say("\nNow two secondaries, copied and followed while the primary is written to.\n")?;
     let secondaries = screen
-        .step("create and start two more PostgreSQLs", async |progress| {
+        .step("start two more PostgreSQLs", async |progress| {
             let secondaries = create(bench, tools, workspace).await?;
             progress.note(format!("versions {}", versions(&secondaries)));
             Ok(secondaries)
@@ -72,7 +73,7 @@ pub(super) async fn perform(
         .await?;
     let more = configuration(bench.role, &secondaries);
     let proxies = screen
-        .step("start two pgtandems that look after them", async |_| {
+        .step("start two pgtandems that replicate", async |_| {
             let [a, b] = PROXIES;
             let (cluster, role) = (bench.cluster, bench.role);
             let a = Proxy::start(workspace, program, a, cluster, role, &more).await?;
@@ -82,18 +83,36 @@ pub(super) async fn perform(
         .await?;
     screen.say(&explanation(&more, bench.role))?;
     let [first, other] = &proxies;
+    let watch = Watch { bench, proxy: other };
+    let (written, failed) = write(&watch, first, workspace, screen).await?;
+    let verdict = prove(&watch, workspace, screen).await?;
+    screen.say(&format!(
+        "\n`pgtandem replication verify` says:\n\n{}\n\
+         {} transactions were written meanwhile, {failed} of them failed. Both secondaries are\n\
+         equal to the primary, row by row.",
+        indented(verdict.trim_end()),
+        grouped_count(written),
+    ))
+}
 
-    let pgbench = bench.write(other.port(), LOAD_SECONDS, RATE);
+/// Copies and follows under load, which goes through the proxy of `watch`, while `first` is killed;
+/// returns how many transactions were written, and how many failed.
+async fn write(
+    watch: &Watch<'_>,
+    first: &Proxy,
+    workspace: &mut Workspace,
+    screen: &mut Screen,
+) -> Result<(u64, u64), DemoError> {
+    let pgbench = watch.bench.write(watch.proxy.port(), LOAD_SECONDS, RATE);
     let command = shown(&pgbench);
     workspace.serve(LOAD, pgbench, Signal::INT, async || true).await?;
-    let watch = Watch { bench, proxy: other };
     screen
-        .step("copy a million rows to each, under load", async |progress| {
+        .step("copy all to both, under load", async |progress| {
             watch.until_in_sync(workspace, progress).await
         })
         .await?;
     screen
-        .step("kill -9 one pgtandem: the other goes on", async |progress| {
+        .step("kill -9 one pgtandem: other goes on", async |progress| {
             workspace.kill(first.name()).await?;
             // Whoever applied may have been seen in sync a moment ago.
             workspace.pause(LOOK * 2).await?;
@@ -107,33 +126,35 @@ pub(super) async fn perform(
         })
         .await?;
     let said = workspace.said(LOAD);
-    let (written, failed) = Bench::written(&said).map_err(|what| DemoError::Unreadable {
+    Bench::written(&said).map_err(|what| DemoError::Unreadable {
         command,
         what,
         output: Tail::of(&said),
-    })?;
+    })
+}
+
+/// Waits until the secondaries have everything, and has every row compared; returns the verdict.
+async fn prove(
+    watch: &Watch<'_>,
+    workspace: &Workspace,
+    screen: &mut Screen,
+) -> Result<String, DemoError> {
+    let command = |arguments: &[&str]| {
+        let mut command = watch.proxy.command();
+        command.arg("replication").args(arguments);
+        command.env("PGPASSWORD", watch.bench.role.password());
+        command
+    };
     screen
         .step("wait until they have everything", async |_| {
-            let mut wait = other.command();
-            wait.args(["replication", "wait", "--timeout", "60s"]);
-            wait.env("PGPASSWORD", bench.role.password());
-            workspace.run(wait, "", |_| ()).await.map(drop)
+            workspace.run(command(&["wait", "--timeout", "60s"]), "", |_| ()).await.map(drop)
         })
         .await?;
-    let verdict = screen
+    screen
         .step("compare every row of every table", async |_| {
-            let mut verify = other.command();
-            verify.args(["replication", "verify"]).env("PGPASSWORD", bench.role.password());
-            workspace.run(verify, "", |_| ()).await
+            workspace.run(command(&["verify"]), "", |_| ()).await
         })
-        .await?;
-    screen.say(&format!(
-        "\n`pgtandem replication verify` says:\n\n{}\n\
-         {} transactions were written meanwhile, {failed} of them failed. Both secondaries are\n\
-         equal to the primary, row by row.",
-        indented(verdict.trim_end()),
-        grouped_count(written),
-    ))
+        .await
 }
 
 /// Makes the secondaries: empty tables like those of the primary.
@@ -172,10 +193,12 @@ fn configuration(role: &Role, secondaries: &[Cluster<'_>]) -> String {
          admin_password = \"{password}\"\n"
     );
     for (name, cluster) in SECONDARIES.iter().zip(secondaries) {
-        text.push_str(&format!(
-            "\n[databases.{DATABASE}.secondaries.{name}]\nhost = \"127.0.0.1\"\nport = {}\n",
-            cluster.port()
-        ));
+        let port = cluster.port();
+        // Writing to a string does not fail.
+        let _ = write!(
+            text,
+            "\n[databases.{DATABASE}.secondaries.{name}]\nhost = \"127.0.0.1\"\nport = {port}\n"
+        );
     }
     text
 }

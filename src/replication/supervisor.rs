@@ -230,7 +230,7 @@ impl Link {
         let target = assignment.secondary.clone();
         tokio::spawn(Keeper::new(assignment, say, receiver, stands, desk.diverged()).run());
         if !interval.is_zero() {
-            tokio::spawn(verify_forever(Arc::clone(&desk), interval));
+            tokio::spawn(verify_forever(Arc::clone(&desk), status.clone(), interval));
         }
         Self { target, status, requests, desk }
     }

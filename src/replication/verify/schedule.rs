@@ -3,8 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
 use crate::replication::catalog::Table;
 use crate::replication::error::Error;
+use crate::replication::status::Status;
 
 use super::desk::Desk;
 use super::findings::Verified;
@@ -16,13 +19,22 @@ const PAUSE: Duration = Duration::from_secs(10);
 /// Longest sleep, after which it is looked again: tables come, and other proxies verify too.
 const LOOK_AGAIN: Duration = Duration::from_mins(5);
 
-/// Verifies every table of a secondary again and again, each `interval` after the last time.
+/// Verifies every table of a secondary again and again, each `interval` after the last time, while
+/// `status` says that this process applies to it.
 ///
 /// Ends when nobody asks [`Desk::diverged`] any more. A table that could not be compared is tried again
 /// like the others when the interval has passed. Cancel safe: yes.
-pub async fn verify_forever(desk: Arc<Desk>, interval: Duration) {
+pub async fn verify_forever(
+    desk: Arc<Desk>,
+    mut status: watch::Receiver<Status>,
+    interval: Duration,
+) {
     let work = async {
         loop {
+            let follows = |status: &Status| status.is_leader && status.snapshot.is_some();
+            if status.wait_for(follows).await.is_err() {
+                return;
+            }
             let pause = step(&desk, interval).await.unwrap_or_else(|error| {
                 tracing::warn!(%error, "verification in the background is tried again");
                 PAUSE
