@@ -2,8 +2,10 @@
 
 use super::pair::{self, Pair};
 use crate::support::{
+    cluster::free_port,
     config::Config,
     fixture::Fixture,
+    http,
     login::{Address, Login},
     message::query,
     poll,
@@ -347,4 +349,43 @@ fn a_reload_starts_changes_and_ends_what_follows() {
     assert_eq!(console.query(&resync), "C RESYNC | Z I");
     await_shown(&mut console, "state", "in_sync");
     pair.assert_equal();
+}
+
+#[test]
+fn metrics_count_what_was_copied_applied_and_verified() {
+    let port = free_port();
+    let pair = Pair::start_configured(SCHEMA, ROWS, "verify_interval = \"0s\"", |config| {
+        with_console(config).metrics(&format!("listen = \"127.0.0.1:{port}\""))
+    });
+    let mut console = console_of(&pair.proxy);
+    await_shown(&mut console, "state", "in_sync");
+    pair.run("INSERT INTO t SELECT i, 'y' FROM generate_series(1001, 1050) i");
+    assert_eq!(console.query("WAIT SECONDARIES TIMEOUT '30s'"), "C WAIT | Z I");
+    pair.there().rows("DELETE FROM t WHERE id = 7");
+    let table = Table::read(&mut console, &format!("VERIFY {}", pair.database));
+    assert_eq!(table.get(0, "verdict"), "different");
+    let value = |name: &str, more: &str| {
+        let labels = format!("database=\"{}\",secondary=\"copy\"{more}", pair.database);
+        let text = http::get(port, "/metrics").body;
+        let series = format!("{name}{{{labels}}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.unwrap_or_else(|| panic!("{series} in\n{text}")).to_owned()
+    };
+    assert_eq!(value("pgtandem_secondary_copied_rows_total", ""), "100");
+    assert_ne!(value("pgtandem_secondary_copied_bytes_total", ""), "0");
+    assert_eq!(value("pgtandem_secondary_changes_total", ""), "50");
+    let batches = value("pgtandem_secondary_batches_total", "");
+    assert_ne!(batches, "0");
+    assert_eq!(value("pgtandem_secondary_apply_seconds_count", ""), batches);
+    let verified = "pgtandem_secondary_verifications_total";
+    assert_eq!(value(verified, ",result=\"different\""), "1");
+    assert_eq!(value(verified, ",result=\"equal\""), "0");
+    assert_eq!(value("pgtandem_secondary_verified_rows_total", ""), "150");
+    poll("it is known to differ", || {
+        value("pgtandem_secondary_state", ",state=\"diverged\"") == "1"
+    });
+    let ready = http::get(port, "/readyz");
+    assert_eq!(ready.status, 200);
+    let expected = format!("ready\nsecondary {}.copy: diverged, ", pair.database);
+    assert!(ready.body.starts_with(&expected), "{}", ready.body);
 }
