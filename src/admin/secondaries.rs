@@ -1,9 +1,11 @@
 //! Commands about secondaries: finds out which is meant, has it done, and says what came of it.
 
-use super::Admin;
+use tokio::time::timeout;
+
 use super::books::Rows;
 use super::command::{Order, Place};
 use super::show::{float, int, owned, text};
+use super::{Admin, SHOW_LIMIT};
 use crate::fault::SqlState;
 use crate::replication::Error;
 use crate::replication::catalog::TableName;
@@ -240,7 +242,7 @@ impl Admin {
         }
         let extent = is_whole.then_some(Extent::Table);
         let asked = table.clone();
-        let work = tokio::spawn(async move { desk.repair_in_turn(&asked, extent).await });
+        let work = tokio::spawn(async move { desk.repair_at_once(&asked, extent).await });
         let repaired = work.await.map_err(|_| OrderError::Interrupted)?;
         let (repaired, report) = repaired.map_err(|source| OrderError::Verify {
             table: table.clone(),
@@ -254,10 +256,12 @@ impl Admin {
         let mut rows = Rows::new();
         for (database, secondary) in self.secondaries() {
             let Some(desk) = self.control.secondaries.desk(&database, &secondary) else { continue };
-            let found = desk.divergence(DIVERGENCE_MAX).await.map_err(|source| {
-                let place = format!("{database}.{secondary}");
-                OrderError::Database { place, source }
-            })?;
+            let place = || format!("{database}.{secondary}");
+            let found = timeout(SHOW_LIMIT, desk.divergence(DIVERGENCE_MAX)).await;
+            let found = found.unwrap_or_else(|_elapsed| {
+                Err(Error::TimedOut { server: place(), limit: SHOW_LIMIT })
+            });
+            let found = found.map_err(|source| OrderError::Database { place: place(), source })?;
             rows.extend(found.into_iter().map(|finding| {
                 vec![
                     owned(&database),

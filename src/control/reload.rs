@@ -143,9 +143,6 @@ impl Control {
         log::change(&log_settings(&config.general))?;
         let listening = rebind.map_or_else(Rebound::default, |rebind| self.listeners.apply(rebind));
         let changes = self.changes(&config, listening);
-        if !follows_alike(&self.config(), &config) {
-            tracing::warn!("changes of replication and secondaries take effect at the next start");
-        }
         let general = Arc::new(config.general.clone());
         let config = Arc::new(config);
         self.source.store(Arc::new(source));
@@ -153,6 +150,7 @@ impl Control {
         // follows, or the new one.
         self.config.store(Arc::clone(&config));
         self.registry.reload(&config);
+        self.secondaries.apply(&config);
         let told = tell_all(&self.workers, |done| ToWorker::Reload {
             general: Arc::clone(&general),
             done,
@@ -189,20 +187,6 @@ impl Control {
             pools: self.registry.changes(config),
         }
     }
-}
-
-/// Says whether two configurations have the same secondaries and the same ways to follow.
-fn follows_alike(old: &Config, new: &Config) -> bool {
-    let of = |config: &Config| {
-        let databases = config.databases.iter();
-        let following = databases.filter(|(_, database)| database.replication.is_some());
-        following
-            .map(|(name, database)| {
-                (name.clone(), database.replication.clone(), database.secondaries.clone())
-            })
-            .collect::<Vec<_>>()
-    };
-    of(old) == of(new)
 }
 
 /// Says whether two configurations listen at the same places in the same way.

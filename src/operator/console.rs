@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
+use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::auth::Stored;
@@ -17,6 +18,9 @@ const CONSOLE: &str = "pgtandem";
 
 /// How long connecting and logging in may take.
 const LOGIN_LIMIT: Duration = Duration::from_secs(10);
+
+/// Types of the console's columns that are numbers.
+const NUMBERS: [Type; 4] = [Type::INT4, Type::INT8, Type::FLOAT8, Type::NUMERIC];
 
 /// One way to get in.
 #[derive(Debug, Clone)]
@@ -96,11 +100,20 @@ pub struct Console {
     way: Way,
 }
 
+/// A column of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Column {
+    /// What it is called.
+    pub name: String,
+    /// Whether it holds numbers.
+    pub is_number: bool,
+}
+
 /// What the console answered: texts, by the names of their columns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Answer {
     /// The columns.
-    pub columns: Vec<String>,
+    pub columns: Vec<Column>,
     /// The rows; `None` is NULL.
     pub rows: Vec<Vec<Option<String>>>,
 }
@@ -108,7 +121,7 @@ pub struct Answer {
 impl Answer {
     /// Reads a field of a row; `None` if there is no such column, or nothing in it.
     pub fn get(&self, row: usize, column: &str) -> Option<&str> {
-        let at = self.columns.iter().position(|name| name == column)?;
+        let at = self.columns.iter().position(|known| known.name == column)?;
         self.rows.get(row)?.get(at)?.as_deref()
     }
 
@@ -162,12 +175,16 @@ impl Console {
     /// # Errors
     /// [`ConsoleError::Refused`], [`ConsoleError::Lost`].
     pub async fn ask(&self, command: &str) -> Result<Answer, ConsoleError> {
-        let messages = self.client.simple_query(command).await.map_err(refused)?;
-        let mut answer = Answer::default();
-        for message in messages {
-            if let SimpleQueryMessage::RowDescription(columns) = message {
-                answer.columns = columns.iter().map(|column| column.name().to_owned()).collect();
-            } else if let SimpleQueryMessage::Row(row) = message {
+        // Prepared for the types of its columns; asked for in texts, which need no types.
+        let prepared = self.client.prepare(command).await.map_err(refused)?;
+        let column = |column: &tokio_postgres::Column| Column {
+            name: column.name().to_owned(),
+            is_number: NUMBERS.contains(column.type_()),
+        };
+        let columns = prepared.columns().iter().map(column).collect();
+        let mut answer = Answer { columns, rows: Vec::new() };
+        for message in self.client.simple_query(command).await.map_err(refused)? {
+            if let SimpleQueryMessage::Row(row) = message {
                 let fields = (0..row.len()).map(|at| row.try_get(at).ok().flatten());
                 answer.rows.push(fields.map(|field| field.map(str::to_owned)).collect());
             }

@@ -331,6 +331,10 @@ impl Desk<'_> {
 
     async fn status(&self) -> Result<ExitCode, OperatorError> {
         let answer = self.look(&self.console).await?;
+        if answer.rows.is_empty() {
+            // Nobody is left to tell if that fails.
+            let _ = writeln!(io::stderr(), "no database of the running proxy has such a secondary");
+        }
         print(&if self.args.json { show::json(&answer) } else { show::status(&answer) })?;
         Ok(ExitCode::SUCCESS)
     }

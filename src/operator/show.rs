@@ -2,44 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::console::Answer;
-
-/// Columns that hold numbers; all others hold texts.
-const NUMBERS: [&str; 30] = [
-    "lag_seconds",
-    "lag_changes",
-    "lag_bytes",
-    "changes_applied",
-    "batches_applied",
-    "copy_tables_done",
-    "copy_tables",
-    "copy_rows",
-    "copy_rows_estimate",
-    "copy_bytes",
-    "copy_bytes_estimate",
-    "copy_seconds",
-    "verify_tables_done",
-    "verify_tables",
-    "verify_rows",
-    "verify_rows_estimate",
-    "verify_rows_different",
-    "verify_seconds_left",
-    "rows",
-    "missing",
-    "extra",
-    "different",
-    "seconds",
-    "deleted",
-    "updated",
-    "inserted",
-    "log_bytes",
-    "log_age_seconds",
-    "tables",
-    "seen_seconds",
-];
-
-/// Columns that say yes or no, as 1 and 0.
-const FLAGS: [&str; 3] = ["is_leader", "lag_is_estimate", "is_configured"];
+use super::console::{Answer, Column};
 
 /// Writes an answer as a JSON array of objects, one to a line.
 pub fn json(answer: &Answer) -> String {
@@ -50,11 +13,11 @@ pub fn json(answer: &Answer) -> String {
             if at > 0 {
                 out.push_str(", ");
             }
-            quote(&mut out, column);
+            quote(&mut out, &column.name);
             out.push_str(": ");
             match value {
                 None => out.push_str("null"),
-                Some(flag) if FLAGS.contains(&column.as_str()) => {
+                Some(flag) if is_flag(column) => {
                     out.push_str(if flag == "1" { "true" } else { "false" });
                 }
                 Some(number) if is_number(column, number) => out.push_str(number),
@@ -67,9 +30,14 @@ pub fn json(answer: &Answer) -> String {
     out
 }
 
+/// Whether a column says yes or no, as 1 and 0: its name asks.
+fn is_flag(column: &Column) -> bool {
+    column.is_number && (column.name.starts_with("is_") || column.name.contains("_is_"))
+}
+
 /// Whether a value may stand in JSON as it is: not what only PostgreSQL calls a number.
-fn is_number(column: &str, value: &str) -> bool {
-    NUMBERS.contains(&column) && value.parse::<f64>().is_ok_and(f64::is_finite)
+fn is_number(column: &Column, value: &str) -> bool {
+    column.is_number && value.parse::<f64>().is_ok_and(f64::is_finite)
 }
 
 /// Appends a JSON string. Source: RFC 8259, section 7.
@@ -224,7 +192,12 @@ mod tests {
     fn answer(columns: &[&str], rows: &[&[Option<&str>]]) -> Answer {
         let own = |text: &&str| (*text).to_owned();
         let row = |row: &&[Option<&str>]| row.iter().map(|cell| cell.as_ref().map(own)).collect();
-        Answer { columns: columns.iter().map(own).collect(), rows: rows.iter().map(row).collect() }
+        let is_text = |name: &str| ["state", "last_error"].contains(&name);
+        let column = |name: &&str| Column { name: own(name), is_number: !is_text(name) };
+        Answer {
+            columns: columns.iter().map(column).collect(),
+            rows: rows.iter().map(row).collect(),
+        }
     }
 
     #[test]

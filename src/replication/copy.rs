@@ -301,26 +301,21 @@ impl Worker {
         let mut rows = pin!(self.primary.copy_out(&out).await.map_err(reading())?);
         let mut sink = pin!(self.secondary.copy_in::<_, Bytes>(&into).await.map_err(writing())?);
         let mut chunk = BytesMut::with_capacity(CHUNK);
-        let (mut bytes, mut held, mut counted) = (0, 0, 0);
+        // The server sends each row as a message of its own, and the end of the binary format too: a
+        // message is counted when another one comes.
+        let (mut bytes, mut held, mut last) = (0, 0, 0);
         while let Some(row) = rows.next().await {
-            // The server sends each row as a message of its own.
             chunk.extend_from_slice(&row.map_err(reading())?);
-            held += 1;
-            counted += 1;
+            held += std::mem::replace(&mut last, 1);
             if chunk.len() >= CHUNK {
                 bytes += hand_on(&chunk, std::mem::take(&mut held), progress);
                 sink.as_mut().send(chunk.split().freeze()).await.map_err(writing())?;
             }
         }
+        held += if is_binary { 0 } else { last };
         bytes += hand_on(&chunk, held, progress);
         sink.as_mut().send(chunk.freeze()).await.map_err(writing())?;
         let rows = sink.as_mut().finish().await.map_err(writing())?;
-        progress.send_modify(|progress| {
-            if let Some(progress) = progress {
-                // The end of the binary format is a message too.
-                progress.rows = (progress.rows + rows).saturating_sub(counted);
-            }
-        });
         Ok((rows, bytes))
     }
 }

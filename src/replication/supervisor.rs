@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
@@ -39,24 +40,27 @@ const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 /// The way to all secondaries.
 #[derive(Debug, Clone, Default)]
 pub struct Supervisor {
-    groups: Arc<BTreeMap<String, Group>>,
+    /// By database. Whoever works with one keeps it, also when there is another one in its place.
+    groups: Arc<ArcSwap<Groups>>,
 }
+
+type Groups = BTreeMap<String, Arc<Group>>;
 
 /// A primary with its secondaries, and what ends with them.
 #[derive(Debug)]
 struct Group {
     primary: Target,
     settings: Replication,
-    links: BTreeMap<String, Link>,
+    links: BTreeMap<String, Arc<Link>>,
     observer: Observer,
     /// Keeps the change log small.
-    _tender: AbortOnDropHandle<()>,
+    tender: Arc<AbortOnDropHandle<()>>,
 }
 
 /// The way to one secondary.
 #[derive(Debug)]
 struct Link {
-    target: Target,
+    assignment: Assignment,
     status: watch::Receiver<Status>,
     requests: mpsc::Sender<Request>,
     desk: Arc<Desk>,
@@ -78,24 +82,61 @@ pub struct GroupView {
 impl Supervisor {
     /// Starts a task for each secondary of the configuration. They end when this is dropped.
     pub fn start(config: &Config) -> Self {
-        let groups = config.databases.iter().filter_map(|(name, database)| {
-            let replication = database.replication.as_ref()?;
-            let assignments = assignments(config, name, database, replication);
-            Some((name.clone(), Group::start(assignments)?))
-        });
-        Self { groups: Arc::new(groups.collect()) }
+        let supervisor = Self::default();
+        supervisor.apply(config);
+        supervisor
+    }
+
+    /// Puts another configuration in force: starts what is new or has changed, and ends what is gone,
+    /// after the batch that it applies now. What has not changed is not touched.
+    ///
+    /// Must be called inside a tokio runtime, and by one caller at a time. Two keepers of one
+    /// secondary do no harm: the new one waits until the old one has given up its lock. Of a database
+    /// that is gone the change log is kept small all the same, and within its limits, as long as the
+    /// process runs: capture is still installed.
+    pub fn apply(&self, config: &Config) {
+        let old = self.groups.load_full();
+        let mut new: Groups = config
+            .databases
+            .iter()
+            .filter_map(|(name, database)| {
+                let replication = database.replication.as_ref()?;
+                let assignments = assignments(config, name, database, replication);
+                Some((name.clone(), Group::start(assignments, old.get(name))?))
+            })
+            .collect();
+        for (name, group) in old.iter().filter(|(name, _)| !has_secondaries(config, name)) {
+            new.insert(name.clone(), group.without_secondaries());
+        }
+        for (database, group) in old.iter() {
+            let kept = new.get(database).map(|group| &group.links);
+            for secondary in group.links.keys() {
+                if kept.is_none_or(|kept| !kept.contains_key(secondary)) {
+                    tracing::warn!(
+                        database,
+                        secondary,
+                        "secondary is not configured any more; the primary keeps its changes for \
+                         it until DETACH SECONDARY, or the limits of the log"
+                    );
+                }
+            }
+        }
+        self.groups.store(Arc::new(new));
     }
 
     /// How all secondaries are, as far as this process knows, by database and name.
     pub fn status(&self) -> Vec<Status> {
-        let links = self.groups.values().flat_map(|group| group.links.values());
+        let groups = self.groups.load();
+        let links = groups.values().flat_map(|group| group.links.values());
         links.map(|link| link.status.borrow().clone()).collect()
     }
 
     /// How all databases with secondaries are, as they were last seen.
     pub fn last_seen(&self) -> Vec<GroupView> {
-        let groups = self.groups.iter();
-        groups.map(|(database, group)| group.view(database, group.observer.last())).collect()
+        let groups = self.groups.load();
+        let view =
+            |(database, group): (&String, &Arc<Group>)| group.view(database, group.observer.last());
+        groups.iter().map(view).collect()
     }
 
     /// How all databases with secondaries are now, or have been within the last second; of a primary
@@ -103,9 +144,10 @@ impl Supervisor {
     ///
     /// Cancel safe: yes.
     pub async fn look(&self) -> Vec<GroupView> {
-        let looks = self.groups.values().map(|group| group.observer.now());
+        let groups = self.groups.load_full();
+        let looks = groups.values().map(|group| group.observer.now());
         let looks = futures_util::future::join_all(looks).await;
-        let groups = self.groups.iter().zip(looks);
+        let groups = groups.iter().zip(looks);
         groups.map(|((database, group), look)| group.view(database, look)).collect()
     }
 
@@ -114,8 +156,8 @@ impl Supervisor {
         self.link(database, secondary).map(|link| Arc::clone(&link.desk))
     }
 
-    fn link(&self, database: &str, secondary: &str) -> Option<&Link> {
-        self.groups.get(database)?.links.get(secondary)
+    fn link(&self, database: &str, secondary: &str) -> Option<Arc<Link>> {
+        self.groups.load().get(database)?.links.get(secondary).cloned()
     }
 
     /// Asks something of a secondary, and waits until it is done or refused.
@@ -132,7 +174,8 @@ impl Supervisor {
         command: Command,
     ) -> Result<(), CommandError> {
         let Some(link) = self.link(database, secondary) else {
-            if let (Some(group), Command::Detach(why)) = (self.groups.get(database), &command) {
+            let group = self.groups.load().get(database).cloned();
+            if let (Some(group), Command::Detach(why)) = (group, &command) {
                 // It may have been configured once: then the primary still keeps its log for it.
                 let mut client = connect(&group.primary).await?;
                 return Ok(primary::detach(&mut client, secondary, why).await?);
@@ -159,11 +202,9 @@ impl Supervisor {
         limit: Option<Duration>,
     ) -> Result<(), WaitError> {
         let waiters = secondaries.iter().filter_map(|(database, secondary)| {
-            let group = self.groups.get(database)?;
-            let link = group.links.get(secondary)?;
-            let status = link.status.clone();
-            let (primary, secondary) = (group.primary.clone(), link.target.clone());
-            Some(Waiter { primary, secondary, status })
+            let link = self.link(database, secondary)?;
+            let Assignment { primary, secondary, .. } = link.assignment.clone();
+            Some(Waiter { primary, secondary, status: link.status.clone() })
         });
         let limit = limit.unwrap_or(Duration::MAX);
         let waits = waiters.map(async |waiter| {
@@ -181,24 +222,59 @@ impl Supervisor {
 }
 
 impl Group {
-    /// Starts the tasks of a database's secondaries; `None` if there are none.
-    fn start(assignments: Vec<Assignment>) -> Option<Self> {
+    /// Starts the tasks of a database's secondaries; `None` if there are none. Of the `old` ones those
+    /// stay that are the same.
+    fn start(assignments: Vec<Assignment>, old: Option<&Arc<Self>>) -> Option<Arc<Self>> {
         let first = assignments.first()?.clone();
-        let links: BTreeMap<String, Link> = assignments
-            .into_iter()
-            .map(|assignment| (assignment.name.clone(), Link::start(assignment)))
-            .collect();
+        let link = |assignment: Assignment| {
+            let known = old.and_then(|old| old.links.get(&assignment.name));
+            let same = known.filter(|known| known.assignment == assignment).cloned();
+            let name = assignment.name.clone();
+            (name, same.unwrap_or_else(|| Arc::new(Link::start(assignment))))
+        };
+        let links: BTreeMap<String, Arc<Link>> = assignments.into_iter().map(link).collect();
+        let same = old
+            .filter(|old| old.primary == first.primary && old.settings == first.settings)
+            .filter(|old| !old.links.is_empty());
+        if let Some(same) = same
+            && same.links.len() == links.len()
+            && links.iter().all(|(name, link)| {
+                same.links.get(name).is_some_and(|known| Arc::ptr_eq(known, link))
+            })
+        {
+            return Some(Arc::clone(same));
+        }
+        let tender = same.map(|same| Arc::clone(&same.tender));
         let Assignment { primary, settings, .. } = first.clone();
+        let tender =
+            tender.unwrap_or_else(|| Arc::new(AbortOnDropHandle::new(tokio::spawn(tend(first)))));
+        Some(Arc::new(Self::new(primary, settings, links, tender)))
+    }
+
+    fn new(
+        primary: Target,
+        settings: Replication,
+        links: BTreeMap<String, Arc<Link>>,
+        tender: Arc<AbortOnDropHandle<()>>,
+    ) -> Self {
         let selection = Selection::new(&settings.tables, &settings.exclude);
         let statuses = links.values().map(|link| link.status.clone()).collect();
         let observer = Observer::start(primary.clone(), selection, statuses);
-        let tender = AbortOnDropHandle::new(tokio::spawn(tend(first)));
-        Some(Self { primary, settings, links, observer, _tender: tender })
+        Self { primary, settings, links, observer, tender }
+    }
+
+    /// The same for a database that is only pooled from now on.
+    fn without_secondaries(self: &Arc<Self>) -> Arc<Self> {
+        if self.links.is_empty() {
+            return Arc::clone(self);
+        }
+        let (primary, settings) = (self.primary.clone(), self.settings.clone());
+        Arc::new(Self::new(primary, settings, BTreeMap::new(), Arc::clone(&self.tender)))
     }
 
     fn view(&self, database: &str, look: Look) -> GroupView {
         let now = Instant::now();
-        let view = |link: &Link| {
+        let view = |link: &Arc<Link>| {
             View::new(
                 link.status.borrow().clone(),
                 &look,
@@ -227,12 +303,11 @@ impl Link {
         let (requests, receiver) = mpsc::channel(COMMANDS_MAX);
         let (desk, stands) = desk(&assignment);
         let interval = assignment.settings.verify_interval;
-        let target = assignment.secondary.clone();
-        tokio::spawn(Keeper::new(assignment, say, receiver, stands, desk.diverged()).run());
+        tokio::spawn(Keeper::new(assignment.clone(), say, receiver, stands, desk.diverged()).run());
         if !interval.is_zero() {
             tokio::spawn(verify_forever(Arc::clone(&desk), status.clone(), interval));
         }
-        Self { target, status, requests, desk }
+        Self { assignment, status, requests, desk }
     }
 }
 
@@ -282,6 +357,11 @@ async fn tend(assignment: Assignment) {
             }
         }
     }
+}
+
+fn has_secondaries(config: &Config, name: &str) -> bool {
+    let database = config.databases.get(name);
+    database.is_some_and(|found| found.replication.is_some() && !found.secondaries.is_empty())
 }
 
 /// What the configuration says of the secondaries of one database.

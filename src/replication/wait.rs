@@ -97,39 +97,43 @@ impl Waiter {
                 let status = self.status.borrow_and_update();
                 (status.is_leader, status.state.clone(), status.as_of)
             };
-            let is_own = is_here || state.has_stopped();
-            if is_own {
+            if is_here || state.has_stopped() {
                 self.refuse(state.clone())?;
-                if state == State::InSync && as_of.is_some_and(|as_of| as_of >= moment.until) {
+                if is_past(&state, as_of, moment) {
                     return Ok(());
                 }
+                if self.is_told(moment).await {
+                    continue;
+                }
+                // It may have all of it, and be about to copy something else.
             } else {
                 match self.told(&mut here).await {
                     Ok(Some(state)) => self.refuse(state)?,
                     Ok(None) => {}
                     Err(error) => self.tolerate(&mut here, error)?,
                 }
+                tokio::time::sleep(LOOK).await;
             }
             match self.has(&mut there, &moment.snapshot).await {
                 Ok(true) => return Ok(()),
                 Ok(false) => {}
                 Err(error) => self.tolerate(&mut there, error)?,
             }
-            self.pause(is_own, moment).await;
         }
     }
 
-    /// Waits until it is worth another look.
-    async fn pause(&mut self, is_own: bool, moment: &Moment) {
-        if !is_own {
-            return tokio::time::sleep(LOOK).await;
-        }
+    /// Waits for a while until this process knows that it is worth another look; says whether it does.
+    async fn is_told(&mut self, moment: &Moment) -> bool {
         let has_news = |status: &Status| {
-            let is_past = status.as_of.is_some_and(|as_of| as_of >= moment.until);
-            status.state.has_stopped() || (status.state == State::InSync && is_past)
+            status.state.has_stopped() || is_past(&status.state, status.as_of, moment)
         };
-        // Also if the keeper ends: then it is looked at what it has left.
-        drop(tokio::time::timeout(LOOK_AGAIN, self.status.wait_for(has_news)).await);
+        let told = tokio::time::timeout(LOOK_AGAIN, self.status.wait_for(has_news)).await;
+        let told = told.map(|told| told.is_ok());
+        if told == Ok(false) {
+            // Nobody applies here any more: a reload has put another keeper in this one's place.
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        told == Ok(true)
     }
 
     /// What was told the primary.
@@ -177,6 +181,12 @@ impl Waiter {
         let status = self.status.borrow();
         format!("{}.{}", status.database, status.secondary)
     }
+}
+
+/// Whether a secondary in this state, and with all that the primary had then, has all of a moment: then
+/// its last batch was begun to be read afterwards, and no table is still to be copied.
+fn is_past(state: &State, as_of: Option<Instant>, moment: &Moment) -> bool {
+    *state == State::InSync && as_of.is_some_and(|as_of| as_of >= moment.until)
 }
 
 async fn connected<'a>(

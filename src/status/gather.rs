@@ -85,7 +85,7 @@ fn seconds(time: Option<Duration>) -> f64 {
     time.map_or(f64::NAN, |time| time.as_secs_f64())
 }
 
-/// Says how secondaries are, a line for each.
+/// Says how secondaries are, a line for each. Not why: that may name keys of rows.
 pub(super) fn secondaries(control: &Control) -> String {
     let mut words = String::new();
     for view in control.secondaries.last_seen().iter().flat_map(|group| &group.secondaries) {
@@ -94,9 +94,6 @@ pub(super) fn secondaries(control: &Control) -> String {
         let _ = write!(words, "secondary {}.{}: {state}", status.database, status.secondary);
         if let Some(lag) = lag {
             let _ = write!(words, ", {:.1} s behind", lag.as_secs_f64());
-        }
-        if let Some(why) = state.why() {
-            let _ = write!(words, ", {why}");
         }
         words.push('\n');
     }

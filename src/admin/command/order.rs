@@ -214,7 +214,8 @@ impl Parser<'_> {
             _ => return Err(self.expected(LIMIT)),
         };
         let limit = config::duration(&text).ok_or_else(|| self.expected(LIMIT))?;
-        Ok(Some(limit))
+        // As everywhere: 0 turns it off.
+        Ok(Some(limit).filter(|limit| !limit.is_zero()))
     }
 
     /// Reads this keyword if it is the next word.
@@ -334,6 +335,7 @@ mod tests {
         orders("WAIT SECONDARY app.new", Order::Wait(Some(app_new()), None));
         orders("WAIT SECONDARY app.new TIMEOUT 5", Order::Wait(Some(app_new()), seconds(5)));
         orders("wait secondaries timeout '2min'", Order::Wait(None, seconds(120)));
+        orders("wait secondaries timeout 0", Order::Wait(None, None));
         refused(
             "WAIT SECONDARIES TIMEOUT soon",
             "invalid command 'WAIT SECONDARIES TIMEOUT soon': expected TIMEOUT and a duration, such \

@@ -39,7 +39,7 @@ const STANDBY: Duration = Duration::from_millis(250);
 const LEADER: &str = "SELECT pg_try_advisory_lock(1886872681, 1634627693)";
 
 /// What a secondary is, as the configuration says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     /// The database it belongs to.
     pub database: String,

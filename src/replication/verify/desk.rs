@@ -161,18 +161,20 @@ impl Desk {
         Ok((repaired, self.verify(Some(table), watched).await?))
     }
 
-    /// Repairs when no verification is under way that everybody may watch; otherwise as
-    /// [`Desk::repair`].
+    /// The same without waiting for a verification that is under way; if none is, everybody may watch
+    /// the comparison afterwards by [`Desk::progress`].
     ///
     /// # Errors
     /// As [`Desk::repair`].
-    pub async fn repair_in_turn(
+    pub async fn repair_at_once(
         &self,
         table: &TableName,
         extent: Option<Extent>,
     ) -> Result<(Repaired, Report), VerifyError> {
-        // It is never closed.
-        let _turn = self.turn.acquire().await.ok();
+        let Ok(_turn) = self.turn.try_acquire() else {
+            let (unwatched, _) = watch::channel(Progress::default());
+            return self.repair(table, extent, &unwatched).await;
+        };
         let watching = Watching(&self.progress);
         self.repair(table, extent, watching.0).await
     }

@@ -2,7 +2,16 @@
 
 use super::pair::{self, Pair};
 use crate::support::{
-    config::Config, login::Login, message::query, poll, proxy::Proxy, reply::Reply, wire::Client,
+    cluster::free_port,
+    config::Config,
+    fixture::Fixture,
+    http,
+    login::{Address, Login},
+    message::query,
+    poll,
+    proxy::Proxy,
+    reply::Reply,
+    wire::Client,
 };
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, x text)";
@@ -62,7 +71,7 @@ fn refusal(client: &mut Client, sql: &str) -> (String, String) {
     let replies = client.replies_until(|reply| reply.tag() == b'Z');
     let error = replies.iter().find(|reply| reply.tag() == b'E');
     let error = error.unwrap_or_else(|| panic!("{sql} was not refused: {replies:?}"));
-    (error.sqlstate().to_owned(), error.detail())
+    (error.sqlstate(), error.detail())
 }
 
 #[test]
@@ -284,4 +293,99 @@ fn a_secondary_that_is_not_configured_any_more_can_be_detached() {
     assert_eq!(of(&mut console, "last_error"), "forgotten");
     assert!(pair.proxy.is_running());
     pair::settle((pair.primary, &pair.database), (pair.secondary, &pair.other));
+}
+
+#[test]
+fn a_reload_starts_changes_and_ends_what_follows() {
+    let mut pair = start("verify_interval = \"0s\"");
+    let mut console = console_of(&pair.proxy);
+    await_shown(&mut console, "state", "in_sync");
+    let since = shown(&mut console, "since");
+    let appliers = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted AND database = \
+                   (SELECT oid FROM pg_database WHERE datname = current_database())";
+    let applier = pair.there().value(appliers);
+    // What has not changed is not touched.
+    assert_eq!(console.query("RELOAD"), "C RELOAD | Z I");
+    assert_eq!(pair.there().value(appliers), applier);
+    assert_eq!(shown(&mut console, "since"), since);
+    // Another setting: another applier takes over, and nothing is lost.
+    let of = |pair: &Pair, keys: &str| {
+        let config = Pair::config(pair.primary, &pair.database, pair.secondary, &pair.other, keys);
+        with_console(config)
+    };
+    let changed = of(&pair, "batch_rows = 10");
+    let Address::Tcp(port) = pair.proxy.tcp() else { unreachable!("tcp() is TCP") };
+    let dir = pair.proxy.socket_file().parent().expect("it is in a folder").to_owned();
+    let at_home = |config: Config| {
+        config
+            .general(&format!("listen_port = {port}"))
+            .general(&format!("unix_socket_dir = \"{}\"", dir.display()))
+    };
+    pair.proxy.rewrite(|_| at_home(changed));
+    assert_eq!(console.query("RELOAD"), "C RELOAD | Z I");
+    pair.run("INSERT INTO t SELECT i, 'y' FROM generate_series(1001, 1100) i");
+    poll("another session applies", || {
+        let now = pair.there().rows(appliers);
+        now.len() == 1 && now[0][0] != applier
+    });
+    pair.assert_equal();
+    // Only pooled: nobody applies, the primary keeps the changes, and it is shown.
+    let pooled = with_console(Fixture::config(pair.primary, &pair.database));
+    pair.proxy.rewrite(|_| at_home(pooled));
+    assert_eq!(console.query("RELOAD"), "C RELOAD | Z I");
+    poll("nobody applies", || pair.there().rows(appliers).is_empty());
+    assert_eq!(shown(&mut console, "is_configured"), "0");
+    let detach = format!("DETACH SECONDARY {}.copy", pair.database);
+    assert_eq!(console.query(&detach), "C DETACH | Z I");
+    poll("nothing is captured", || {
+        pair.here().value("SELECT stopped_at IS NOT NULL FROM pgtandem.meta") == "t"
+    });
+    // And back again.
+    let again = of(&pair, "");
+    pair.proxy.rewrite(|_| at_home(again));
+    assert_eq!(console.query("RELOAD"), "C RELOAD | Z I");
+    await_shown(&mut console, "state", "detached");
+    let resync = format!("RESYNC SECONDARY {}.copy", pair.database);
+    assert_eq!(console.query(&resync), "C RESYNC | Z I");
+    await_shown(&mut console, "state", "in_sync");
+    pair.assert_equal();
+}
+
+#[test]
+fn metrics_count_what_was_copied_applied_and_verified() {
+    let port = free_port();
+    let pair = Pair::start_configured(SCHEMA, ROWS, "verify_interval = \"0s\"", |config| {
+        with_console(config).metrics(&format!("listen = \"127.0.0.1:{port}\""))
+    });
+    let mut console = console_of(&pair.proxy);
+    await_shown(&mut console, "state", "in_sync");
+    pair.run("INSERT INTO t SELECT i, 'y' FROM generate_series(1001, 1050) i");
+    assert_eq!(console.query("WAIT SECONDARIES TIMEOUT '30s'"), "C WAIT | Z I");
+    pair.there().rows("DELETE FROM t WHERE id = 7");
+    let table = Table::read(&mut console, &format!("VERIFY {}", pair.database));
+    assert_eq!(table.get(0, "verdict"), "different");
+    let value = |name: &str, more: &str| {
+        let labels = format!("database=\"{}\",secondary=\"copy\"{more}", pair.database);
+        let text = http::get(port, "/metrics").body;
+        let series = format!("{name}{{{labels}}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&series));
+        line.unwrap_or_else(|| panic!("{series} in\n{text}")).to_owned()
+    };
+    assert_eq!(value("pgtandem_secondary_copied_rows_total", ""), "100");
+    assert_ne!(value("pgtandem_secondary_copied_bytes_total", ""), "0");
+    assert_eq!(value("pgtandem_secondary_changes_total", ""), "50");
+    let batches = value("pgtandem_secondary_batches_total", "");
+    assert_ne!(batches, "0");
+    assert_eq!(value("pgtandem_secondary_apply_seconds_count", ""), batches);
+    let verified = "pgtandem_secondary_verifications_total";
+    assert_eq!(value(verified, ",result=\"different\""), "1");
+    assert_eq!(value(verified, ",result=\"equal\""), "0");
+    assert_eq!(value("pgtandem_secondary_verified_rows_total", ""), "150");
+    poll("it is known to differ", || {
+        value("pgtandem_secondary_state", ",state=\"diverged\"") == "1"
+    });
+    let ready = http::get(port, "/readyz");
+    assert_eq!(ready.status, 200);
+    let expected = format!("ready\nsecondary {}.copy: diverged, ", pair.database);
+    assert!(ready.body.starts_with(&expected), "{}", ready.body);
 }
