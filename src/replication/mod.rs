@@ -28,5 +28,6 @@ pub mod statements;
 pub mod status;
 pub mod supervisor;
 pub mod verify;
+mod watch;
 
 pub use error::Error;

@@ -84,7 +84,8 @@ impl Keeper {
     /// Says on the primary what became of the secondary, which keeps what it needs of the log.
     async fn tell_primary(&self, state: &State) -> Result<(), Error> {
         let client = connect(&self.assignment.primary).await?;
-        let sql = "UPDATE pgtandem.secondaries SET state = $2, last_error = $3 WHERE name = $1";
+        let sql = "UPDATE pgtandem.secondaries SET state = $2, last_error = $3 \
+                   WHERE name = $1 AND state <> 'detached'";
         let (name, word, why) = (&self.assignment.name, state.word(), state.why());
         let told = client.execute(sql, &[name, &word, &why]).await;
         told.map(drop).map_err(Error::sql("tell the primary how the secondary is"))
