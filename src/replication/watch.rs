@@ -28,13 +28,19 @@ pub(super) struct Heard {
     began: Instant,
     last_ms: AtomicU64,
     server_pid: AtomicI32,
+    silence: Duration,
+    answer: Duration,
 }
 
 impl Heard {
     /// Counts from now on.
     pub(super) fn new() -> Arc<Self> {
+        Self::with(SILENCE, ANSWER)
+    }
+
+    fn with(silence: Duration, answer: Duration) -> Arc<Self> {
         let (last_ms, server_pid) = (AtomicU64::new(0), AtomicI32::new(0));
-        Arc::new(Self { began: Instant::now(), last_ms, server_pid })
+        Arc::new(Self { began: Instant::now(), last_ms, server_pid, silence, answer })
     }
 
     /// Remembers who is at the other end.
@@ -60,18 +66,18 @@ impl Heard {
     pub(super) async fn until_lost<A: Future<Output = bool>>(&self, ask: impl Fn(i32) -> A) {
         loop {
             let silent = Duration::from_millis(self.now_ms().saturating_sub(self.last()));
-            if let Some(rest) = SILENCE.checked_sub(silent).filter(|rest| !rest.is_zero()) {
+            if let Some(rest) = self.silence.checked_sub(silent).filter(|rest| !rest.is_zero()) {
                 tokio::time::sleep(rest).await;
                 continue;
             }
             let before = self.last();
             let asked = ask(self.server_pid.load(Ordering::Relaxed));
-            let is_alive = tokio::time::timeout(ANSWER, asked).await.unwrap_or(false);
+            let is_alive = tokio::time::timeout(self.answer, asked).await.unwrap_or(false);
             // Something may have come meanwhile; that is an answer too.
             if !is_alive && self.last() == before {
                 return;
             }
-            tokio::time::sleep(SILENCE).await;
+            tokio::time::sleep(self.silence).await;
         }
     }
 }
@@ -127,9 +133,10 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn silence_alone_ends_nothing() {
-        let (heard, asked) = (Heard::new(), AtomicUsize::new(0));
+        let short = Duration::from_millis(5);
+        let (heard, asked) = (Heard::with(short, short), AtomicUsize::new(0));
         heard.know(7);
         let lost = heard.until_lost(|pid| {
             assert_eq!(pid, 7);

@@ -4,6 +4,7 @@
 mod pair;
 
 mod capture;
+mod chaos;
 mod commands;
 mod crashes;
 mod follows;

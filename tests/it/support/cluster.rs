@@ -174,6 +174,19 @@ impl Cluster {
         self.await_ready();
     }
 
+    /// Stops all its processes, as a machine that hangs would, until what is returned is dropped.
+    pub fn freeze(&self) -> Frozen {
+        let postmaster = self.postmaster.id();
+        // The postmaster first: it starts no more processes then.
+        signal(postmaster, "STOP");
+        let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+        let children = fs::read_to_string(children).expect("Linux lists them");
+        let processes = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        let frozen = Frozen(processes.chain([postmaster]).collect());
+        frozen.signal(Signal::STOP);
+        frozen
+    }
+
     /// What the server has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("postgres.log")).unwrap_or_default()
@@ -195,6 +208,24 @@ impl Drop for Cluster {
         if fs::remove_dir_all(&self.dir).is_ok() {
             reaper::release_dir(&self.dir);
         }
+    }
+}
+
+/// Processes that are stopped as long as this lives.
+pub struct Frozen(Vec<u32>);
+
+impl Frozen {
+    fn signal(&self, signal: Signal) {
+        for pid in &self.0 {
+            // One that has just ended is nobody's yet: its parent is stopped.
+            let _ = Pid::from_raw(pid.cast_signed()).map(|pid| kill_process(pid, signal));
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
     }
 }
 

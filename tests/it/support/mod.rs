@@ -13,6 +13,7 @@ pub mod message;
 pub mod proxy;
 pub mod reaper;
 pub mod reply;
+pub mod tmpfs;
 pub mod tools;
 pub mod wire;
 
