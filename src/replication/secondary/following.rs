@@ -42,6 +42,7 @@ impl Keeper {
                 Ok(changes) => changes,
                 Err(halt) => return Err(self.explain(halt, &since).await),
             };
+            self.failures = 0;
             if clock.reported.is_over(REPORT) {
                 follower.store(primary).await?;
                 self.report(primary, follower.stored()).await?;

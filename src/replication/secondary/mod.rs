@@ -128,7 +128,6 @@ impl Keeper {
         let tables = self.compare(&primary, &secondary).await?;
         let known = Known { progress, tables, next_number };
         let ready = self.make_ready(&primary, secondary, known).await?;
-        self.failures = 0;
         self.follow(&mut primary, ready).await
     }
 }

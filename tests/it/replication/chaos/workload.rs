@@ -85,7 +85,7 @@ fn transaction(random: &mut Random, worker: u64) -> String {
             1 + random.below(40),
             200 + random.below(400)
         ),
-        10 if random.below(3) == 0 => {
+        10 if random.below(2) == 0 => {
             "TRUNCATE bulk; INSERT INTO bulk (payload) VALUES ('fresh')".to_owned()
         }
         10 => {

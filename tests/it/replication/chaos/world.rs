@@ -48,9 +48,11 @@ struct Seen {
 impl World {
     /// Makes everything, and lets the writers begin while the first copy is made.
     pub fn start() -> Self {
-        let (primary, secondary) = (Cluster::start(), Cluster::start());
+        // Long runs update the same rows again and again.
+        let settings = "autovacuum = on\nautovacuum_naptime = 5s";
+        let (primary, secondary) = (Cluster::start_with(settings), Cluster::start_with(settings));
         let (database, other) = (primary.new_database(), secondary.new_database());
-        let disk = Tmpfs::mount(48 << 20);
+        let disk = Tmpfs::mount(200 << 20);
         if let Ok(disk) = &disk {
             let place = disk.path().display();
             let mut superuser = secondary.superuser("postgres");
