@@ -256,8 +256,10 @@ impl Follower {
 
     /// See [`primary::make_durable`].
     async fn make_durable(&self, primary: &Client, written: &str) -> Result<(), ApplyError> {
-        let is_attached = primary::make_durable(primary, written, &self.name).await?;
-        if is_attached { Ok(()) } else { Err(ApplyError::Detached) }
+        match primary::make_durable(primary, written, &self.name).await? {
+            Some(why) => Err(ApplyError::Detached { why }),
+            None => Ok(()),
+        }
     }
 
     /// Makes the secondary say where it stands, if that is not what it says.

@@ -140,7 +140,7 @@ pub async fn detach(client: &mut Client, secondary: &str, why: &str) -> Result<(
 }
 
 /// Makes sure that what was written to the primary's log before `written` survives a crash; returns
-/// false if the secondary is detached.
+/// why the secondary is detached, if it is.
 ///
 /// With `synchronous_commit = off`, others see a transaction before it is durable, and what aborted is
 /// never waited for. After a crash, the numbers of transactions that left no durable trace are given
@@ -152,10 +152,15 @@ pub async fn detach(client: &mut Client, secondary: &str, why: &str) -> Result<(
 ///
 /// # Errors
 /// [`Error::Sql`].
-pub async fn make_durable(client: &Client, written: &str, secondary: &str) -> Result<bool, Error> {
+pub async fn make_durable(
+    client: &Client,
+    written: &str,
+    secondary: &str,
+) -> Result<Option<String>, Error> {
     let wrong = || Error::sql("make the primary's log durable");
-    let sql = "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn, NOT EXISTS (\
-               SELECT FROM pgtandem.secondaries WHERE name = $2 AND state = 'detached')";
+    let sql = "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn, (\
+               SELECT coalesce(last_error, '') FROM pgtandem.secondaries \
+               WHERE name = $2 AND state = 'detached')";
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
         [(&written, Type::TEXT), (&secondary, Type::TEXT)];
     let rows = client.query_typed(sql, &parameters).await.map_err(wrong())?;

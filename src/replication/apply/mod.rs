@@ -82,8 +82,11 @@ pub enum ApplyError {
     #[error("another applier has moved this secondary on")]
     Fenced,
     /// The change log is not kept for this secondary any more, and may have lost what it needs.
-    #[error("the primary has detached this secondary")]
-    Detached,
+    #[error("the primary has detached this secondary: {why}")]
+    Detached {
+        /// Why it has.
+        why: String,
+    },
     /// The change log contradicts itself.
     #[error(transparent)]
     Impossible(#[from] Box<Impossible>),
@@ -128,7 +131,7 @@ impl ApplyError {
             Self::Other(error) => error.is_transient(),
             // Another process may have put the table under capture.
             Self::Fenced | Self::Unknown { .. } => true,
-            Self::Detached | Self::Impossible(_) | Self::Missing { .. } => false,
+            Self::Detached { .. } | Self::Impossible(_) | Self::Missing { .. } => false,
         }
     }
 }

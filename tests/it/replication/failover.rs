@@ -82,7 +82,7 @@ fn a_standby_that_lags_behind_the_secondary() {
 #[test]
 fn what_the_primary_can_lose_is_not_applied() {
     let settings = "synchronous_commit = off\nwal_writer_delay = 10s\nwal_writer_flush_after = 0";
-    let primary = Cluster::start_with(settings);
+    let primary = Cluster::start_with(&format!("{REPLICATED}{settings}"));
     let mut inside = Inside::start_with(primary, SCHEMA, ROWS, "");
     inside.assert_equal();
     for n in 0..3 {

@@ -1,13 +1,13 @@
 //! Two clusters of one's own and a supervisor in this process, which can be asked and told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgtandem::config::Config;
 use pgtandem::replication::status::{Command, CommandError, State, Status};
 use pgtandem::replication::supervisor::Supervisor;
 
 use super::pair::{self, Pair, Place};
-use crate::support::{PATIENCE, cluster::Cluster, poll_within};
+use crate::support::{PATIENCE, cluster::Cluster, let_pass, poll_within};
 
 /// How long it takes to find out that somebody hangs, and to go on, on a slow machine.
 pub const LONG: Duration = Duration::from_secs(40);
@@ -95,8 +95,11 @@ impl Inside {
 
     /// Waits for a state; returns why.
     pub fn await_word(&self, word: &str) -> String {
-        let what = format!("{word}, not {:?}", self.status());
-        poll_within(LONG, &what, || self.state().word() == word);
+        let began = Instant::now();
+        while self.state().word() != word {
+            assert!(began.elapsed() < LONG, "it is not {word}: {:?}", self.status());
+            let_pass(Duration::from_millis(10));
+        }
         self.state().why().unwrap_or_default().to_owned()
     }
 

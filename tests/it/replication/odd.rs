@@ -55,14 +55,14 @@ fn a_primary_in_latin_1() {
     let schema = "CREATE TABLE t (k text PRIMARY KEY, x text)";
     inside.run(schema);
     inside.run_there(schema);
-    let utf8 = "SET client_encoding = 'UTF8';";
-    inside.run(&format!(r#"{utf8} INSERT INTO t VALUES ('über', 'été \ "ß"')"#));
+    // The server turns into LATIN1 what this client sends.
+    let mut client = inside.primary.superuser(&inside.database);
+    client.rows("SET client_encoding = 'UTF8'");
+    client.rows(r#"INSERT INTO t VALUES ('über', 'été \ "ß"')"#);
     inside.begin();
     inside.await_word("in_sync");
-    inside.run(&format!(
-        "{utf8} INSERT INTO t VALUES ('ñ', '§'); UPDATE t SET k = 'ÜBER' WHERE k = 'über'; \
-         UPDATE t SET x = x || chr(233)"
-    ));
+    client.rows("INSERT INTO t VALUES ('ñ', '§'); UPDATE t SET k = 'ÜBER' WHERE k = 'über'");
+    client.rows("UPDATE t SET x = x || chr(233)");
     let sql = r#"SELECT k, x FROM t ORDER BY k COLLATE "C""#;
     let wanted = [["ÜBER", r#"été \ "ß"é"#], ["ñ", "§é"]];
     poll_within(LONG, "it is applied", || inside.run_there(sql) == wanted);
