@@ -5,7 +5,7 @@ CARGO ?= cargo
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reload-under-load matrix-verify lint doc bench bench-quick bench-micro check
+.PHONY: help demo test reload-under-load chaos matrix-verify lint doc bench bench-quick bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ test: ## all tests, against a throw-away PostgreSQL
 reload-under-load: ## 50 reloads, PAUSEs, RECONNECTs and KILLs under pgbench: nothing fails
 	@.ci/install test
 	PGTANDEM_IT_RELOADS=50 $(CARGO) test --locked --test it reload::reload_under_load -- --exact
+
+chaos: ## 200 disasters (crashes, hangs, cut connections, full disk) under load: both sides stay equal
+	@.ci/install test
+	PGTANDEM_IT_CHAOS_ROUNDS=$${PGTANDEM_IT_CHAOS_ROUNDS:-200} \
+		$(CARGO) test --locked --test it replication::chaos::rounds -- --exact --nocapture
 
 matrix-verify: ## comparisons between major versions of PostgreSQL, with binaries from npm
 	@.ci/matrix-verify

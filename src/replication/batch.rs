@@ -84,6 +84,9 @@ impl Position {
 /// The log tables; a change is in one of them.
 const LOGS: [&str; 3] = ["pgtandem.log_0", "pgtandem.log_1", "pgtandem.log_2"];
 
+/// The snapshot is taken when the statement begins, and so before the place in the log is read.
+const SNAPSHOT: &str = "SELECT pg_current_snapshot()::text, pg_current_wal_insert_lsn()::text";
+
 /// A batch while it is read.
 ///
 /// It must be read to its end and closed; a connection on which that did not happen is of no use any
@@ -93,6 +96,9 @@ pub struct Batch<'a> {
     position: &'a Position,
     /// The snapshot that the secondary stands at once the batch is applied.
     pub until: Snapshot,
+    /// Everything that `until` sees, and every transaction that it takes for ended, was written to
+    /// the primary's log before this place.
+    pub written: String,
     /// What the batch is cut off at, if not at the snapshot that it is read in.
     upto: Option<Snapshot>,
     rows: Pin<Box<RowStream>>,
@@ -116,16 +122,17 @@ impl<'a> Batch<'a> {
         let (begun, snapshot, rows) = tokio::join!(
             biased;
             client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
-            client.query_typed("SELECT pg_current_snapshot()::text", &[]),
+            client.query_typed(SNAPSHOT, &[]),
             client.query_typed_raw(&sql, nothing),
         );
         begun.map_err(Error::sql("begin to read the change log"))?;
         let snapshot = snapshot.map_err(Error::sql("take a snapshot"))?;
         let rows = rows.map_err(Error::sql("read the change log"))?;
-        let until: String = match snapshot.as_slice() {
-            [row] => row.try_get(0).map_err(Error::sql("take a snapshot"))?,
-            _ => return Err(Error::Unexpected { what: "no snapshot".to_owned() }),
+        let [row] = snapshot.as_slice() else {
+            return Err(Error::Unexpected { what: "no snapshot".to_owned() });
         };
+        let until: String = row.try_get(0).map_err(Error::sql("take a snapshot"))?;
+        let written = row.try_get(1).map_err(Error::sql("take a snapshot"))?;
         let now: Snapshot =
             until.parse().map_err(|error| Error::Unexpected { what: format!("{error}") })?;
         let until = match upto {
@@ -135,7 +142,7 @@ impl<'a> Batch<'a> {
             }
             None => now,
         };
-        Ok(Self { client, position, until, upto: upto.cloned(), rows: Box::pin(rows) })
+        Ok(Self { client, position, until, written, upto: upto.cloned(), rows: Box::pin(rows) })
     }
 
     /// Returns the next change that is still to be applied, in the order of their ids.

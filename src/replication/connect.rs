@@ -1,12 +1,20 @@
 //! Connections of our own to a primary or a secondary, with the settings that texts depend on.
 
 use std::fmt;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::io;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use tokio_postgres::{Client, NoTls};
+use socket2::{SockRef, TcpKeepalive};
+use tokio_postgres::tls::NoTlsStream;
+use tokio_postgres::types::Type;
+use tokio_postgres::{Client, Connection, NoTls, SimpleQueryMessage};
 
 use super::error::Error;
+use super::watch::{ANSWER, Heard, Watched};
 use crate::config::Host;
+use crate::net::Stream;
 use crate::net::dial::dial;
 use crate::secret::Secret;
 
@@ -28,7 +36,7 @@ pub const TEXT_SETTINGS: [(&str, &str); 8] = [
 ];
 
 /// What else our sessions depend on, and what a role's or database's defaults must not change.
-const SESSION_SETTINGS: [(&str, &str); 16] = [
+const SESSION_SETTINGS: [(&str, &str); 17] = [
     ("client_encoding", "UTF8"),
     ("standard_conforming_strings", "on"),
     ("array_nulls", "on"),
@@ -47,10 +55,23 @@ const SESSION_SETTINGS: [(&str, &str); 16] = [
     // Compiling our statements costs more than it brings, for estimates that are guesses.
     ("jit", "off"),
     ("client_min_messages", "warning"),
+    // What a secondary says of itself must survive its crash: the change log goes by it. And what we
+    // write on a primary makes sure that all before it is durable, see `primary::make_durable`.
+    ("synchronous_commit", "on"),
 ];
 
-/// The name under which servers see us.
+/// The name under which servers see us, followed by a word that differs from process to process.
 pub const APPLICATION_NAME: &str = "pgtandem replication";
+
+/// The whole name: all connections of one process have it, and nobody else's.
+static FULL_NAME: LazyLock<String> = LazyLock::new(|| {
+    format!("{APPLICATION_NAME} {:016x}", RandomState::new().build_hasher().finish())
+});
+
+/// How long TCP waits for a sign of life before it asks for one, between two questions, and for what
+/// was sent to be acknowledged.
+const KEEPALIVE: (Duration, Duration, Duration) =
+    (Duration::from_secs(10), Duration::from_secs(3), Duration::from_secs(20));
 
 /// Where to connect, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,39 +101,94 @@ impl fmt::Display for Target {
 
 /// Connects, logs in, and pins the settings of [`TEXT_SETTINGS`] and others.
 ///
-/// The connection ends when the client is dropped; what it still runs then is not waited for.
+/// The connection ends when the client is dropped; what it still runs then is not waited for. It
+/// ends, too, when the server does not answer any more ([`super::watch`]).
 /// Cancel safe: yes, a half-made connection is dropped.
 ///
 /// # Errors
 /// [`Error::Dial`], [`Error::Login`] or [`Error::TimedOut`]; [`Error::Sql`] if a setting is refused.
 pub async fn connect(target: &Target) -> Result<Client, Error> {
-    let server = || target.to_string();
-    tokio::time::timeout(target.timeout, log_in(target))
-        .await
-        .unwrap_or_else(|_| Err(Error::TimedOut { server: server(), limit: target.timeout }))
+    let connecting = async {
+        let heard = Heard::new();
+        let (client, connection) = log_in(target, &heard).await?;
+        let (asked, watched) = (target.clone(), Arc::clone(&heard));
+        // Errors of the connection reach whoever waits for an answer; it ends when the client is
+        // dropped.
+        tokio::spawn(async move {
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "connection of the replication mode ended");
+                },
+                () = watched.until_lost(|pid| is_known(asked.clone(), pid)) => {
+                    let server = asked.to_string();
+                    tracing::warn!(server, "server does not answer, connection given up");
+                }
+            }
+        });
+        heard.know(pin_settings(&client).await?);
+        Ok(client)
+    };
+    let limit = target.timeout;
+    let timed_out = |_elapsed| Err(Error::TimedOut { server: target.to_string(), limit });
+    tokio::time::timeout(limit, connecting).await.unwrap_or_else(timed_out)
 }
 
-async fn log_in(target: &Target) -> Result<Client, Error> {
-    let stream = dial(&target.host, target.port)
-        .await
-        .map_err(|source| Error::Dial { server: target.to_string(), source })?;
+type Driver = Connection<Watched<Stream>, NoTlsStream>;
+
+async fn log_in(target: &Target, heard: &Arc<Heard>) -> Result<(Client, Driver), Error> {
+    let dialled = |source| Error::Dial { server: target.to_string(), source };
+    let stream = dial(&target.host, target.port).await.map_err(dialled)?;
+    keep_alive(&stream).map_err(dialled)?;
     let mut config = tokio_postgres::Config::new();
-    config.dbname(&target.dbname).user(&target.user).application_name(APPLICATION_NAME);
+    config.dbname(&target.dbname).user(&target.user).application_name(FULL_NAME.as_str());
     if let Some(password) = &target.password {
         config.password(password.expose());
     }
-    let (client, connection) = config
-        .connect_raw(stream, NoTls)
+    config
+        .connect_raw(Watched::new(stream, Arc::clone(heard)), NoTls)
         .await
-        .map_err(|source| Error::Login { server: target.to_string(), source })?;
-    // Its errors reach whoever waits for an answer; it ends when the client is dropped.
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection of the replication mode ended");
-        }
+        .map_err(|source| Error::Login { server: target.to_string(), source })
+}
+
+/// Has TCP find out that a path is gone, which a server that answers others says nothing about.
+fn keep_alive(stream: &Stream) -> io::Result<()> {
+    let Stream::Tcp(tcp) = stream else { return Ok(()) };
+    let (idle, interval, unacknowledged) = KEEPALIVE;
+    let socket = SockRef::from(tcp);
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle).with_interval(interval))?;
+    socket.set_tcp_user_timeout(Some(unacknowledged))
+}
+
+/// Pins all settings; returns the server process at the other end.
+async fn pin_settings(client: &Client) -> Result<i32, Error> {
+    let wrong = || Error::sql("prepare the session");
+    let answers = client.simple_query(&settings()).await.map_err(wrong())?;
+    let last = answers.iter().rev().find_map(|answer| match answer {
+        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
+        _ => None,
     });
-    client.batch_execute(&settings()).await.map_err(Error::sql("prepare the session"))?;
-    Ok(client)
+    last.ok_or_else(|| Error::Unexpected { what: "no process at the other end".to_owned() })
+}
+
+/// Asks a server, over a connection of its own, whether `pid` is one of its processes; false if it
+/// does not answer. A server that refuses us, answers.
+async fn is_known(target: Target, pid: i32) -> bool {
+    let (client, connection) = match log_in(&target, &Heard::new()).await {
+        Ok(connected) => connected,
+        Err(error) => return error.server_said().is_some(),
+    };
+    let sql = "SELECT $1 = 0 OR EXISTS (SELECT FROM pg_catalog.pg_stat_activity WHERE pid = $1)";
+    let asked = async {
+        match client.query_typed(sql, &[(&pid, Type::INT4)]).await {
+            Ok(rows) => rows.first().and_then(|row| row.try_get(0).ok()).unwrap_or(true),
+            Err(error) => error.as_db_error().is_some(),
+        }
+    };
+    tokio::select! {
+        is_known = asked => is_known,
+        _ = connection => false,
+        () = tokio::time::sleep(ANSWER.min(target.timeout)) => false,
+    }
 }
 
 /// The statements that pin all settings; none of them fails on PostgreSQL 13 to 18.
@@ -131,7 +207,8 @@ fn settings() -> String {
     // PostgreSQL 17 and later.
     sql.push_str(
         "SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
-         WHERE name IN ('transaction_timeout', 'idle_session_timeout')",
+         WHERE name IN ('transaction_timeout', 'idle_session_timeout'); \
+         SELECT pg_catalog.pg_backend_pid()",
     );
     sql
 }

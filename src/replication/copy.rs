@@ -21,6 +21,7 @@ use super::connect::{Target, connect};
 use super::error::Error;
 use super::hook;
 use super::literal::identifier;
+use super::primary::make_durable;
 use super::snapshot::Snapshot;
 
 /// Bytes that are handed on at a time.
@@ -132,7 +133,9 @@ pub async fn copy(
     progress: &watch::Sender<Option<CopyProgress>>,
 ) -> Result<Snapshot, CopyError> {
     let holder = connect(&plan.primary).await?;
-    let (name, snapshot) = export(&holder).await?;
+    let (name, snapshot, written) = export(&holder).await?;
+    // Over another connection: this one's transaction must stay as it is.
+    make_durable(&connect(&plan.primary).await?, &written, "").await?;
     let mut plan = plan;
     let mut tables = std::mem::take(&mut plan.tables);
     // The largest first, so that no worker is left alone with it at the end.
@@ -173,17 +176,19 @@ pub async fn copy(
     Ok(snapshot)
 }
 
-/// Begins a transaction whose snapshot others can use, and says what it sees.
-async fn export(holder: &Client) -> Result<(String, Snapshot), Error> {
+/// Begins a transaction whose snapshot others can use, and says what it sees, and before which place
+/// of the log that was written.
+async fn export(holder: &Client) -> Result<(String, Snapshot, String), Error> {
     let wrong = || Error::sql("export a snapshot");
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     holder.batch_execute(begin).await.map_err(wrong())?;
-    let sql = "SELECT pg_export_snapshot(), pg_current_snapshot()::text";
+    let sql = "SELECT pg_export_snapshot(), pg_current_snapshot()::text, \
+               pg_current_wal_insert_lsn()::text";
     let row = holder.query_one(sql, &[]).await.map_err(wrong())?;
     let snapshot: String = row.try_get(1).map_err(wrong())?;
     let snapshot =
         snapshot.parse().map_err(|error| Error::Unexpected { what: format!("{error}") })?;
-    Ok((row.try_get(0).map_err(wrong())?, snapshot))
+    Ok((row.try_get(0).map_err(wrong())?, snapshot, row.try_get(2).map_err(wrong())?))
 }
 
 /// A pair of connections.

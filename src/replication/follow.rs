@@ -11,6 +11,7 @@ use super::change::{Change, RowKey};
 use super::coalesce::NetEffect;
 use super::error::Error;
 use super::hook;
+use super::primary;
 use super::snapshot::Snapshot;
 use super::stage;
 
@@ -27,7 +28,11 @@ pub struct Follower {
     stored: Position,
     /// Where it stands: nothing happened on the primary since `stored`.
     position: Position,
+    /// Where the primary's log must be durable before it may say that it stands at `position`.
+    written: Option<String>,
     limits: Limits,
+    /// The secondary's name.
+    name: String,
     /// Rows whose changes are left out of the next batch that has any.
     skips: Vec<(TableName, RowKey)>,
 }
@@ -46,6 +51,7 @@ pub struct Limits {
 struct Count {
     changes: u64,
     bytes: u64,
+    ids: u128,
     last: Option<(i64, u64)>,
 }
 
@@ -53,6 +59,7 @@ impl Count {
     fn add(&mut self, change: &Change) {
         self.changes += 1;
         self.bytes += u64::try_from(change.action.size()).unwrap_or_default();
+        self.ids += u128::from(change.id.cast_unsigned());
         self.last = Some((change.id, change.xid));
     }
 }
@@ -80,6 +87,7 @@ impl Follower {
     /// Changes of tables that are not among `tables`, and whose number is below `next_number`, are
     /// nobody's business.
     pub fn new(
+        name: String,
         applier: Applier,
         tables: Tables,
         next_number: i32,
@@ -87,7 +95,7 @@ impl Follower {
         limits: Limits,
     ) -> Self {
         let (stored, skips) = (position.clone(), Vec::new());
-        Self { applier, tables, next_number, stored, position, limits, skips }
+        Self { applier, tables, next_number, stored, position, written: None, limits, name, skips }
     }
 
     /// Leaves the changes of these rows out of the next batch that has any.
@@ -144,13 +152,15 @@ impl Follower {
             }
             if count.changes > self.limits.rows || count.bytes > self.limits.bytes {
                 let read = Read { held, skipped, count, as_of };
-                return self.step_through_table(batch, read, tell).await;
+                return self.step_through_table(primary, batch, read, tell).await;
             }
         }
-        let Count { changes, bytes, last } = count;
+        let Count { changes, bytes, ids, last } = count;
+        let written = std::mem::take(&mut batch.written);
         let until = batch.close().await?;
         if changes == 0 {
             self.position = self.position.moved_to(&until);
+            self.written = Some(written);
         } else {
             tell(changes, bytes);
             let mut net = NetEffect::default();
@@ -158,10 +168,12 @@ impl Follower {
                 net.add(change).map_err(Box::new)?;
             }
             let tables = net.finish().map_err(Box::new)?;
+            self.make_durable(primary, &written).await?;
             let from = self.stored.clone();
-            let ready = Ready { from, until, tables, changes, last, skipped };
+            let ready = Ready { from, until, tables, changes, ids, last, skipped };
             self.stored = self.applier.apply(&self.tables, ready).await?;
             self.position = self.stored.clone();
+            self.written = None;
             self.skips.clear();
         }
         Ok(Stepped { changes, as_of })
@@ -173,13 +185,14 @@ impl Follower {
     /// [`ApplyError`]; also if it is past that.
     pub async fn stand_at(&mut self, primary: &Client, upto: &Snapshot) -> Result<(), ApplyError> {
         self.step(primary, Some(upto), |_, _| {}).await?;
-        self.store().await
+        self.store(primary).await
     }
 
     /// The same for a batch that is too large for memory: what is held, and the rest of it, goes into
     /// a table first.
     async fn step_through_table(
         &mut self,
+        primary: &Client,
         mut batch: Batch<'_>,
         read: Read,
         tell: impl Fn(u64, u64),
@@ -207,16 +220,19 @@ impl Follower {
                 tell(count.changes, count.bytes);
             }
         }
+        let written = std::mem::take(&mut batch.written);
         let until = batch.close().await?;
+        self.make_durable(primary, &written).await?;
         hook::reached("staged");
         writer.finish().await?;
-        let Count { changes, bytes, last } = count;
+        let Count { changes, bytes, ids, last } = count;
         tell(changes, bytes);
         tracing::info!(changes, bytes, "large batch goes through a table on the secondary");
         let ready =
-            Ready { from: self.stored.clone(), until, tables: vec![], changes, last, skipped };
+            Ready { from: self.stored.clone(), until, tables: vec![], changes, ids, last, skipped };
         self.stored = self.applier.apply_staged(&self.tables, ready).await?;
         self.position = self.stored.clone();
+        self.written = None;
         Ok(Stepped { changes, as_of })
     }
 
@@ -238,15 +254,33 @@ impl Follower {
         Ok(parts.into_iter().flatten())
     }
 
+    /// See [`primary::make_durable`].
+    async fn make_durable(&self, primary: &Client, written: &str) -> Result<(), ApplyError> {
+        match primary::make_durable(primary, written, &self.name).await? {
+            Some(why) => Err(ApplyError::Detached { why }),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the secondary say where it stands, if that is not what it says.
     ///
     /// # Errors
     /// [`ApplyError`].
-    pub async fn store(&mut self) -> Result<(), ApplyError> {
+    pub async fn store(&mut self, primary: &Client) -> Result<(), ApplyError> {
         if self.stored != self.position {
+            if let Some(written) = self.written.take() {
+                self.make_durable(primary, &written).await?;
+            }
             let (from, until) = (self.stored.clone(), self.position.snapshot.clone());
-            let ready =
-                Ready { from, until, tables: vec![], changes: 0, last: None, skipped: vec![] };
+            let ready = Ready {
+                from,
+                until,
+                tables: vec![],
+                changes: 0,
+                ids: 0,
+                last: None,
+                skipped: vec![],
+            };
             self.stored = self.applier.apply(&self.tables, ready).await?;
             self.position = self.stored.clone();
         }

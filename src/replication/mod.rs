@@ -31,5 +31,6 @@ pub mod supervisor;
 pub mod verify;
 pub mod view;
 pub mod wait;
+mod watch;
 
 pub use error::Error;

@@ -11,7 +11,7 @@ use super::capture::error::CaptureError;
 use super::capture::rotation;
 use super::catalog::{self, Selection, Table};
 use super::error::Error;
-use super::progress::{Origin, Progress};
+use super::progress::{LastBatch, Origin, Progress};
 use super::snapshot::Snapshot;
 use super::status::State;
 
@@ -24,6 +24,8 @@ pub struct Captured {
     pub table: Table,
     /// All changes that this does not see are in the log.
     pub since: Snapshot,
+    /// When it came under capture for the first time: whoever has that has had a copy of the table.
+    pub first: Snapshot,
 }
 
 /// Lists the tables under capture that are selected and still there.
@@ -32,20 +34,32 @@ pub struct Captured {
 /// [`Error::Sql`], [`Error::Unexpected`].
 pub async fn captured(client: &Client, selection: &Selection) -> Result<Vec<Captured>, Error> {
     let wrong = || Error::sql("read the tables under capture");
-    let sql = "SELECT relid, number, since::text FROM pgtandem.tables";
+    let sql = "SELECT relid, number, since::text, first::text FROM pgtandem.tables";
     let mut numbers = HashMap::new();
     for row in client.query(sql, &[]).await.map_err(wrong())? {
         let (oid, number): (u32, i32) =
             (row.try_get(0).map_err(wrong())?, row.try_get(1).map_err(wrong())?);
         let since: String = row.try_get(2).map_err(wrong())?;
-        numbers.insert(oid, (number, parse(&since)?));
+        let first: String = row.try_get(3).map_err(wrong())?;
+        numbers.insert(oid, (number, parse(&since)?, parse(&first)?));
     }
     let tables = catalog::tables(client, selection).await?.into_iter();
     let captured = tables.filter_map(|table| {
-        let (number, since) = numbers.remove(&table.oid)?;
-        Some(Captured { number, table, since })
+        let (number, since, first) = numbers.remove(&table.oid)?;
+        Some(Captured { number, table, since, first })
     });
     Ok(captured.collect())
+}
+
+/// Reads since when the changes of the tables under capture are in the log, by number.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn captured_since(client: &Client) -> Result<HashMap<i32, String>, Error> {
+    let wrong = || Error::sql("look since when tables are under capture");
+    let rows = client.query_typed("SELECT number, since::text FROM pgtandem.tables", &[]).await;
+    let read = |row: &tokio_postgres::Row| Ok((row.try_get(0)?, row.try_get(1)?));
+    rows.map_err(wrong())?.iter().map(read).collect::<Result<_, _>>().map_err(wrong())
 }
 
 /// Says which number the next table under capture will have.
@@ -82,8 +96,7 @@ pub async fn report(
                    progress = excluded.progress, last_error = excluded.last_error, \
                    applied_at = CASE WHEN s.progress::text = excluded.progress::text \
                                 THEN s.applied_at ELSE excluded.applied_at END \
-               WHERE s.state <> 'detached' OR excluded.state IN ('copying', 'detached') \
-               RETURNING 1";
+               WHERE s.state <> 'detached' RETURNING 1";
     let needed = position.map(|position| position.oldest().to_string());
     let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] = [
         (&secondary, Type::TEXT),
@@ -93,6 +106,18 @@ pub async fn report(
     ];
     let told = client.query_typed(sql, &parameters).await;
     Ok(!told.map_err(Error::sql("tell the primary how the secondary is"))?.is_empty())
+}
+
+/// Has the change log kept for a secondary from now on, also if it was detached.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn attach(client: &Client, secondary: &str) -> Result<(), Error> {
+    let sql = "INSERT INTO pgtandem.secondaries (name, state) VALUES ($1, 'copying') \
+               ON CONFLICT (name) DO UPDATE SET state = excluded.state, progress = NULL, \
+               applied_at = NULL, last_error = NULL, registered_at = clock_timestamp()";
+    let attached = client.execute(sql, &[&secondary]).await;
+    attached.map(drop).map_err(Error::sql("attach a secondary"))
 }
 
 /// Notes that a secondary is detached: nothing of the log is kept for it any more. Stops capture if it
@@ -114,6 +139,42 @@ pub async fn detach(client: &mut Client, secondary: &str, why: &str) -> Result<(
     Ok(())
 }
 
+/// Makes sure that what was written to the primary's log before `written` survives a crash; returns
+/// why the secondary is detached, if it is.
+///
+/// With `synchronous_commit = off`, others see a transaction before it is durable, and what aborted is
+/// never waited for. After a crash, the numbers of transactions that left no durable trace are given
+/// out once more. A secondary must neither have what the primary can lose, nor take a number for used
+/// up that can come again: so nothing is applied, and no progress noted, before this.
+///
+/// Whoever detaches a secondary truncates the change log afterwards. What was read before this was
+/// read from all of the log, if the secondary is still attached now.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn make_durable(
+    client: &Client,
+    written: &str,
+    secondary: &str,
+) -> Result<Option<String>, Error> {
+    let wrong = || Error::sql("make the primary's log durable");
+    let sql = "SELECT pg_current_wal_flush_lsn() >= $1::text::pg_lsn, (\
+               SELECT coalesce(last_error, '') FROM pgtandem.secondaries \
+               WHERE name = $2 AND state = 'detached')";
+    let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 2] =
+        [(&written, Type::TEXT), (&secondary, Type::TEXT)];
+    let rows = client.query_typed(sql, &parameters).await.map_err(wrong())?;
+    let [row] = rows.as_slice() else {
+        return Err(Error::Unexpected { what: "no place in the log".to_owned() });
+    };
+    if !row.try_get::<_, bool>(0).map_err(wrong())? {
+        // Its commit waits for everything that was written before it.
+        let flush = "SELECT pg_logical_emit_message(true, 'pgtandem', '')";
+        client.batch_execute(flush).await.map_err(wrong())?;
+    }
+    row.try_get(1).map_err(wrong())
+}
+
 /// Reads what another process has told the primary of a secondary: its state and its last error.
 ///
 /// # Errors
@@ -131,7 +192,29 @@ pub async fn reported(
     Ok(Some((state, row.try_get(1).map_err(wrong())?)))
 }
 
+/// Reads where a secondary was when it was reported last.
+///
+/// # Errors
+/// [`Error::Sql`], [`Error::Unexpected`].
+pub async fn reported_progress(
+    client: &Client,
+    secondary: &str,
+) -> Result<Option<Snapshot>, Error> {
+    let wrong = || Error::sql("ask the primary where the secondary was");
+    let sql = "SELECT progress::text FROM pgtandem.secondaries \
+               WHERE name = $1 AND progress IS NOT NULL";
+    let Some(row) = client.query_opt(sql, &[&secondary]).await.map_err(wrong())? else {
+        return Ok(None);
+    };
+    parse(row.try_get(0).map_err(wrong())?).map(Some)
+}
+
 /// Finds out whether the primary may have lost what the secondary has; says why, if so.
+///
+/// What a primary that did not fail over can lose is never applied ([`make_durable`]). One that did
+/// has a beginning of the old one's log: all of it up to a place. It has everything if it has the
+/// report of where the secondary stands, or, after that, all changes of the last batch and no others
+/// under their transactions' numbers.
 ///
 /// # Errors
 /// [`Error::Sql`], [`Error::Unexpected`].
@@ -139,30 +222,42 @@ pub async fn is_behind(
     client: &Client,
     origin: &Origin,
     progress: &Progress,
+    reported: Option<&Snapshot>,
 ) -> Result<Option<String>, Error> {
     let wrong = || Error::sql("look whether the primary has lost anything");
+    let Some(stands) = &progress.snapshot else { return Ok(None) };
     let row = client.query_one("SELECT pg_current_snapshot()::text", &[]).await;
     let now: String = row.and_then(|row| row.try_get(0)).map_err(wrong())?;
     let now = parse(&now)?;
-    if let Some(snapshot) = &progress.snapshot
-        && !now.covers(snapshot)
-    {
-        return Ok(Some(format!("it stands at snapshot {snapshot}, the primary at {now}")));
+    if !now.covers(stands) {
+        return Ok(Some(format!("it stands at snapshot {stands}, the primary at {now}")));
     }
-    let (true, Some((id, xid))) = (origin.timeline != progress.origin.timeline, progress.last)
-    else {
+    let has_report = reported.is_some_and(|reported| reported.covers(stands));
+    let (was, is) = (progress.origin.timeline, origin.timeline);
+    if was == is || has_report {
         return Ok(None);
-    };
-    let sql = "SELECT FROM pgtandem.log_0 WHERE id = $1 AND xid = $2::text::xid8 UNION ALL \
-               SELECT FROM pgtandem.log_1 WHERE id = $1 AND xid = $2::text::xid8 UNION ALL \
-               SELECT FROM pgtandem.log_2 WHERE id = $1 AND xid = $2::text::xid8";
-    let found = client.query(sql, &[&id, &xid.to_string()]).await.map_err(wrong())?;
-    let lost = || {
-        let (was, is) = (progress.origin.timeline, origin.timeline);
-        format!(
-            "the primary went from timeline {was} to {is}, and its change log does not have the \
-             last change that was applied"
-        )
-    };
-    Ok(found.is_empty().then(lost))
+    }
+    if let Some(LastBatch { from, changes, ids }) = &progress.last_batch {
+        let parts = ["log_0", "log_1", "log_2"].map(|log| {
+            format!(
+                "SELECT id FROM pgtandem.{log} \
+                 WHERE pg_visible_in_snapshot(xid, $1::text::pg_snapshot) \
+                 AND NOT pg_visible_in_snapshot(xid, $2::text::pg_snapshot)"
+            )
+        });
+        let sql = format!(
+            "SELECT count(*), coalesce(sum(id), 0)::text FROM ({}) l",
+            parts.join(" UNION ALL ")
+        );
+        let row = client.query_one(&sql, &[&stands.to_string(), from]).await.map_err(wrong())?;
+        let found: (i64, String) =
+            (row.try_get(0).map_err(wrong())?, row.try_get(1).map_err(wrong())?);
+        if found == (*changes, ids.clone()) {
+            return Ok(None);
+        }
+    }
+    Ok(Some(format!(
+        "the primary went from timeline {was} to {is}, and its change log is not the one that was \
+         applied last"
+    )))
 }

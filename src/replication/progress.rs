@@ -31,6 +31,11 @@ CREATE TABLE IF NOT EXISTS pgtandem.progress (
     -- The last change that was applied, to find it again after a failover.
     last_id    bigint,
     last_xid   xid8,
+    -- The last batch: what it began at, how many changes it had, and the sum of their ids. Null if
+    -- not all tables stood at the same snapshot.
+    batch_from    pg_snapshot,
+    batch_changes bigint,
+    batch_ids     numeric,
     changes    bigint NOT NULL DEFAULT 0,
     batches    bigint NOT NULL DEFAULT 0,
     applied_at timestamptz,
@@ -96,10 +101,23 @@ pub struct Progress {
     pub snapshot: Option<Snapshot>,
     /// Id and transaction of the last change applied.
     pub last: Option<(i64, u64)>,
+    /// The last batch that had changes; `None` if it cannot be told from others.
+    pub last_batch: Option<LastBatch>,
     /// Changes applied since the copy.
     pub changes: i64,
     /// Why somebody has paused it.
     pub paused: Option<String>,
+}
+
+/// What tells a batch from others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LastBatch {
+    /// The snapshot that the secondary stood at before.
+    pub from: String,
+    /// How many changes it had.
+    pub changes: i64,
+    /// The sum of their ids, which does not fit into a `u64`.
+    pub ids: String,
 }
 
 /// A table that was copied, or is still to be, under a snapshot that is not the group's.
@@ -144,7 +162,8 @@ pub async fn read(client: &impl GenericClient) -> Result<Option<Progress>, Error
         return Ok(None);
     }
     let sql = "SELECT group_id::text, system, timeline, snapshot::text, last_id, \
-               last_xid::text::int8, changes, paused, format FROM pgtandem.progress";
+               last_xid::text::int8, changes, paused, format, batch_from::text, \
+               batch_changes, batch_ids::text FROM pgtandem.progress";
     match client.query_opt(sql, &[]).await.map_err(wrong())? {
         None => Ok(None),
         Some(row) => progress(&row).map(Some),
@@ -160,6 +179,11 @@ fn progress(row: &Row) -> Result<Progress, Error> {
     let snapshot: Option<String> = row.try_get(3).map_err(wrong())?;
     let read = || -> Result<Progress, tokio_postgres::Error> {
         let last_xid: Option<i64> = row.try_get(5)?;
+        let (from, changes, ids) = (row.try_get(9)?, row.try_get(10)?, row.try_get(11)?);
+        let last_batch = match (from, changes, ids) {
+            (Some(from), Some(changes), Some(ids)) => Some(LastBatch { from, changes, ids }),
+            _ => None,
+        };
         Ok(Progress {
             origin: Origin {
                 group: row.try_get(0)?,
@@ -167,6 +191,7 @@ fn progress(row: &Row) -> Result<Progress, Error> {
                 timeline: row.try_get(2)?,
             },
             snapshot: None,
+            last_batch,
             last: row.try_get::<_, Option<i64>>(4)?.zip(last_xid.map(i64::cast_unsigned)),
             changes: row.try_get(6)?,
             paused: row.try_get(7)?,
@@ -241,6 +266,23 @@ pub async fn await_copy(client: &Client, tables: &[TableName]) -> Result<(), Err
         noted.map_err(Error::sql("note that a table is to be copied"))?;
     }
     Ok(())
+}
+
+/// Forgets where the secondary stands: tables are to be copied anew, and what they have is replaced.
+///
+/// Does nothing where nothing is installed.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn forget(client: &Client, tables: &[TableName]) -> Result<(), Error> {
+    if read(client).await?.is_none() {
+        return Ok(());
+    }
+    let sql = "UPDATE pgtandem.progress SET snapshot = NULL, last_id = NULL, last_xid = NULL, \
+               batch_from = NULL, batch_changes = NULL, batch_ids = NULL";
+    let forgotten = client.execute(sql, &[]).await;
+    forgotten.map_err(Error::sql("forget the last copy"))?;
+    await_copy(client, tables).await
 }
 
 /// Says in which tables changes were skipped, and how many; `None` if in none.

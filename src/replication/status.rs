@@ -1,7 +1,7 @@
 //! The life of a secondary in the words that are used everywhere, and what can be asked of it.
 
 use std::fmt;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use tokio::sync::oneshot;
 
@@ -158,6 +158,21 @@ impl Status {
             self.copied_bytes += now.bytes.saturating_sub(bytes);
         }
         self.copy = progress;
+    }
+}
+
+/// A secondary whose last batch was read longer ago than this is not in sync.
+pub(super) const FRESH: Duration = Duration::from_secs(2);
+
+impl Status {
+    /// What can be said now: one that was in sync, and has not been heard of since, is not.
+    #[must_use]
+    pub(super) fn as_of_now(mut self) -> Self {
+        let is_old = self.as_of.is_none_or(|as_of| as_of.elapsed() > FRESH);
+        if self.state == State::InSync && is_old {
+            self.state = State::CatchingUp;
+        }
+        self
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::capture::error::CaptureError;
+use super::capture::mend;
 use super::capture::rotation::{self, Limits};
 use super::catalog::Selection;
 use super::connect::{Target, connect};
@@ -31,8 +32,8 @@ const COMMANDS_MAX: usize = 16;
 /// Between two looks at the change log.
 const TEND: Duration = Duration::from_secs(5);
 
-/// Bytes of a log table at which another is written to.
-const ROTATE_BYTES: u64 = 64 << 20;
+/// Between two looks at the keys of the tables under capture.
+const MEND: Duration = Duration::from_secs(1);
 
 /// How long connecting may take where `server_connect_timeout` is off.
 const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
@@ -128,7 +129,7 @@ impl Supervisor {
     pub fn status(&self) -> Vec<Status> {
         let groups = self.groups.load();
         let links = groups.values().flat_map(|group| group.links.values());
-        links.map(|link| link.status.borrow().clone()).collect()
+        links.map(|link| link.status.borrow().clone().as_of_now()).collect()
     }
 
     /// How all databases with secondaries are, as they were last seen.
@@ -276,7 +277,7 @@ impl Group {
         let now = Instant::now();
         let view = |link: &Arc<Link>| {
             View::new(
-                link.status.borrow().clone(),
+                link.status.borrow().clone().as_of_now(),
                 &look,
                 (link.desk.progress(), link.desk.results()),
                 now,
@@ -323,39 +324,38 @@ fn desk(assignment: &Assignment) -> (Arc<Desk>, HoldRequests) {
     (Arc::new(Desk::new(verifier, selection)), stands)
 }
 
-/// When to write to another table, so that what everybody has read can go well before the limit.
-fn rotate_bytes(limit: u64) -> u64 {
-    if limit == 0 { ROTATE_BYTES } else { (limit / 8).clamp(1 << 20, ROTATE_BYTES) }
-}
-
-/// Keeps the change log of one primary small, and detaches who makes it too large.
+/// Keeps the change log of one primary small, detaches who makes it too large, and keeps writes going
+/// where the key of a table has changed.
 async fn tend(assignment: Assignment) {
-    let settings = &assignment.settings;
-    let limits = Limits {
-        rotate_bytes: rotate_bytes(settings.log_limit_bytes),
-        bytes: settings.log_limit_bytes,
-        age: settings.log_limit_age,
-    };
-    let began = Instant::now();
-    let mut client = None;
+    let limits = Limits::of(&assignment.settings);
+    let database = &assignment.database;
+    let (began, mut tended_at, mut client) = (Instant::now(), None::<Instant>, None);
     loop {
-        tokio::time::sleep(TEND).await;
         let outcome = async {
             let client = match &mut client {
                 Some(client) => client,
                 None => client.insert(connect(&assignment.primary).await?),
             };
-            rotation::tend(client, limits, began.elapsed()).await
+            let mended = mend::mend(client).await?;
+            if !mended.is_empty() {
+                let tables = mended.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+                tracing::warn!(database, tables, "key has changed, capture begins anew");
+            }
+            if tended_at.is_none_or(|at| at.elapsed() >= TEND) {
+                let tended = rotation::tend(client, limits, began.elapsed()).await?;
+                tracing::debug!(database, ?tended, "change log");
+                tended_at = Some(Instant::now());
+            }
+            Ok(())
         };
         match outcome.await {
-            Ok(tended) => tracing::debug!(database = assignment.database, ?tended, "change log"),
-            Err(CaptureError::NotInstalled) => {}
+            Ok(()) | Err(CaptureError::NotInstalled) => {}
             Err(error) => {
-                let database = &assignment.database;
                 tracing::warn!(database, %error, "cannot keep the change log small");
                 client = None;
             }
         }
+        tokio::time::sleep(MEND).await;
     }
 }
 

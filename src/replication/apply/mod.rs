@@ -67,6 +67,8 @@ pub struct Ready {
     pub tables: Vec<(i32, NetTable)>,
     /// The changes that this is the net effect of.
     pub changes: u64,
+    /// The sum of their ids.
+    pub ids: u128,
     /// Id and transaction of the last of them.
     pub last: Option<(i64, u64)>,
     /// Changes that are left out, on somebody's word.
@@ -79,6 +81,12 @@ pub enum ApplyError {
     /// Somebody else has applied something meanwhile.
     #[error("another applier has moved this secondary on")]
     Fenced,
+    /// The change log is not kept for this secondary any more, and may have lost what it needs.
+    #[error("the primary has detached this secondary: {why}")]
+    Detached {
+        /// Why it has.
+        why: String,
+    },
     /// The change log contradicts itself.
     #[error(transparent)]
     Impossible(#[from] Box<Impossible>),
@@ -123,7 +131,7 @@ impl ApplyError {
             Self::Other(error) => error.is_transient(),
             // Another process may have put the table under capture.
             Self::Fenced | Self::Unknown { .. } => true,
-            Self::Impossible(_) | Self::Missing { .. } => false,
+            Self::Detached { .. } | Self::Impossible(_) | Self::Missing { .. } => false,
         }
     }
 }

@@ -17,6 +17,8 @@ pub(super) struct Step<'a> {
     pub(super) until: &'a Snapshot,
     pub(super) after: &'a Position,
     pub(super) changes: u64,
+    /// The sum of the ids of these changes.
+    pub(super) ids: u128,
     pub(super) last: Option<(i64, u64)>,
     pub(super) skipped: Vec<Change>,
 }
@@ -28,15 +30,22 @@ impl Step<'_> {
         let wrong = || Error::sql("move the secondary on");
         let sql = "UPDATE pgtandem.progress SET snapshot = $1::pg_snapshot, \
                    last_id = coalesce($2, last_id), last_xid = coalesce($3::xid8, last_xid), \
-                   changes = changes + $4, batches = batches + 1, applied_at = clock_timestamp() \
+                   changes = changes + $4, batches = batches + 1, applied_at = clock_timestamp(), \
+                   batch_from = CASE WHEN $4 = 0 THEN batch_from \
+                                     WHEN $6 THEN snapshot END, \
+                   batch_changes = CASE WHEN $4 = 0 THEN batch_changes ELSE $4 END, \
+                   batch_ids = CASE WHEN $4 = 0 THEN batch_ids ELSE $7::numeric END \
                    WHERE snapshot::text = $5";
         let (id, xid) = self.last.unzip();
-        let parameters: [(&(dyn ToSql + Sync), Type); 5] = [
+        let is_one = self.from.own.is_empty() && self.from.waiting.is_empty();
+        let parameters: [(&(dyn ToSql + Sync), Type); 7] = [
             (&self.until.to_string(), Type::TEXT),
             (&id, Type::INT8),
             (&xid.map(|xid| xid.to_string()), Type::TEXT),
             (&self.changes.cast_signed(), Type::INT8),
             (&self.from.snapshot.to_string(), Type::TEXT),
+            (&is_one, Type::BOOL),
+            (&self.ids.to_string(), Type::TEXT),
         ];
         let moved = client.query_typed(&format!("{sql} RETURNING 1"), &parameters).await;
         if moved.map_err(wrong())?.len() != 1 {

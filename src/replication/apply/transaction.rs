@@ -22,14 +22,14 @@ const IN_FLIGHT_MAX: usize = 16;
 /// Applies batches over one connection.
 #[derive(Debug)]
 pub struct Applier {
-    pub(super) client: Client,
+    pub(super) client: Arc<Client>,
     pub(super) treatment: Treatment,
     prepared: HashMap<String, Statement>,
 }
 
 impl Applier {
     /// Takes over a connection to the secondary.
-    pub fn new(client: Client, treatment: Treatment) -> Self {
+    pub fn new(client: Arc<Client>, treatment: Treatment) -> Self {
         Self { client, treatment, prepared: HashMap::new() }
     }
 
@@ -46,13 +46,13 @@ impl Applier {
     /// # Errors
     /// [`ApplyError`]; except for [`Error`]s about the connection, nothing has happened.
     pub async fn apply(&mut self, tables: &Tables, batch: Ready) -> Result<Position, ApplyError> {
-        let Ready { from, until, tables: nets, changes, last, skipped } = batch;
+        let Ready { from, until, tables: nets, changes, ids, last, skipped } = batch;
         let (truncated, jobs) = plan(tables, nets)?;
         for job in &jobs {
             self.prepare(job).await?;
         }
         let after = from.moved_to(&until);
-        let step = Step { from: &from, until: &until, after: &after, changes, last, skipped };
+        let step = Step { from: &from, until: &until, after: &after, changes, ids, last, skipped };
         if let Err(error) = self.run(tables, &step, &truncated, &jobs).await {
             return Err(self.give_up(&truncated, &jobs, error).await);
         }
@@ -77,9 +77,9 @@ impl Applier {
         tables: &Tables,
         batch: Ready,
     ) -> Result<Position, ApplyError> {
-        let Ready { from, until, changes, last, skipped, .. } = batch;
+        let Ready { from, until, changes, ids, last, skipped, .. } = batch;
         let after = from.moved_to(&until);
-        let step = Step { from: &from, until: &until, after: &after, changes, last, skipped };
+        let step = Step { from: &from, until: &until, after: &after, changes, ids, last, skipped };
         let applied = match step.take(&self.client, tables).await {
             Ok(()) => stage::apply(self, tables).await,
             Err(error) => Err(error),

@@ -126,6 +126,17 @@ impl Trouble {
     }
 }
 
+impl Trouble {
+    /// Whether putting the table under capture once more, and copying it anew, makes it good: the
+    /// application has changed the table. What somebody has done to our triggers is left to somebody.
+    pub fn is_mended_by_capture(&self) -> bool {
+        matches!(
+            self,
+            Self::DefinitionChanged | Self::PartitionAdded { .. } | Self::PartitionGone { .. }
+        )
+    }
+}
+
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(table) = &self.table {

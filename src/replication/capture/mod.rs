@@ -53,6 +53,7 @@
 pub mod check;
 pub mod error;
 pub mod installed;
+pub mod mend;
 pub mod rotation;
 pub mod schema;
 pub mod script;

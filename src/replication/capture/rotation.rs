@@ -14,10 +14,14 @@ use tokio_postgres::{Client, Transaction};
 
 use super::error::CaptureError;
 use super::schema;
+use crate::config::Replication;
 use crate::replication::error::Error;
 
 const RETARGET: &str = include_str!("sql/retarget.sql");
 const SILENCE: &str = include_str!("sql/silence.sql");
+
+/// Bytes of a log table at which another is written to, unless the limit asks for less.
+const ROTATE_BYTES: u64 = 64 << 20;
 
 /// Number of log tables.
 const LOGS: i32 = 3;
@@ -35,6 +39,18 @@ pub struct Limits {
     /// Age of a secondary's progress at which it is detached while there is something to apply; zero
     /// means no limit.
     pub age: Duration,
+}
+
+impl Limits {
+    /// The limits that the configuration sets.
+    ///
+    /// Another table becomes active early enough for what everybody has read to go well before them.
+    pub fn of(settings: &Replication) -> Self {
+        let bytes = settings.log_limit_bytes;
+        let rotate_bytes =
+            if bytes == 0 { ROTATE_BYTES } else { (bytes / 8).clamp(1 << 20, ROTATE_BYTES) };
+        Self { rotate_bytes, bytes, age: settings.log_limit_age }
+    }
 }
 
 /// Why a secondary was detached.

@@ -34,7 +34,8 @@ pub enum Captured {
     /// went.
     Adapted,
     /// A partition came, and its rows are captured from when it came. Rows that it brought along are
-    /// not in the log, nor is a TRUNCATE of it alone: verify the table, or copy it anew.
+    /// not in the log, nor is a TRUNCATE of it alone: as after [`Captured::Began`], the table needs a
+    /// new copy.
     Extended,
     /// Capture begins here: rows changed before may not be in the log. The table needs a new copy
     /// from a snapshot that is not older than `pgtandem.tables.since`.
@@ -255,14 +256,15 @@ async fn register(
     let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
     let leaves: Vec<u32> = shape.leaves.iter().map(|leaf| leaf.oid).collect();
     let sql = "INSERT INTO pgtandem.tables AS t
-                   (number, relid, schema, name, key, fingerprint, inserts, leaves, since)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_current_snapshot())
+                   (number, relid, schema, name, key, fingerprint, inserts, leaves, since, first)
+               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_current_snapshot(),
+                       pg_current_snapshot())
                ON CONFLICT (number) DO UPDATE
                SET schema = excluded.schema, name = excluded.name, key = excluded.key,
                    fingerprint = excluded.fingerprint, inserts = excluded.inserts,
                    leaves = excluded.leaves,
                    since = CASE WHEN $9 THEN excluded.since ELSE t.since END";
-    let began = captured == Captured::Began;
+    let began = matches!(captured, Captured::Began | Captured::Extended);
     transaction
         .execute(
             sql,

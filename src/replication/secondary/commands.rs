@@ -102,7 +102,7 @@ impl Keeper {
         let all: Vec<TableName>;
         let tables = if tables.is_empty() {
             let forget = "UPDATE pgtandem.progress SET snapshot = NULL, last_id = NULL, \
-                          last_xid = NULL, paused = NULL, system = $1, timeline = $2";
+                          last_xid = NULL, batch_from = NULL, paused = NULL, system = $1, timeline = $2";
             let group = progress::read(&client).await?.map(|known| known.origin.group);
             let now = progress::Origin::of_primary(&primary, &group.unwrap_or_default()).await?;
             let forgotten = client.execute(forget, &[&now.system, &now.timeline]).await;
@@ -121,13 +121,9 @@ impl Keeper {
         let mut client = connect(&self.assignment.primary).await?;
         primary::detach(&mut client, &self.assignment.name, why).await?;
         let secondary = connect(&self.assignment.secondary).await?;
-        let forget =
-            "UPDATE pgtandem.progress SET snapshot = NULL, last_id = NULL, last_xid = NULL";
-        let forgotten = secondary.execute(forget, &[]).await;
-        forgotten.map_err(Error::sql("forget the last copy"))?;
         let all = primary::captured(&client, &self.selection).await?;
         let names: Vec<_> = all.into_iter().map(|captured| captured.table.name).collect();
         // If it is taken up again, what it has is replaced.
-        Ok(progress::await_copy(&secondary, &names).await?)
+        Ok(progress::forget(&secondary, &names).await?)
     }
 }

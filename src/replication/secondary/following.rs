@@ -1,5 +1,6 @@
 //! Applies batch after batch, and does between them what is due: reports, sequences, checks.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
@@ -10,10 +11,11 @@ use super::halt::Halt;
 use super::ready::Ready;
 use crate::replication::batch::Position;
 use crate::replication::capture::check;
+use crate::replication::connect::connect;
 use crate::replication::follow::Follower;
 use crate::replication::primary;
 use crate::replication::sequences;
-use crate::replication::status::State;
+use crate::replication::status::{FRESH, State};
 use crate::replication::verify::hold;
 
 /// Between two reports to the primary.
@@ -25,9 +27,6 @@ const SEQUENCES: Duration = Duration::from_secs(5);
 /// Between two looks at what is installed on the primary.
 const CHECK: Duration = Duration::from_secs(5);
 
-/// A secondary whose last batch was read longer ago than this is not in sync.
-const FRESH: Duration = Duration::from_secs(2);
-
 impl Keeper {
     /// Applies batch after batch.
     pub(super) async fn follow(
@@ -35,20 +34,24 @@ impl Keeper {
         primary: &mut Client,
         ready: Ready,
     ) -> Result<Infallible, Halt> {
-        let Ready { mut follower, mut copying, diverged } = ready;
+        let Ready { mut follower, mut copying, since, diverged } = ready;
         let mut clock = Clock::default();
         let mut has_skips = follower.has_skips();
         loop {
-            let changes = self.step(primary, &mut follower, diverged.as_ref()).await?;
+            let changes = match self.step(primary, &mut follower, diverged.as_ref()).await {
+                Ok(changes) => changes,
+                Err(halt) => return Err(self.explain(halt, &since).await),
+            };
+            self.failures = 0;
             if clock.reported.is_over(REPORT) {
-                follower.store().await?;
+                follower.store(primary).await?;
                 self.report(primary, follower.stored()).await?;
             }
             if clock.sequences.is_over(SEQUENCES) {
                 sequences::follow(primary, follower.applier.client(), sequences::MARGIN).await?;
             }
             if clock.checked.is_over(CHECK) {
-                self.check(primary).await?;
+                self.check(primary, &since).await?;
             }
             if let Some(done) = copying.try_join_next() {
                 // A copy that panicked is not one that was made.
@@ -113,21 +116,43 @@ impl Keeper {
         Ok(stepped.changes)
     }
 
-    /// Stops where changes may have been missed; begins again where there is something new.
-    async fn check(&self, primary: &mut Client) -> Result<(), Halt> {
+    /// Looks at what is installed on the primary. Begins again where something is new or can be put
+    /// right: tables of which changes may have been missed are copied anew then. Stops where it is
+    /// not for us to do that.
+    async fn check(&self, primary: &mut Client, since: &HashMap<i32, String>) -> Result<(), Halt> {
+        let now = primary::captured_since(primary).await?;
+        if since.iter().any(|(number, since)| now.get(number) != Some(since)) {
+            return Err(Halt::Again);
+        }
         let findings = check::check(primary, &self.selection).await?;
         let missed = findings.iter().filter(|finding| finding.what.may_have_missed());
-        let missed: Vec<_> = missed.map(ToString::to_string).collect();
-        if !missed.is_empty() {
-            return Err(Halt::Stuck(State::Paused(missed.join("; "))));
+        let missed: Vec<_> = missed.collect();
+        let is_mended = missed.iter().all(|finding| finding.what.is_mended_by_capture());
+        if !missed.is_empty() && !(self.assignment.settings.auto && is_mended) {
+            let all: Vec<_> = missed.iter().map(ToString::to_string).collect();
+            return Err(Halt::Stuck(State::Paused(all.join("; "))));
         }
         let is_new = |finding: &check::Finding| {
             matches!(finding.what, check::Trouble::NotCaptured | check::Trouble::Renamed { .. })
         };
-        if self.assignment.settings.auto && findings.iter().any(is_new) {
+        if self.assignment.settings.auto && (!missed.is_empty() || findings.iter().any(is_new)) {
             return Err(Halt::Again);
         }
         Ok(())
+    }
+
+    /// A change that cannot be applied may be one of a table that is another one now: then the work
+    /// begins again.
+    async fn explain(&self, halt: Halt, since: &HashMap<i32, String>) -> Halt {
+        if !matches!(halt, Halt::Stuck(State::Paused(_)) | Halt::Poison { .. }) {
+            return halt;
+        }
+        // The other connection may be in the middle of a batch.
+        let Ok(mut primary) = connect(&self.assignment.primary).await else { return halt };
+        match self.check(&mut primary, since).await {
+            Err(Halt::Again) => Halt::Again,
+            Ok(()) | Err(_) => halt,
+        }
     }
 
     async fn report(&self, primary: &Client, position: &Position) -> Result<(), Halt> {

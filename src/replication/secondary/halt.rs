@@ -47,6 +47,7 @@ impl From<ApplyError> for Halt {
     fn from(error: ApplyError) -> Self {
         let (why, is_transient) = (error.to_string(), error.is_transient());
         match error {
+            ApplyError::Detached { why } => Self::Stuck(State::Detached(why)),
             ApplyError::Missing { table, key, .. }
             | ApplyError::Refused { table, key: Some(key), .. }
                 if !is_transient =>

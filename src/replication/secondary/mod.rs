@@ -1,7 +1,7 @@
 //! The task that looks after one secondary: connects, copies, follows, waits, and takes commands.
 //!
 //! Any number of processes may run this for the same secondary. One holds an advisory lock there and
-//! does the work; when its connection ends, so does its lock, and another takes over.
+//! does the work; when its connection ends, so does its lock, and another takes over (`lead`).
 //!
 //! One life goes through the files in this order: `origin` looks at both sides, `ready` copies,
 //! `following` applies batch after batch; why it ended is a [`Halt`], and `waiting` or `commands`
@@ -10,33 +10,26 @@
 mod commands;
 mod following;
 mod halt;
+mod lead;
 mod origin;
 mod ready;
 mod waiting;
 
 use std::convert::Infallible;
-use std::time::Duration;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
-use tokio_postgres::Client;
 
 use self::halt::Halt;
 use self::ready::Known;
 use super::catalog::{Selection, TableName};
 use super::change::RowKey;
 use super::connect::{Target, connect};
-use super::error::Error;
 use super::primary;
 use super::progress::{self, Origin};
-use super::status::{CommandError, Request, State, Status};
+use super::status::{Request, State, Status};
 use super::verify::hold::HoldRequests;
 use crate::config::Replication;
-
-/// Between two looks at whether the process that applies still does.
-const STANDBY: Duration = Duration::from_millis(250);
-
-/// The advisory lock of whoever applies: two numbers, so as not to meet those of applications.
-const LEADER: &str = "SELECT pg_try_advisory_lock(1886872681, 1634627693)";
 
 /// What a secondary is, as the configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,10 +116,10 @@ impl Keeper {
 
     /// Everything from connecting on; returns only with a reason.
     async fn live(&mut self) -> Result<Infallible, Halt> {
-        let secondary = connect(&self.assignment.secondary).await?;
+        let secondary = Arc::new(connect(&self.assignment.secondary).await?);
         self.lead(&secondary).await?;
         let mut primary = connect(&self.assignment.primary).await?;
-        let group = self.prepare_primary(&mut primary).await?;
+        let group = self.prepare_primary(&mut primary, &secondary).await?;
         let origin = Origin::of_primary(&primary, &group).await?;
         progress::install(&secondary, &origin).await?;
         let progress = self.known(&primary, &secondary, &origin).await?;
@@ -135,31 +128,6 @@ impl Keeper {
         let tables = self.compare(&primary, &secondary).await?;
         let known = Known { progress, tables, next_number };
         let ready = self.make_ready(&primary, secondary, known).await?;
-        self.failures = 0;
         self.follow(&mut primary, ready).await
-    }
-
-    /// Waits until no other process applies.
-    async fn lead(&mut self, secondary: &Client) -> Result<(), Halt> {
-        loop {
-            let row = secondary.query_one(LEADER, &[]).await;
-            let is_ours = row.and_then(|row| row.try_get(0));
-            if is_ours.map_err(Error::sql("ask who applies"))? {
-                self.status.send_modify(|status| status.is_leader = true);
-                return Ok(());
-            }
-            self.status.send_modify(|status| status.is_leader = false);
-            tokio::select! {
-                biased;
-                request = self.requests.recv() => match request {
-                    // Nobody may be waiting any more.
-                    Some(request) => drop(request.answer.send(Err(CommandError::NotHere))),
-                    None => return Err(Halt::Over),
-                },
-                // Dropped: whoever wants to verify is told that nobody applies here.
-                _ = self.holds.next() => {}
-                () = tokio::time::sleep(STANDBY) => {}
-            }
-        }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio_postgres::Client;
 
-use super::Keeper;
 use super::halt::{Halt, refuse};
+use super::{Assignment, Keeper};
 use crate::replication::capture::{rotation, schema, table as capture};
 use crate::replication::catalog::{self, Table};
 use crate::replication::checks;
@@ -19,30 +19,41 @@ use crate::replication::status::State;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 impl Keeper {
-    /// Installs capture if we may, and says which group the primary leads.
-    pub(super) async fn prepare_primary(&mut self, client: &mut Client) -> Result<String, Halt> {
-        let (name, may_install) =
-            (&self.assignment.name, self.assignment.settings.auto || self.wants_copy);
-        if !may_install {
+    /// Enforces the limits on the change log, installs capture if we may, and says which group the
+    /// primary leads.
+    pub(super) async fn prepare_primary(
+        &mut self,
+        client: &mut Client,
+        secondary: &Client,
+    ) -> Result<String, Halt> {
+        let Assignment { name, settings, .. } = &self.assignment;
+        if !settings.auto && !self.wants_copy {
             return Ok(schema::read(client).await?.group);
         }
-        let meta = schema::install(client).await?;
-        let reported = primary::reported(client, name).await?;
-        match &reported {
-            Some((state, why)) if state == "detached" && !self.wants_copy => {
-                let why = why.clone().unwrap_or_default();
-                return Err(Halt::Stuck(State::Detached(why)));
+        schema::install(client).await?;
+        // First of all: the log may have grown while no proxy was running.
+        rotation::tend(client, rotation::Limits::of(settings), Duration::ZERO).await?;
+        match primary::reported(client, name).await? {
+            Some((state, why)) if state == "detached" => {
+                if !self.wants_copy {
+                    return Err(Halt::Stuck(State::Detached(why.unwrap_or_default())));
+                }
+                // Nothing was kept for it: what it has is to be replaced, before it counts again.
+                let captured = primary::captured(client, &self.selection).await?;
+                let names: Vec<_> = captured.into_iter().map(|c| c.table.name).collect();
+                progress::forget(secondary, &names).await?;
+                primary::attach(client, name).await?;
             }
-            Some((state, _)) if state != "detached" => {}
+            Some(_) => {}
             // From now on the change log is kept for this secondary.
-            Some(_) | None => {
-                primary::report(client, name, &State::Copying, None, None).await?;
-            }
+            None => primary::attach(client, name).await?,
         }
+        let meta = schema::read(client).await?;
         if meta.stopped.is_some() {
             rotation::restart(client).await?;
         }
         for table in catalog::tables(client, &self.selection).await? {
+            // A table of which changes were missed has another `since` now: it is copied anew.
             capture::capture(client, &table, PATIENCE).await?;
         }
         Ok(meta.group)
@@ -67,8 +78,20 @@ impl Keeper {
             let why = "the primary is another cluster than before".to_owned();
             return Err(Halt::Stuck(State::Ahead(why)));
         }
-        if let Some(why) = primary::is_behind(primary, origin, &progress).await? {
+        let reported = primary::reported_progress(primary, &self.assignment.name).await?;
+        if let Some(why) = primary::is_behind(primary, origin, &progress, reported.as_ref()).await?
+        {
             return Err(Halt::Stuck(State::Ahead(why)));
+        }
+        if let (Some(stands), Some(reported)) = (&progress.snapshot, &reported)
+            && !stands.covers(reported)
+        {
+            // Restored from a backup, for example.
+            let why = format!(
+                "it stands at snapshot {stands}, before {reported}, which it had reported: the \
+                 change log may not have what is in between; RESYNC copies it anew"
+            );
+            return Err(Halt::Stuck(State::Paused(why)));
         }
         if progress.origin.timeline != origin.timeline {
             progress::note_timeline(secondary, origin.timeline).await?;

@@ -1,6 +1,7 @@
 //! Makes a secondary ready to follow: copies what has to be there before anything can follow, and
 //! begins to copy the rest.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -32,6 +33,8 @@ pub(super) struct Known {
 pub(super) struct Ready {
     pub(super) follower: Follower,
     pub(super) copying: JoinSet<Result<Snapshot, CopyError>>,
+    /// Since when the changes of the tables that follow are in the log, by number.
+    pub(super) since: HashMap<i32, String>,
     /// What is known to be different, if anything.
     pub(super) diverged: Option<String>,
 }
@@ -41,14 +44,14 @@ impl Keeper {
     pub(super) async fn make_ready(
         &mut self,
         primary: &Client,
-        secondary: Client,
+        secondary: Arc<Client>,
         known: Known,
     ) -> Result<Ready, Halt> {
         let Known { progress, tables, next_number } = known;
         let there: Vec<&Table> = tables.iter().map(|(_, table)| table).collect();
         let (treatment, obstacles) = checks::treatment(&secondary, &there).await?;
         refuse(&obstacles)?;
-        let copied = progress::copied(&secondary).await?;
+        let copied = progress::copied(&*secondary).await?;
         let is_first = progress.snapshot.is_none();
         let jobs = jobs(&progress, &copied, &tables);
         if !jobs.is_empty() && !self.assignment.settings.auto && !self.wants_copy {
@@ -74,7 +77,7 @@ impl Keeper {
         };
         self.wants_copy = false;
         let copied = if is_first || !copying.is_empty() {
-            progress::copied(&secondary).await?
+            progress::copied(&*secondary).await?
         } else {
             copied
         };
@@ -84,6 +87,9 @@ impl Keeper {
         };
         let position = progress::position(snapshot, &copied, number);
         let diverged = progress::skipped(&secondary).await?;
+        let since =
+            tables.iter().map(|(captured, _)| (captured.number, captured.since.to_string()));
+        let since = since.collect();
         let by_number: Tables = tables
             .into_iter()
             .filter_map(|(captured, table)| {
@@ -94,9 +100,10 @@ impl Keeper {
         let settings = &self.assignment.settings;
         let limits =
             Limits { rows: settings.batch_rows.into(), bytes: settings.batch_bytes.into() };
-        let mut follower = Follower::new(applier, by_number, next_number, position, limits);
+        let name = self.assignment.name.clone();
+        let mut follower = Follower::new(name, applier, by_number, next_number, position, limits);
         follower.skip(std::mem::take(&mut self.skips));
-        Ok(Ready { follower, copying, diverged })
+        Ok(Ready { follower, copying, since, diverged })
     }
 
     fn plan(&self, tables: Vec<Job>, treatment: Treatment) -> Plan {
@@ -120,7 +127,9 @@ impl Keeper {
     ) -> Result<Snapshot, Halt> {
         self.say(State::Copying);
         let name = &self.assignment.name;
-        primary::report(primary, name, &State::Copying, None, None).await?;
+        if !primary::report(primary, name, &State::Copying, None, None).await? {
+            return Err(Halt::Again);
+        }
         let snapshot = tokio::select! {
             biased;
             request = self.requests.recv() => {
@@ -180,8 +189,10 @@ fn jobs(progress: &Progress, copied: &[Copied], tables: &[(Captured, Table)]) ->
         if has.is_some_and(|has| has.covers(&captured.since)) {
             return None;
         }
-        // Somebody has asked for it, or it was empty when its copy began.
-        let may_replace = own.is_some_and(|own| own.snapshot.is_none());
+        // Somebody has asked for it, or it was empty when its copy began, or it had a copy once, and
+        // changes of it were missed.
+        let had_copy = has.is_some_and(|has| has.covers(&captured.first));
+        let may_replace = had_copy || own.is_some_and(|own| own.snapshot.is_none());
         let existing = if may_replace { Existing::Replace } else { Existing::Refuse };
         Some(Job { table: captured.table.clone(), oid: table.oid, existing })
     };

@@ -12,6 +12,9 @@ use crate::replication::status::State;
 /// Between two looks at whether a stopped secondary goes on with another process.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// How long telling the primary of a failure may take: it may be what failed.
+const TELL: Duration = Duration::from_secs(2);
+
 /// Pauses after failures: doubled up to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
@@ -33,6 +36,11 @@ impl Keeper {
                 status.enter(State::CatchingUp);
             }
         });
+        // Nobody else knows better, and what was said last may be that all is well.
+        if self.status.borrow().is_leader {
+            let told = self.tell_primary(&State::CatchingUp);
+            let _ = tokio::time::timeout(TELL, told).await;
+        }
         let pause = PAUSES.0.saturating_mul(1 << self.failures.min(10)).min(PAUSES.1);
         self.failures = self.failures.saturating_add(1);
         tokio::select! {
@@ -84,8 +92,11 @@ impl Keeper {
     /// Says on the primary what became of the secondary, which keeps what it needs of the log.
     async fn tell_primary(&self, state: &State) -> Result<(), Error> {
         let client = connect(&self.assignment.primary).await?;
-        let sql = "UPDATE pgtandem.secondaries SET state = $2, last_error = $3 WHERE name = $1";
-        let (name, word, why) = (&self.assignment.name, state.word(), state.why());
+        let sql = "UPDATE pgtandem.secondaries SET state = $2, last_error = $3 \
+                   WHERE name = $1 AND state <> 'detached'";
+        let why =
+            state.why().map(str::to_owned).or_else(|| self.status.borrow().last_error.clone());
+        let (name, word) = (&self.assignment.name, state.word());
         let told = client.execute(sql, &[name, &word, &why]).await;
         told.map(drop).map_err(Error::sql("tell the primary how the secondary is"))
     }

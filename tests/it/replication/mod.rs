@@ -4,10 +4,16 @@
 mod pair;
 
 mod capture;
+mod chaos;
 mod commands;
 mod crashes;
+mod failover;
 mod follows;
+mod hangs;
+mod inside;
 mod library;
+mod missed;
+mod odd;
 mod operate;
 mod rights;
 mod scenarios;

@@ -78,6 +78,9 @@ log_disconnections = on
 log_line_prefix = '%m [%p] %u@%d '
 ";
 
+/// Further settings of a cluster that has standbys.
+pub const REPLICATED: &str = "wal_level = replica\nmax_wal_senders = 4\n";
+
 /// One running PostgreSQL server on a loopback port and a Unix socket.
 pub struct Cluster {
     dir: PathBuf,
@@ -107,6 +110,29 @@ impl Cluster {
         let conf = data.join("postgresql.conf");
         let base = fs::read_to_string(&conf).expect("the template has a configuration");
         fs::write(conf, format!("{base}\n{settings}\n")).expect("the configuration is writable");
+        let port = free_port();
+        let postmaster = start_postmaster(&dir, port);
+        let cluster = Self { dir, port, postmaster, databases: AtomicU32::new(0) };
+        cluster.await_ready();
+        cluster
+    }
+
+    /// Starts a hot standby of this cluster, which must have been started with [`REPLICATED`].
+    pub fn standby(&self) -> Self {
+        let hba = self.dir.join("data/pg_hba.conf");
+        let base = fs::read_to_string(&hba).expect("it has one");
+        fs::write(hba, format!("{base}local replication all trust\n")).expect("it is ours");
+        self.superuser("postgres").rows("SELECT pg_reload_conf()");
+        let dir = private_dir("pgtandem-it-pg-");
+        reaper::adopt_dir(&dir);
+        let output = unprivileged(program("pg_basebackup"))
+            .args(["-U", "postgres", "-R", "-c", "fast", "-h"])
+            .arg(&self.dir)
+            .args(["-p", &self.port.to_string(), "-D"])
+            .arg(dir.join("data"))
+            .output()
+            .expect("PostgreSQL is installed");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let port = free_port();
         let postmaster = start_postmaster(&dir, port);
         let cluster = Self { dir, port, postmaster, databases: AtomicU32::new(0) };
@@ -174,6 +200,19 @@ impl Cluster {
         self.await_ready();
     }
 
+    /// Stops all its processes, as a machine that hangs would, until what is returned is dropped.
+    pub fn freeze(&self) -> Frozen {
+        let postmaster = self.postmaster.id();
+        // The postmaster first: it starts no more processes then.
+        signal(postmaster, "STOP");
+        let children = format!("/proc/{postmaster}/task/{postmaster}/children");
+        let children = fs::read_to_string(children).expect("Linux lists them");
+        let processes = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+        let frozen = Frozen(processes.chain([postmaster]).collect());
+        frozen.signal(Signal::STOP);
+        frozen
+    }
+
     /// What the server has logged so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("postgres.log")).unwrap_or_default()
@@ -195,6 +234,24 @@ impl Drop for Cluster {
         if fs::remove_dir_all(&self.dir).is_ok() {
             reaper::release_dir(&self.dir);
         }
+    }
+}
+
+/// Processes that are stopped as long as this lives.
+pub struct Frozen(Vec<u32>);
+
+impl Frozen {
+    fn signal(&self, signal: Signal) {
+        for pid in &self.0 {
+            // One that has just ended is nobody's yet: its parent is stopped.
+            let _ = Pid::from_raw(pid.cast_signed()).map(|pid| kill_process(pid, signal));
+        }
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.signal(Signal::CONT);
     }
 }
 

@@ -13,6 +13,7 @@ pub mod message;
 pub mod proxy;
 pub mod reaper;
 pub mod reply;
+pub mod tmpfs;
 pub mod tools;
 pub mod wire;
 
@@ -28,10 +29,18 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Panics
 /// If it does not within [`PATIENCE`].
-pub fn poll(what: &str, mut condition: impl FnMut() -> bool) {
+pub fn poll(what: &str, condition: impl FnMut() -> bool) {
+    poll_within(PATIENCE, what, condition);
+}
+
+/// Waits for what takes long by its nature.
+///
+/// # Panics
+/// If it takes longer than `limit`.
+pub fn poll_within(limit: Duration, what: &str, mut condition: impl FnMut() -> bool) {
     let started = Instant::now();
     while !condition() {
-        assert!(started.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain: {what}");
+        assert!(started.elapsed() < limit, "waited {limit:?} in vain: {what}");
         std::thread::park_timeout(Duration::from_millis(10));
     }
 }

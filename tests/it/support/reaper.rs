@@ -28,7 +28,7 @@ for e in $live; do kill -"${e##*:}" "${e%%:*}"; done
 for e in $live; do
   i=0; while kill -0 "${e%%:*}" && [ $i -lt 100 ]; do i=$((i+1)); sleep 0.05; done
 done
-for d in $dirs; do rm -rf "$d"; done
+for d in $dirs; do umount -l "$d" 2>/dev/null; rm -rf "$d"; done
 "#;
 
 static SHELL: OnceLock<Mutex<ChildStdin>> = OnceLock::new();

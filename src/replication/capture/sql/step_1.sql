@@ -16,7 +16,8 @@ CREATE TABLE pgtandem.meta (
 );
 INSERT INTO pgtandem.meta (format) VALUES (1);
 
--- The tables under capture. Changes by transactions that "since" does not see are in the log.
+-- The tables under capture. Changes by transactions that "since" does not see are in the log; "first" is
+-- what it was when the table first came under capture.
 CREATE TABLE pgtandem.tables (
     number      int PRIMARY KEY,
     relid       oid NOT NULL UNIQUE,
@@ -26,7 +27,8 @@ CREATE TABLE pgtandem.tables (
     fingerprint text NOT NULL,
     inserts     text NOT NULL CHECK (inserts IN ('statement', 'row')),
     leaves      oid[] NOT NULL,
-    since       pg_snapshot NOT NULL
+    since       pg_snapshot NOT NULL,
+    first       pg_snapshot NOT NULL
 );
 
 -- Written by whoever applies; read by rotation and limits.

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pgtandem::replication::catalog::Selection;
+use pgtandem::replication::status::Status;
 use pgtandem::replication::verify::desk::Desk;
 use pgtandem::replication::verify::findings::Finding;
 use pgtandem::replication::verify::progress::Progress;
@@ -12,7 +13,7 @@ use pgtandem::replication::verify::report::Verdict;
 use pgtandem::replication::verify::schedule::verify_forever;
 use tokio::sync::watch;
 
-use crate::support::poll;
+use crate::support::{let_pass, poll};
 
 use super::pair::{CAPTURE, Pair, captured};
 
@@ -22,7 +23,7 @@ const ROWS: &str = "CREATE TABLE t (id int PRIMARY KEY, v int); \
 /// Our sessions in transactions, without the one that asks.
 const OPEN: &str = "SELECT count(*) FROM pg_stat_activity \
                     WHERE datname = current_database() AND pid <> pg_backend_pid() \
-                    AND application_name = 'pgtandem replication' AND state <> 'idle'";
+                    AND application_name LIKE 'pgtandem replication %' AND state <> 'idle'";
 
 #[test]
 fn a_cancelled_verification_leaves_nothing_behind() {
@@ -108,7 +109,16 @@ fn in_the_background_and_kept() {
     pair.secondary("DELETE FROM t WHERE id = 7; UPDATE t SET v = 0 WHERE id IN (8, 3000)");
     let mut diverged = desk.diverged();
     let hour = Duration::from_hours(1);
-    let task = pair.runtime.spawn(verify_forever(Arc::clone(&desk), hour));
+    let status = Status::new("app", "copy");
+    let (say, status) = watch::channel(status);
+    let task = pair.runtime.spawn(verify_forever(Arc::clone(&desk), status, hour));
+    let_pass(Duration::from_millis(300));
+    let verified = pair.runtime.block_on(desk.recall()).expect("it is readable");
+    assert!(verified.is_empty(), "another process applies, and verifies");
+    say.send_modify(|status| {
+        status.is_leader = true;
+        status.snapshot = Some("3:3:".to_owned());
+    });
     let mut next = || {
         pair.runtime.block_on(async {
             let changed = tokio::time::timeout(Duration::from_secs(20), diverged.changed()).await;
