@@ -239,8 +239,8 @@ fn tls_is_carried_over_as_a_whole() {
     }
     assert_eq!(imported.mismatch, None);
     let notes = notes(&imported);
-    assert!(notes[0].starts_with("9 client_tls_ciphers: \"HIGH:!aNULL\" is not"), "{notes:?}");
-    assert!(notes[1].starts_with("11 client_tls_dheparams: not available"), "{notes:?}");
+    assert!(notes[0].starts_with("10 client_tls_ciphers: \"HIGH:!aNULL\" is not"), "{notes:?}");
+    assert!(notes[1].starts_with("12 client_tls_dheparams: not available"), "{notes:?}");
     assert_eq!(notes.len(), 2, "{notes:?}");
 }
 

@@ -50,7 +50,7 @@ query_timeout = "5 parsecs"
         &[
             r#"3: general.pool_mod: unknown key; did you mean "pool_mode"?"#,
             "4: general.listen_port: 70000 is out of range, expected 0 to 65535",
-            r#"5: general.auth_type: "scram" is not one of trust, plain, md5, scram-sha-256"#,
+            r#"5: general.auth_type: "scram" is not one of trust, plain, md5, scram-sha-256, cert"#,
             r#"7: database: unknown section; did you mean "databases"?"#,
             "11: databases.app.host: expected a string, found an integer",
             r#"12: databases.app.prot: unknown key; did you mean "port"?"#,

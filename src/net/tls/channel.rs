@@ -397,3 +397,6 @@ fn write<D>(
         _ => Err(ChannelError::Closed),
     }
 }
+
+#[cfg(test)]
+mod tests;

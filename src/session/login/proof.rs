@@ -260,8 +260,7 @@ impl<'a> Login<'a> {
         let mechanisms = if binding.is_some() { MECHANISMS_PLUS } else { MECHANISMS };
         encode::authentication(&mut conversation.output, SASL, mechanisms);
         let initial = response(conversation, Expected::Sasl).await?;
-        let (mechanism, client_first) = client_first(&initial)?;
-        let offer = offer(mechanism, binding)?;
+        let (offer, client_first) = client_first(&initial, binding)?;
         let exchange = ServerExchange::new(secret, claim.stored.is_ok(), scram::nonce());
         let mut exchange = exchange.with_offer(offer);
         let challenge = exchange.first(client_first).map_err(ProofError::Scram)?;
@@ -326,17 +325,17 @@ fn offer(mechanism: &[u8], binding: Option<Arc<[u8]>>) -> Result<Offer, ProofErr
     }
 }
 
-/// Cuts the mechanism's name and client-first-message out of a `SASLInitialResponse`.
-fn client_first(body: &[u8]) -> Result<(&[u8], &[u8]), ProofError> {
+/// Cuts client-first-message out of a `SASLInitialResponse`, and says what the client chose.
+fn client_first(body: &[u8], binding: Option<Arc<[u8]>>) -> Result<(Offer, &[u8]), ProofError> {
     let malformed = |source| ProofError::Malformed { expected: Expected::Sasl, source };
     let mut cursor = Cursor::new(body);
-    let mechanism = cursor.cstr().map_err(malformed)?;
+    let offer = offer(cursor.cstr().map_err(malformed)?, binding)?;
     // -1 would be a client that wants to be asked first; with SCRAM none does.
     let length = cursor.i32().map_err(malformed)?;
     let length = usize::try_from(length).map_err(|_| malformed(Malformed::UnknownValue))?;
     let message = cursor.bytes(length).map_err(malformed)?;
     cursor.finish().map_err(malformed)?;
-    Ok((mechanism, message))
+    Ok((offer, message))
 }
 
 /// Reads a `PasswordMessage`, without its terminator.

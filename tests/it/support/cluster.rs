@@ -216,6 +216,18 @@ pub fn signal(pid: u32, name: &str) {
     kill_process(process, number).expect("it is ours, and has not been waited for");
 }
 
+/// Writes a file into a folder of [`private_dir`], for nobody but the user of [`unprivileged`]
+/// commands and root.
+pub fn private_file(dir: &Path, name: &str, content: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, content).expect("the folder is ours");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("we made it");
+    if let Some((uid, gid)) = service_user() {
+        std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("root may give it away");
+    }
+    path
+}
+
 /// A port of the loopback address that was free a moment ago.
 pub fn free_port() -> u16 {
     let probe = TcpListener::bind("127.0.0.1:0").expect("the loopback address can be bound");
