@@ -59,6 +59,8 @@ pub struct Channel {
     is_handshaking: bool,
     /// Whether the peer said that nothing follows.
     is_peer_closed: bool,
+    /// Whether an error has ended it: rustls must not be asked again.
+    is_broken: bool,
 }
 
 enum Side {
@@ -94,7 +96,13 @@ impl Channel {
     }
 
     fn new(side: Side) -> Self {
-        Self { side, held: Vec::new(), is_handshaking: true, is_peer_closed: false }
+        Self {
+            side,
+            held: Vec::new(),
+            is_handshaking: true,
+            is_peer_closed: false,
+            is_broken: false,
+        }
     }
 
     /// Takes what has come during the handshake; appends what is to be sent to `out`, and what the
@@ -146,6 +154,9 @@ impl Channel {
         out: &mut Vec<u8>,
         deliver: &mut dyn FnMut(&[u8]),
     ) -> Result<(), ChannelError> {
+        if self.is_broken {
+            return Err(ChannelError::Closed);
+        }
         let mut used = 0;
         loop {
             let Some(rest) = input.get_mut(used..) else { return Err(ChannelError::Closed) };
@@ -159,10 +170,13 @@ impl Channel {
                     self.is_handshaking = false;
                     break;
                 }
-                Ok(Next::Closed) => return Err(ChannelError::Closed),
+                Ok(Next::Closed) => return Err(self.broken(ChannelError::Closed)),
                 Err(error) => {
-                    self.drain_alerts(input.get_mut(used..).unwrap_or_default(), out);
-                    return Err(error);
+                    // The alert that tells the peer is queued, or is made by a second look. Not
+                    // more than one: rustls must not be asked to send another.
+                    let rest = input.get_mut(used..).unwrap_or_default();
+                    let _ = self.step(rest, out, &mut |_| {});
+                    return Err(self.broken(error));
                 }
             }
         }
@@ -173,7 +187,7 @@ impl Channel {
         let rest = input.get(used..).unwrap_or_default();
         let limit = if self.is_handshaking { HANDSHAKE_BYTES_MAX } else { RECORD_BYTES_MAX };
         if rest.len() > limit {
-            return Err(ChannelError::TooLong);
+            return Err(self.broken(ChannelError::TooLong));
         }
         if !rest.is_empty() {
             self.held = rest.to_vec();
@@ -209,11 +223,21 @@ impl Channel {
         content: &Content<'_>,
         out: &mut Vec<u8>,
     ) -> Result<(), ChannelError> {
+        if self.is_broken {
+            return Err(ChannelError::Closed);
+        }
         let at = out.len();
         out.resize(at + room + ANSWER_BYTES, 0);
         let written = self.write(out.get_mut(at..).unwrap_or_default(), content);
         out.truncate(at + written.as_ref().map_or(0, |count| *count));
-        written.map(drop)
+        written.map(drop).map_err(|error| self.broken(error))
+    }
+
+    /// Notes that it is over.
+    fn broken(&mut self, error: ChannelError) -> ChannelError {
+        self.is_broken = true;
+        self.held = Vec::new();
+        error
     }
 
     /// Says version and cipher suite, as PgBouncer does: `TLSv1.3/TLS_AES_256_GCM_SHA384`.
@@ -255,17 +279,6 @@ impl Channel {
         match &mut self.side {
             Side::Client(client) => advance(client.process_tls_records(input), out, deliver),
             Side::Server(server) => advance(server.process_tls_records(input), out, deliver),
-        }
-    }
-
-    /// After an error, rustls may still have something to say to the peer.
-    fn drain_alerts(&mut self, input: &mut [u8], out: &mut Vec<u8>) {
-        // LIMIT: one alert, and what was queued before it.
-        for _ in 0..4 {
-            match self.step(input, out, &mut |_| {}) {
-                (0, Ok(Next::Again)) => {}
-                _ => return,
-            }
         }
     }
 

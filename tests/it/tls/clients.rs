@@ -57,7 +57,7 @@ fn libpq_recognises_a_stranger() {
 fn tls_can_be_demanded() {
     let (authority, fixture) = fixture("require", |config| config);
     let refused = fixture.login().connect(&fixture.proxy.tcp()).err().expect("no TLS");
-    assert_eq!(refused[0].to_string(), "E 28000");
+    assert_eq!(refused[0].to_string(), "E FATAL 28000");
     assert!(refused[0].detail().contains("SSL required"), "{:?}", refused[0]);
     // There is nobody between the ends of a Unix socket.
     let mut local = fixture.login().connect(&fixture.proxy.unix()).expect("no TLS needed");
@@ -103,7 +103,7 @@ fn f44_requests_for_encryption_follow_each_other_as_in_postgresql() {
         let mut client = shake(&fixture.proxy.tcp(), authority.client_config(None)).expect("TLS");
         client.send(&[untagged(request, b"")]);
         let said = client.until_end();
-        assert_eq!(said, "E 0A000 | EOF", "{request}");
+        assert_eq!(said, "E FATAL 0A000 | EOF", "{request}");
     }
     // A Unix socket has no TLS.
     let mut client = fixture.proxy.unix().open();
@@ -124,7 +124,7 @@ fn tls_begins_at_once_if_the_protocol_is_named() {
         assert_eq!(client.value("select 1"), "1");
     }
     let mut unnamed = direct(&[]).expect("TLS");
-    assert_eq!(unnamed.until_end(), "E 08P01 | EOF");
+    assert_eq!(unnamed.until_end(), "E FATAL 08P01 | EOF");
     assert!(direct(&[b"http/1.1"]).is_err(), "another protocol");
     // One that asks first may name the protocol, or not; but no other.
     let asked = |protocol: &[u8]| {
@@ -262,9 +262,9 @@ fn a_cluster_of_postgresql_refuses_as_we_do() {
         let hello = startup(PROTOCOL_3_0, &[("user", "postgres")]);
         client.send(&[[untagged(SSL_REQUEST, b""), hello].concat()]);
         assert_eq!(client.byte(), Some(b'S'));
-        assert_eq!(client.until_end(), "E 08P01 | EOF");
+        assert_eq!(client.until_end(), "E FATAL 08P01 | EOF");
         let mut client = shake(&address, authority.client_config(None)).expect("TLS");
         client.send(&[untagged(SSL_REQUEST, b"")]);
-        assert_eq!(client.until_end(), "E 0A000 | EOF");
+        assert_eq!(client.until_end(), "E FATAL 0A000 | EOF");
     }
 }

@@ -116,7 +116,7 @@ fn a_certificate_says_who_a_client_is() {
     assert!(shake(&fixture.proxy.tcp(), config).is_err());
     // A Unix socket has no certificates.
     let refused = fixture.login().connect(&fixture.proxy.unix()).err().expect("no certificate");
-    assert_eq!(refused[0].to_string(), "E 28000");
+    assert_eq!(refused[0].to_string(), "E FATAL 28000");
     assert_eq!(successful(run("dave", "dave")), "dave\n");
 }
 

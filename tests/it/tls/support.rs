@@ -185,7 +185,15 @@ pub fn shake_over(client: Client, config: ClientConfig) -> Result<Client, String
 /// `psql` with these settings of libpq.
 pub fn psql(address: &Address, database: &str, settings: &str) -> Command {
     let mut command = tool("psql", address, "unused");
-    command.env_remove("PGDATABASE").args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1"]);
+    // Nobody's home has certificates of its own.
+    command.env_remove("PGDATABASE").env("HOME", "/nowhere").args([
+        "-X",
+        "-A",
+        "-t",
+        "-q",
+        "-v",
+        "ON_ERROR_STOP=1",
+    ]);
     command.arg(format!("dbname={database} {settings}"));
     command
 }
