@@ -48,9 +48,11 @@ async fn request(
     key: &CancelKey,
     connector: Option<&Connector>,
 ) -> io::Result<()> {
-    let mut stream = dial(host, port, connector).await.map_err(|error| match error {
-        ConnectError::Dial { source } | ConnectError::Lost { source } => source,
-        other => io::Error::other(other),
+    let mut stream = dial(host, port, connector).await.map_err(|error| {
+        if let ConnectError::Dial { source } | ConnectError::Lost { source } = error {
+            return source;
+        }
+        io::Error::other(error)
     })?;
     let mut packet = Vec::new();
     startup::write_cancel(&mut packet, key.pid, &key.secret);

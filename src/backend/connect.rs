@@ -112,9 +112,9 @@ async fn open_unbounded(
 ) -> Result<Opened, ConnectError> {
     let started = Instant::now();
     let stream = dial(&settings.host, settings.port, connector).await?;
-    let binding = stream.tls().map(TlsStream::binding);
+    let binding = stream.tls().and_then(TlsStream::binding);
     let mut server = Server::new(stream);
-    server.binding = binding;
+    server.binding = binding.map_or(Binding::Unsupported, Binding::EndPoint);
     let Greeting { parameters, cancel_key } =
         log_in(&mut server, &settings.user, &settings.dbname, credentials).await?;
     let unread = server.inbox.to_vec();
@@ -209,10 +209,10 @@ fn md5_salt(data: &[u8]) -> Result<[u8; 4], Malformed> {
 }
 
 /// Decides what to bind a SCRAM proof to, from the list of `AuthenticationSASL`; `None` if the server
-/// offers no mechanism of ours. `own` is what there is to bind to, where there is TLS.
+/// offers no mechanism of ours. `own` is what there is to bind to.
 ///
 /// Source: PostgreSQL `src/interfaces/libpq/fe-auth.c`, `pg_SASL_init`.
-fn binding(names: &[u8], own: &Option<Option<Arc<[u8]>>>) -> Option<Binding> {
+fn binding(names: &[u8], own: &Binding) -> Option<Binding> {
     let mut cursor = Cursor::new(names);
     let (mut has_plain, mut has_plus) = (false, false);
     while let Ok(name) = cursor.cstr() {
@@ -220,11 +220,11 @@ fn binding(names: &[u8], own: &Option<Option<Arc<[u8]>>>) -> Option<Binding> {
         has_plus |= name == scram::MECHANISM_PLUS.as_bytes();
     }
     match own {
-        Some(Some(data)) if has_plus => Some(Binding::EndPoint(Arc::clone(data))),
-        _ if !has_plain => None,
+        Binding::EndPoint(data) if has_plus => Some(Binding::EndPoint(Arc::clone(data))),
+        Binding::EndPoint(_) | Binding::NotOffered | Binding::Unsupported if !has_plain => None,
         // Where the server does offer it, this says that somebody has hidden it.
-        Some(Some(_)) => Some(Binding::NotOffered),
-        Some(None) | None => Some(Binding::Unsupported),
+        Binding::EndPoint(_) | Binding::NotOffered => Some(Binding::NotOffered),
+        Binding::Unsupported => Some(Binding::Unsupported),
     }
 }
 
@@ -287,8 +287,8 @@ struct Server<S> {
     inbox: BytesMut,
     /// Bytes of all messages so far.
     received: usize,
-    /// Whether there is TLS, and what a proof can be bound to then.
-    binding: Option<Option<Arc<[u8]>>>,
+    /// What a proof can be bound to.
+    binding: Binding,
 }
 
 struct Message {
@@ -298,7 +298,8 @@ struct Message {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
     fn new(stream: S) -> Self {
-        Self { stream, inbox: BytesMut::with_capacity(READ_BYTES), received: 0, binding: None }
+        let inbox = BytesMut::with_capacity(READ_BYTES);
+        Self { stream, inbox, received: 0, binding: Binding::Unsupported }
     }
 
     /// Sends what `write` appends; it may hold a password, so it is wiped.

@@ -91,13 +91,12 @@ impl Config {
         walk.overlay = Some(overlay);
         let (root, first_error) = walk.parse();
         let mut config = keys::config(&mut walk, &root);
-        match first_error {
-            Some(line) => walk.keep_before(line),
-            None => {
-                keys::check_together(&mut walk, &config);
-                if files == Files::Read {
-                    tls::read_files(&mut walk, &mut config);
-                }
+        if let Some(line) = first_error {
+            walk.keep_before(line);
+        } else {
+            keys::check_together(&mut walk, &config);
+            if files == Files::Read {
+                tls::read_files(&mut walk, &mut config);
             }
         }
         let problems = walk.into_problems();

@@ -137,7 +137,6 @@ pub const TLS13_CIPHERS: [&str; 3] =
 
 /// The keys of `[general]` about TLS with clients.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_field_names, reason = "these are the names of the keys")]
 pub struct ClientTls {
     /// Whether clients may, or must, use TLS; and show a certificate.
     pub client_tls_sslmode: SslMode,
@@ -159,7 +158,6 @@ pub struct ClientTls {
 
 /// The keys of `[general]` about TLS with servers; or what holds for one pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_field_names, reason = "these are the names of the keys")]
 pub struct ServerTls {
     /// Whether servers are asked for TLS, or must have it; and what is checked.
     pub server_tls_sslmode: SslMode,
@@ -181,7 +179,6 @@ pub struct ServerTls {
 
 /// The keys of `[databases.NAME]` about TLS with its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(clippy::struct_field_names, reason = "these are the names of the keys")]
 pub struct DatabaseTls {
     /// See [`ServerTls::server_tls_sslmode`].
     pub server_tls_sslmode: Option<SslMode>,
@@ -199,6 +196,7 @@ pub struct DatabaseTls {
 
 impl ServerTls {
     /// Returns what holds for a database that says `own` itself.
+    #[must_use]
     pub fn with(&self, own: &DatabaseTls) -> Self {
         let file = |own: &Option<TlsFile>, all: &TlsFile| own.as_ref().unwrap_or(all).clone();
         Self {

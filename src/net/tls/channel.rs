@@ -407,7 +407,11 @@ fn write<D>(
             Ok(Wrote::Answer(0))
         }
         ConnectionState::PeerClosed => Ok(Wrote::PeerClosed),
-        _ => Err(ChannelError::Closed),
+        ConnectionState::ReadTraffic(_)
+        | ConnectionState::ReadEarlyData(_)
+        | ConnectionState::BlockedHandshake
+        | ConnectionState::Closed
+        | _ => Err(ChannelError::Closed),
     }
 }
 

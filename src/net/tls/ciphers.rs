@@ -62,10 +62,10 @@ mod tests {
     #[test]
     fn every_suite_has_its_name_and_no_other_is_spoken() {
         let (tls12, tls13) = (TLS12_CIPHERS.to_vec(), TLS13_CIPHERS.to_vec());
-        let named = provider(&tls12, &tls13);
-        assert_eq!(named.cipher_suites.len(), SUITES.len());
+        let chosen = provider(&tls12, &tls13);
+        assert_eq!(chosen.cipher_suites.len(), SUITES.len());
         assert_eq!(provider(&vec![], &vec![]).cipher_suites.len(), SUITES.len());
-        let names: Vec<&str> = named.cipher_suites.iter().map(name).collect();
+        let names: Vec<&str> = chosen.cipher_suites.iter().map(name).collect();
         assert_eq!(names, [&tls13[..], &tls12[..]].concat());
         let one = provider(&vec!["ECDHE-RSA-AES128-GCM-SHA256"], &vec!["TLS_AES_128_GCM_SHA256"]);
         assert_eq!(one.cipher_suites.len(), 2);

@@ -154,9 +154,9 @@ impl Acceptor {
         fresh: Vec<u8>,
     ) -> Result<TlsStream, HandshakeError> {
         let config = self.config.clone().ok_or(HandshakeError::Abandoned)?;
-        let connection = UnbufferedServerConnection::new(config)
+        let channel = UnbufferedServerConnection::new(config)
+            .map(|connection| Box::new(Channel::server(connection)))
             .map_err(|error| HandshakeError::Tls(error.into()))?;
-        let channel = Channel::server(connection);
         TlsStream::shake(tcp, channel, fresh, self.binding.clone()).await
     }
 }
@@ -230,9 +230,10 @@ impl Connector {
         // An interface is no part of an address' name.
         let host = host.split_once('%').map_or(host, |(address, _)| address);
         let name = ServerName::try_from(host.to_owned()).map_err(|_| HandshakeError::Name)?;
-        let connection = UnbufferedClientConnection::new(Arc::clone(&self.config), name)
+        let channel = UnbufferedClientConnection::new(Arc::clone(&self.config), name)
+            .map(|connection| Box::new(Channel::client(connection)))
             .map_err(|error| HandshakeError::Tls(error.into()))?;
-        let stream = TlsStream::shake(tcp, Channel::client(connection), Vec::new(), None).await?;
+        let stream = TlsStream::shake(tcp, channel, Vec::new(), None).await?;
         let certificate = stream.channel().peer_certificate();
         let binding = certificate.and_then(|server| x509::end_point(server)).map(Arc::from);
         Ok(stream.with_binding(binding))

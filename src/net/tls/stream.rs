@@ -52,7 +52,7 @@ pub struct Parts {
 /// A handshake, as it is taken to a thread where it holds up nobody: a signature takes up to some
 /// milliseconds.
 struct Shake {
-    channel: Channel,
+    channel: Box<Channel>,
     fresh: Vec<u8>,
     plain: Zeroizing<Vec<u8>>,
     out: Vec<u8>,
@@ -61,7 +61,7 @@ struct Shake {
 impl TlsStream {
     pub(super) async fn shake(
         mut tcp: TcpStream,
-        channel: Channel,
+        channel: Box<Channel>,
         fresh: Vec<u8>,
         binding: Option<Arc<[u8]>>,
     ) -> Result<Self, HandshakeError> {
@@ -80,7 +80,7 @@ impl TlsStream {
             if progress == Progress::Done {
                 return Ok(Self {
                     tcp,
-                    channel: Box::new(shake.channel),
+                    channel: shake.channel,
                     plain: shake.plain,
                     sealed: Vec::new(),
                     sent: 0,

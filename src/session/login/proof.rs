@@ -104,10 +104,12 @@ impl ProofError {
             | Self::Mechanism => (SqlState::PROTOCOL_VIOLATION, self.to_string()),
             // Source: PostgreSQL `src/backend/libpq/auth-scram.c`.
             Self::Scram(error) => {
-                let message = match error {
-                    ScramError::Downgrade => "SCRAM channel binding negotiation error".to_owned(),
-                    ScramError::BindingMismatch => "SCRAM channel binding check failed".to_owned(),
-                    _ => self.to_string(),
+                let message = if *error == ScramError::Downgrade {
+                    "SCRAM channel binding negotiation error".to_owned()
+                } else if *error == ScramError::BindingMismatch {
+                    "SCRAM channel binding check failed".to_owned()
+                } else {
+                    self.to_string()
                 };
                 (error.sqlstate(), message)
             }

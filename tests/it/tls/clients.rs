@@ -4,12 +4,9 @@ use std::fs;
 
 use super::support::{Authority, fixture, psql, shake, shake_over};
 use crate::support::{
-    cluster::Cluster,
     fixture::Fixture,
     login::Login,
-    message::{
-        GSSENC_REQUEST, PROTOCOL_3_0, SSL_REQUEST, cancel_request, query, startup, untagged,
-    },
+    message::{GSSENC_REQUEST, SSL_REQUEST, cancel_request, query, untagged},
     poll,
     reply::Reply,
     tools::{feed, successful},
@@ -230,7 +227,9 @@ fn f49_files_that_are_wrong_change_nothing() {
     let key = authority.file("server.key");
     let good = fs::read(&key).expect("it is ours");
     let spoil: [&dyn Fn(); 3] = [
-        &|| drop(fs::copy(other.file("server.key"), &key).expect("both are ours")),
+        &|| {
+            fs::copy(other.file("server.key"), &key).expect("both are ours");
+        },
         &|| fs::write(&key, "no key").expect("it is ours"),
         &|| fs::remove_file(&key).expect("it is ours"),
     ];
@@ -251,20 +250,15 @@ fn f49_files_that_are_wrong_change_nothing() {
 fn a_cluster_of_postgresql_refuses_as_we_do() {
     let authority = Authority::new();
     authority.sign("server", "localhost", &["localhost", "127.0.0.1"]);
-    let cluster: Cluster = super::support::server(
-        &authority,
-        "local all all trust\nhost all all 127.0.0.1/32 trust\n",
-    );
+    let rules = "local all all trust\nhost all all 127.0.0.1/32 trust\n";
+    let cluster = super::support::server(&authority, rules);
     let fixture = Fixture::start(authority.for_clients("prefer"));
-    // Plaintext behind the request, inside TLS a second one.
-    for address in [cluster.tcp(), fixture.proxy.tcp()] {
-        let mut client = address.open();
-        let hello = startup(PROTOCOL_3_0, &[("user", "postgres")]);
-        client.send(&[[untagged(SSL_REQUEST, b""), hello].concat()]);
-        assert_eq!(client.byte(), Some(b'S'));
-        assert_eq!(client.until_end(), "E FATAL 08P01 | EOF");
-        let mut client = shake(&address, authority.client_config(None)).expect("TLS");
-        client.send(&[untagged(SSL_REQUEST, b"")]);
-        assert_eq!(client.until_end(), "E FATAL 0A000 | EOF");
+    for request in [SSL_REQUEST, GSSENC_REQUEST] {
+        let said = [cluster.tcp(), fixture.proxy.tcp()].map(|address| {
+            let mut client = shake(&address, authority.client_config(None)).expect("TLS");
+            client.send(&[untagged(request, b"")]);
+            client.until_end()
+        });
+        assert_eq!(said[0], said[1], "{request}");
     }
 }

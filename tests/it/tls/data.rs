@@ -1,6 +1,6 @@
 //! What goes through a connection with TLS: much of it, slowly, or nothing at all.
 
-use std::{process::Stdio, time::Duration};
+use std::{fmt::Write, process::Stdio, slice, time::Duration};
 
 use super::support::{Authority, fixture, psql, server, shake};
 use crate::support::{
@@ -31,11 +31,10 @@ fn much_is_copied_both_ways() {
     let run =
         |script: &[u8]| successful(feed(psql(&proxy.tcp(), "postgres", "sslmode=require"), script));
     run(b"create table t (i int, filling text)");
-    let rows: String = (0..40_000)
-        .map(|row| {
-            format!("{row}\t{}\n", char::from(b'a' + row as u8 % 26).to_string().repeat(500))
-        })
-        .collect();
+    let mut rows = String::new();
+    for (row, letter) in (0..40_000).zip(('a'..='z').cycle()) {
+        let _ = writeln!(rows, "{row}\t{}", letter.to_string().repeat(500));
+    }
     run(format!("copy t from stdin;\n{rows}\\.\n").as_bytes());
     assert_eq!(run(b"copy t to stdout"), rows);
     let sum = "select count(*), sum(length(filling)), sum(i::bigint) from t";
@@ -84,7 +83,7 @@ fn a_server_that_does_not_read_is_not_flooded() {
     let line = format!("{}\n", "y".repeat(999));
     let chunk = crate::support::message::copy_data(&line.repeat(60));
     for _ in 0..300 {
-        client.send(&[chunk.clone()]);
+        client.send(slice::from_ref(&chunk));
     }
     let grown = fixture.proxy.memory_kib().saturating_sub(before);
     client.send(&[crate::support::message::copy_done()]);
@@ -113,7 +112,7 @@ fn pgbench_runs_on_both_sides() {
     let (authority, _cluster, proxy) = both_sides();
     let bench = |arguments: &[&str]| {
         let mut command = crate::support::tools::tool("pgbench", &proxy.tcp(), "postgres");
-        command.env("PGSSLMODE", "verify-full");
+        command.env("PGSSLMODE", "verify-full").env("HOME", "/nowhere");
         command.env("PGSSLROOTCERT", authority.file("ca.crt"));
         successful(command.args(arguments).stdin(Stdio::null()).output().expect("it is installed"))
     };
@@ -128,7 +127,7 @@ fn pgbench_runs_on_both_sides() {
 
 #[test]
 fn a_thousand_idle_clients_cost_little() {
-    const CLIENTS: usize = 1000;
+    const CLIENTS: u32 = 1000;
     let (authority, fixture) = fixture("require", |config| config);
     let config = authority.client_config(None);
     let connect = || {
@@ -143,7 +142,7 @@ fn a_thousand_idle_clients_cost_little() {
     let before = fixture.proxy.memory_kib();
     let mut idle: Vec<Client> = (0..CLIENTS).map(|_| connect()).collect();
     let_pass(Duration::from_secs(2));
-    let each = fixture.proxy.memory_kib().saturating_sub(before) * 1024 / CLIENTS as u64;
+    let each = fixture.proxy.memory_kib().saturating_sub(before) * 1024 / u64::from(CLIENTS);
     eprintln!("{each} bytes per idle client");
     assert!(each < 16 << 10, "{each} bytes per idle client");
     // They are all there.

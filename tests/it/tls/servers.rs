@@ -38,22 +38,16 @@ fn behind(
 /// Whether our server's connection is encrypted, as it says itself.
 const IS_ENCRYPTED: &str = "select ssl from pg_stat_ssl where pid = pg_backend_pid()";
 
-fn code(login: &Login, proxy: &Proxy) -> String {
+/// What a client is told that gets no server: code and text.
+fn refusal(login: &Login, proxy: &Proxy) -> String {
     let said = login.connect(&proxy.tcp()).err().expect("no server");
-    format!(
-        "{} {}",
-        said.last().map_or(String::new(), |_| {
-            said.iter()
-                .find(|reply| reply.tag() == b'E')
-                .map_or_else(String::new, crate::support::reply::Reply::sqlstate)
-        }),
-        said.iter().find_map(|reply| reply.field(b'M')).unwrap_or_default()
-    )
+    let error = said.iter().find(|reply| reply.tag() == b'E').expect("it is told why");
+    format!("{} {}", error.sqlstate(), error.field(b'M').unwrap_or_default())
 }
 
 #[test]
 fn servers_that_can_are_used_with_tls() {
-    let (_authority, _cluster, proxy) = behind(RULES, |_, config| config);
+    let (_authority, cluster, proxy) = behind(RULES, |_, config| config);
     let login = Login::new("postgres", "postgres");
     let mut client = login.connect(&proxy.tcp()).expect("trusted");
     assert_eq!(client.value(IS_ENCRYPTED), "t");
@@ -63,10 +57,9 @@ fn servers_that_can_are_used_with_tls() {
     assert_eq!(console.rows("SHOW CLIENTS")[0][16], "");
     // What runs is cancelled over TLS: this server takes nothing else.
     client.send(&[query("select pg_sleep(600)")]);
-    poll("the query runs", || {
-        let mut observer = _cluster.superuser("postgres");
-        observer.value("select count(*) from pg_stat_activity where query like '%pg_sleep(600)%' and state = 'active' and application_name <> 'observer'") != "0"
-    });
+    let running = "select count(*) from pg_stat_activity where state = 'active' \
+        and query like '%pg_sleep(600)%' and application_name <> 'observer'";
+    poll("the query runs", || cluster.superuser("postgres").value(running) != "0");
     proxy.tcp().cancel(client.key);
     assert_eq!(client.ready(1), "T | E 57014 | Z I");
     assert_eq!(client.value("select 1"), "1");
@@ -77,7 +70,7 @@ fn servers_that_cannot_are_used_without_unless_that_is_forbidden() {
     let plain = Fixture::start(|config| config.general("server_tls_sslmode = \"prefer\""));
     assert_eq!(plain.connect().value(IS_ENCRYPTED), "f");
     let strict = Fixture::start(|config| config.general("server_tls_sslmode = \"require\""));
-    let refused = code(&strict.login(), &strict.proxy);
+    let refused = refusal(&strict.login(), &strict.proxy);
     assert_eq!(refused, "08001 cannot connect to server: it does not support TLS");
 }
 
@@ -108,7 +101,7 @@ fn servers_must_be_who_they_should_be() {
         let login = Login::new("postgres", "postgres");
         match login.connect(&proxy.tcp()) {
             Ok(mut client) => client.value(IS_ENCRYPTED),
-            Err(_) => code(&login, &proxy),
+            Err(_) => refusal(&login, &proxy),
         }
     };
     let failed = "08001 cannot connect to server: TLS failed";

@@ -1,12 +1,6 @@
 //! Authorities and certificates of one test, and a client that speaks TLS without our code.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DnType,
@@ -69,7 +63,6 @@ impl Authority {
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let key = KeyPair::generate().expect("there is entropy");
         let certificate = params.signed_by(&key, &self.issuer).expect("a sound certificate");
-        // With the authority's, so that a change of it is seen in one file.
         private_file(&self.dir, &format!("{file}.crt"), &certificate.pem());
         private_file(&self.dir, &format!("{file}.key"), &key.serialize_pem());
     }
@@ -210,9 +203,4 @@ pub fn server(authority: &Authority, rules: &str) -> Cluster {
         file("ca.crt"),
         hba.display()
     ))
-}
-
-/// The text of a file.
-pub fn text(path: &Path) -> String {
-    fs::read_to_string(path).expect("it is there")
 }

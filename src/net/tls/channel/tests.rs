@@ -148,7 +148,7 @@ fn plaintext_and_nonsense_are_no_handshake() {
         b"GET / HTTP/1.1\r\n\r\n",
         &[0x16, 3, 1, 0, 5, 1, 0, 0, 1, 0],
         &[0x16; 100],
-        &[0xff; 20_000],
+        &[0xff; 10_000],
     ] {
         let (mut server, _) = pair();
         let (mut plain, mut out) = (Vec::new(), Vec::new());
