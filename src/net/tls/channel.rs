@@ -22,8 +22,9 @@ use super::ciphers;
 /// plaintext's 16,384.
 pub const RECORD_BYTES_MAX: usize = 5 + 16_384 + 2_048;
 
-/// LIMIT: bytes of handshake messages that are not all there yet; a message may have 64 KiB.
-const HANDSHAKE_BYTES_MAX: usize = (64 << 10) + 2 * RECORD_BYTES_MAX;
+/// LIMIT: bytes of handshake messages that are not all there yet, before anybody has logged in. A hello
+/// has less than 2 kB, a chain of certificates some kB.
+const HANDSHAKE_BYTES_MAX: usize = (32 << 10) + RECORD_BYTES_MAX;
 
 /// The plaintext of a full record.
 const FRAGMENT_BYTES: usize = 16_384;

@@ -7,8 +7,8 @@ use std::{
 
 use super::support::{fixture, shake};
 use crate::support::{
-    PATIENCE, let_pass,
-    message::{PROTOCOL_3_0, SSL_REQUEST, query, startup, untagged},
+    PATIENCE,
+    message::{PROTOCOL_3_0, SSL_REQUEST, query, startup, terminate, untagged},
     poll,
     reply::Reply,
 };
@@ -134,15 +134,14 @@ fn what_is_cut_off_is_not_carried_out() {
 }
 
 #[test]
-fn half_closed_connections_are_answered() {
+fn what_was_sent_before_the_end_is_carried_out() {
     let (authority, fixture) = fixture("require", |config| config);
     let client = shake(&fixture.proxy.tcp(), authority.client_config(None)).expect("TLS");
     let mut client = fixture.login().over(client).expect("trusted");
-    // What it sent was whole: it is carried out, as without TLS.
-    client.send_last(&query("create table t (i int)"));
+    // What it sent was whole, and it said goodbye: it is carried out, as without TLS.
+    client.send_last(&[query("create table t (i int)"), terminate()].concat());
     let mut observer = fixture.observer();
     poll("the table is there", || observer.value("select to_regclass('t') is not null") == "t");
-    let_pass(Duration::from_millis(50));
     let client = shake(&fixture.proxy.tcp(), authority.client_config(None)).expect("TLS");
     let mut client = fixture.login().over(client).expect("trusted");
     assert_eq!(client.value("select count(*) from t"), "0");
