@@ -148,7 +148,7 @@ fn put_field(to: &mut BytesMut, field: Option<&str>) {
 
 /// Applies what the table holds, up to but without COMMIT.
 pub(super) async fn apply(applier: &Applier, tables: &Tables) -> Result<(), ApplyError> {
-    let client = &applier.client;
+    let client = applier.client();
     let wrong = || Error::sql("apply a large batch");
     let truncated = truncated(client, tables).await?;
     client.batch_execute(NET).await.map_err(wrong())?;

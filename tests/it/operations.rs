@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pgtandem::control::{CommandError, Mode};
 use pgtandem::worker::{ClientState, HeldFor, ServerState};
+use rustix::process::{Resource, getrlimit, setrlimit};
 
 use crate::support::{inside::Inside, let_pass, message::*, poll};
 
@@ -488,6 +489,11 @@ fn g56_eviction_makes_just_the_room_that_is_needed() {
 
 #[test]
 fn thousands_who_want_the_same_are_greeted_without_calling_each_other() {
+    // More than a worker's stack would have room for.
+    const CLIENTS: u32 = 4_000;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).expect("up to its maximum it may be raised");
     let inside = Inside::transaction();
     let mut holder = inside.connect();
     assert_eq!(
@@ -498,9 +504,9 @@ fn thousands_who_want_the_same_are_greeted_without_calling_each_other() {
     // What the server makes of their name is not known, but it has it already.
     let login = crate::support::login::Login::new("postgres", &inside.database)
         .parameter("application_name", "same");
-    let mut clients: Vec<_> = (0..2_000).map(|_| login.begin(&inside.tcp())).collect();
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| login.begin(&inside.tcp())).collect();
     poll("they all wait", || {
-        inside.control.pools().iter().map(|pool| pool.clients).sum::<u32>() == 2_001
+        inside.control.pools().iter().map(|pool| pool.clients).sum::<u32>() == CLIENTS + 1
     });
     assert_eq!(holder.query("commit"), "C COMMIT | Z I");
     for client in &mut clients {

@@ -428,8 +428,9 @@ fn a14_memory_of_one_clients_statements_is_bounded() {
         kept += 1;
     };
     assert_eq!((refused.to_string().as_str(), kept), ("E 54000 | Z I", 8));
-    let growth = fixture.proxy.memory_kib().saturating_sub(before);
-    assert!(growth < 128 * 1024, "{growth} KiB for 64 MiB of statements");
+    // The allocator gives memory back within a second or so of its own.
+    let growth = || fixture.proxy.memory_kib().saturating_sub(before);
+    poll("64 MiB of statements and their copies on the way are gone", || growth() < 128 * 1024);
     // Nothing else is refused: not to it, nor to others, and room that is given back is room.
     assert_eq!(greedy.run(&[bind("", "s0"), execute(""), sync()]), "2 | D 0 | C SELECT 1 | Z I");
     assert_eq!(greedy.run(&[parse("small", "select 1"), sync()]), "1 | Z I");
@@ -442,10 +443,7 @@ fn a14_memory_of_one_clients_statements_is_bounded() {
         let messages = [parse("other", &long(100 + number)), close_statement("other"), sync()];
         assert_eq!(greedy.run(&messages), "1 | 3 | Z I");
     }
-    // The allocator gives memory back within a second or so of its own.
-    poll("64 MiB of statements, and the others are gone", || {
-        fixture.proxy.memory_kib().saturating_sub(before) < 192 * 1024
-    });
+    poll("64 MiB of statements, and the others are gone", || growth() < 192 * 1024);
 }
 
 #[test]

@@ -3,14 +3,14 @@
 //! A command interrupts the work: the connections are dropped, the command is carried out with new
 //! ones, and the work begins again from what the databases say.
 
-use super::capture::error::CaptureError;
-use super::catalog::TableName;
-use super::connect::connect;
-use super::error::Error;
-use super::primary;
-use super::progress;
-use super::secondary::Keeper;
-use super::status::{Command, CommandError, Request};
+use super::Keeper;
+use crate::replication::capture::error::CaptureError;
+use crate::replication::catalog::TableName;
+use crate::replication::connect::connect;
+use crate::replication::error::Error;
+use crate::replication::primary;
+use crate::replication::progress;
+use crate::replication::status::{Command, CommandError, Request};
 
 impl From<Error> for CommandError {
     fn from(error: Error) -> Self {

@@ -3,8 +3,9 @@
 
 use std::sync::Arc;
 
-use super::apply::{Applier, ApplyError, Followed, Job, truncate};
-use super::error::Error;
+use super::job::{Job, truncate};
+use super::{Applier, ApplyError, Followed};
+use crate::replication::error::Error;
 
 /// Finds the first row that cannot be applied; `None` if all can be, this time.
 ///

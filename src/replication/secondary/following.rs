@@ -1,0 +1,165 @@
+//! Applies batch after batch, and does between them what is due: reports, sequences, checks.
+
+use std::convert::Infallible;
+use std::time::{Duration, Instant};
+
+use tokio_postgres::Client;
+
+use super::Keeper;
+use super::halt::Halt;
+use super::ready::Ready;
+use crate::replication::batch::Position;
+use crate::replication::capture::check;
+use crate::replication::follow::Follower;
+use crate::replication::primary;
+use crate::replication::sequences;
+use crate::replication::status::State;
+use crate::replication::verify::hold;
+
+/// Between two reports to the primary.
+const REPORT: Duration = Duration::from_secs(1);
+
+/// Between two looks at the sequences.
+const SEQUENCES: Duration = Duration::from_secs(5);
+
+/// Between two looks at what is installed on the primary.
+const CHECK: Duration = Duration::from_secs(5);
+
+/// A secondary whose last batch was read longer ago than this is not in sync.
+const FRESH: Duration = Duration::from_secs(2);
+
+impl Keeper {
+    /// Applies batch after batch.
+    pub(super) async fn follow(
+        &mut self,
+        primary: &mut Client,
+        ready: Ready,
+    ) -> Result<Infallible, Halt> {
+        let Ready { mut follower, mut copying, diverged } = ready;
+        let mut clock = Clock::default();
+        let mut has_skips = follower.has_skips();
+        loop {
+            let changes = self.step(primary, &mut follower, diverged.as_ref()).await?;
+            if clock.reported.is_over(REPORT) {
+                follower.store().await?;
+                self.report(primary, follower.stored()).await?;
+            }
+            if clock.sequences.is_over(SEQUENCES) {
+                sequences::follow(primary, follower.applier.client(), sequences::MARGIN).await?;
+            }
+            if clock.checked.is_over(CHECK) {
+                self.check(primary).await?;
+            }
+            if let Some(done) = copying.try_join_next() {
+                // A copy that panicked is not one that was made.
+                done.map_err(|error| Halt::Failed(error.to_string()))??;
+                return Err(Halt::Again);
+            }
+            if std::mem::replace(&mut has_skips, follower.has_skips()) && !has_skips {
+                return Err(Halt::Again);
+            }
+            let poll_interval = self.assignment.settings.poll_interval;
+            let pause = if changes == 0 { poll_interval } else { Duration::ZERO };
+            tokio::select! {
+                biased;
+                request = self.requests.recv() => {
+                    return Err(request.map_or(Halt::Over, Halt::Asked));
+                }
+                hold = self.holds.next() => {
+                    let stand = async |upto| follower.stand_at(primary, &upto).await;
+                    hold.serve(hold::PATIENCE, stand).await?;
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    /// Applies one batch, and says how that went; returns its changes.
+    async fn step(
+        &self,
+        primary: &Client,
+        follower: &mut Follower,
+        diverged: Option<&String>,
+    ) -> Result<u64, Halt> {
+        let began = Instant::now();
+        let tell = |changes, bytes| {
+            self.status.send_modify(|status| {
+                (status.lag_changes, status.lag_bytes) = (changes, bytes);
+                if began.elapsed() > FRESH {
+                    status.state = State::CatchingUp;
+                }
+            });
+        };
+        let stepped = follower.step(primary, None, tell).await?;
+        self.status.send_modify(|status| {
+            status.as_of = Some(stepped.as_of);
+            status.changes += stepped.changes;
+            status.batches += u64::from(stepped.changes > 0);
+            (status.lag_changes, status.lag_bytes) = (0, 0);
+            let found = self.found.borrow();
+            status.state = match diverged.or(found.as_ref()) {
+                Some(why) => State::Diverged(why.clone()),
+                None if follower.stored().waiting.is_empty() && stepped.as_of.elapsed() < FRESH => {
+                    State::InSync
+                }
+                None => State::CatchingUp,
+            };
+            status.snapshot = Some(follower.stored().snapshot.to_string());
+        });
+        Ok(stepped.changes)
+    }
+
+    /// Stops where changes may have been missed; begins again where there is something new.
+    async fn check(&self, primary: &mut Client) -> Result<(), Halt> {
+        let findings = check::check(primary, &self.selection).await?;
+        let missed = findings.iter().filter(|finding| finding.what.may_have_missed());
+        let missed: Vec<_> = missed.map(ToString::to_string).collect();
+        if !missed.is_empty() {
+            return Err(Halt::Stuck(State::Paused(missed.join("; "))));
+        }
+        let is_new = |finding: &check::Finding| {
+            matches!(finding.what, check::Trouble::NotCaptured | check::Trouble::Renamed { .. })
+        };
+        if self.assignment.settings.auto && findings.iter().any(is_new) {
+            return Err(Halt::Again);
+        }
+        Ok(())
+    }
+
+    async fn report(&self, primary: &Client, position: &Position) -> Result<(), Halt> {
+        let (state, error) = {
+            let status = self.status.borrow();
+            (status.state.clone(), status.last_error.clone())
+        };
+        let name = &self.assignment.name;
+        let told = primary::report(primary, name, &state, Some(position), error.as_deref()).await?;
+        if told {
+            return Ok(());
+        }
+        let (_, why) = primary::reported(primary, name).await?.unwrap_or_default();
+        Err(Halt::Stuck(State::Detached(why.unwrap_or_else(|| "the primary says so".to_owned()))))
+    }
+}
+
+/// When something was done last.
+#[derive(Default)]
+struct Last(Option<Instant>);
+
+impl Last {
+    /// Whether it is due once more; then it counts as done now.
+    fn is_over(&mut self, interval: Duration) -> bool {
+        let is_over = self.0.is_none_or(|last| last.elapsed() >= interval);
+        if is_over {
+            self.0 = Some(Instant::now());
+        }
+        is_over
+    }
+}
+
+/// What is done from time to time.
+#[derive(Default)]
+struct Clock {
+    reported: Last,
+    sequences: Last,
+    checked: Last,
+}

@@ -1,0 +1,166 @@
+//! Makes a secondary ready to follow: copies what has to be there before anything can follow, and
+//! begins to copy the rest.
+
+use std::sync::Arc;
+
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio_postgres::Client;
+
+use super::Keeper;
+use super::halt::{Halt, refuse};
+use crate::replication::apply::{Applier, Followed, Tables, Treatment};
+use crate::replication::catalog::{Table, TableName};
+use crate::replication::checks;
+use crate::replication::copy::{self, CopyError, Existing, Job, Plan};
+use crate::replication::follow::{Follower, Limits};
+use crate::replication::hook;
+use crate::replication::primary::{self, Captured};
+use crate::replication::progress::{self, Copied, Progress};
+use crate::replication::snapshot::Snapshot;
+use crate::replication::status::State;
+
+/// What both sides say.
+pub(super) struct Known {
+    pub(super) progress: Progress,
+    /// The tables of the secondary with what captures them.
+    pub(super) tables: Vec<(Captured, Table)>,
+    pub(super) next_number: i32,
+}
+
+/// A secondary that is ready to follow, and what is still to be copied.
+pub(super) struct Ready {
+    pub(super) follower: Follower,
+    pub(super) copying: JoinSet<Result<Snapshot, CopyError>>,
+    /// What is known to be different, if anything.
+    pub(super) diverged: Option<String>,
+}
+
+impl Keeper {
+    /// Copies what has to be there before anything can follow, and begins to copy the rest.
+    pub(super) async fn make_ready(
+        &mut self,
+        primary: &Client,
+        secondary: Client,
+        known: Known,
+    ) -> Result<Ready, Halt> {
+        let Known { progress, tables, next_number } = known;
+        let there: Vec<&Table> = tables.iter().map(|(_, table)| table).collect();
+        let (treatment, obstacles) = checks::treatment(&secondary, &there).await?;
+        refuse(&obstacles)?;
+        let copied = progress::copied(&secondary).await?;
+        let is_first = progress.snapshot.is_none();
+        let jobs = jobs(&progress, &copied, &tables);
+        if !jobs.is_empty() && !self.assignment.settings.auto && !self.wants_copy {
+            let why = "tables are to be copied, and auto is off".to_owned();
+            return Err(Halt::Stuck(State::Paused(why)));
+        }
+        let mut copying = JoinSet::new();
+        let snapshot = match progress.snapshot {
+            Some(snapshot) => {
+                for job in jobs.iter().filter(|job| job.existing == Existing::Refuse) {
+                    // Once it is noted that it is to be copied, it may be emptied.
+                    copy::expect_empty(&secondary, &job.table).await?;
+                }
+                let names: Vec<_> = jobs.iter().map(|job| job.table.name.clone()).collect();
+                progress::await_copy(&secondary, &names).await?;
+                if !jobs.is_empty() {
+                    let (told, _) = watch::channel(None);
+                    let plan = self.plan(jobs, treatment);
+                    copying.spawn(async move { copy::copy(plan, &told).await });
+                }
+                snapshot
+            }
+            None => self.copy(primary, &secondary, self.plan(jobs, treatment)).await?,
+        };
+        self.wants_copy = false;
+        let copied = if is_first || !copying.is_empty() {
+            progress::copied(&secondary).await?
+        } else {
+            copied
+        };
+        let number = |name: &TableName| {
+            let is_it = |(captured, _): &&(Captured, Table)| captured.table.name == *name;
+            tables.iter().find(is_it).map(|(captured, _)| captured.number)
+        };
+        let position = progress::position(snapshot, &copied, number);
+        let diverged = progress::skipped(&secondary).await?;
+        let by_number: Tables = tables
+            .into_iter()
+            .filter_map(|(captured, table)| {
+                Some((captured.number, Arc::new(Followed::new(table)?)))
+            })
+            .collect();
+        let applier = Applier::new(secondary, treatment);
+        let settings = &self.assignment.settings;
+        let limits =
+            Limits { rows: settings.batch_rows.into(), bytes: settings.batch_bytes.into() };
+        let mut follower = Follower::new(applier, by_number, next_number, position, limits);
+        follower.skip(std::mem::take(&mut self.skips));
+        Ok(Ready { follower, copying, diverged })
+    }
+
+    fn plan(&self, tables: Vec<Job>, treatment: Treatment) -> Plan {
+        Plan {
+            primary: self.assignment.primary.clone(),
+            secondary: self.assignment.secondary.clone(),
+            tables,
+            workers: usize::try_from(self.assignment.settings.copy_workers)
+                .unwrap_or(1)
+                .min(self.assignment.pool_size.saturating_sub(1)),
+            treatment,
+        }
+    }
+
+    /// Makes the first copy, and notes that it is complete.
+    async fn copy(
+        &mut self,
+        primary: &Client,
+        secondary: &Client,
+        plan: Plan,
+    ) -> Result<Snapshot, Halt> {
+        self.say(State::Copying);
+        let name = &self.assignment.name;
+        primary::report(primary, name, &State::Copying, None, None).await?;
+        let (told, mut heard) = watch::channel(None);
+        let mut copying = std::pin::pin!(copy::copy(plan, &told));
+        let snapshot = loop {
+            tokio::select! {
+                biased;
+                request = self.requests.recv() => {
+                    return Err(request.map_or(Halt::Over, Halt::Asked));
+                }
+                result = &mut copying => break result?,
+                _ = heard.changed() => {
+                    let progress = heard.borrow_and_update().clone();
+                    self.status.send_modify(|status| status.copy = progress);
+                }
+            }
+        };
+        hook::reached("copy_done");
+        progress::complete(secondary, &snapshot).await?;
+        hook::reached("copy_complete");
+        self.status.send_modify(|status| status.copy = None);
+        Ok(snapshot)
+    }
+}
+
+/// Lists the tables that the secondary does not have as of a snapshot from which on all changes
+/// are in the log.
+fn jobs(progress: &Progress, copied: &[Copied], tables: &[(Captured, Table)]) -> Vec<Job> {
+    let job = |(captured, table): &(Captured, Table)| {
+        let own = copied.iter().find(|copied| copied.table == table.name);
+        let has = match own {
+            Some(own) => own.snapshot.as_ref(),
+            None => progress.snapshot.as_ref(),
+        };
+        if has.is_some_and(|has| has.covers(&captured.since)) {
+            return None;
+        }
+        // Somebody has asked for it, or it was empty when its copy began.
+        let may_replace = own.is_some_and(|own| own.snapshot.is_none());
+        let existing = if may_replace { Existing::Replace } else { Existing::Refuse };
+        Some(Job { table: captured.table.clone(), oid: table.oid, existing })
+    };
+    tables.iter().filter_map(job).collect()
+}
