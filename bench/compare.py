@@ -49,6 +49,8 @@ class Case:
     arguments: tuple[str, ...]
     clients: int | None = None
     needs_statements: bool = False
+    # Between pgbench and the pooler; PostgreSQL itself has none here.
+    uses_tls: bool = False
 
 
 CASES = {
@@ -58,6 +60,9 @@ CASES = {
     "tpcb": Case(("-M", "simple"), clients=16),
     "churn": Case(("-S", "-C"), clients=16),
     "rows": Case(("-f", str(ROWS)), clients=4),
+    "tls": Case(("-S", "-M", "simple"), uses_tls=True),
+    "tls-churn": Case(("-S", "-C"), clients=16, uses_tls=True),
+    "tls-rows": Case(("-f", str(ROWS)), clients=4, uses_tls=True),
 }
 
 
@@ -245,6 +250,8 @@ def can_run(target: Target, case: str) -> bool:
     """Whether the case makes sense for the target."""
     if case == IDLE:
         return target.is_pooler
+    if CASES[case].uses_tls and not target.is_pooler:
+        return False
     return target.has_statements or not CASES[case].needs_statements
 
 
@@ -261,7 +268,8 @@ def measure_load(
     options: argparse.Namespace, ground: Ground, target: Target, run: Measurement
 ) -> None:
     """Fills in figures and problems of one pgbench run."""
-    load = Load(CASES[run.case].arguments, run.clients)
+    case = CASES[run.case]
+    load = Load(case.arguments, run.clients, case.uses_tls)
     with ExitStack() as stack:
         scraper = None
         if target.metrics_port is not None:
@@ -280,7 +288,7 @@ def measure_load(
         run.problem = run.problem or scraper.problem
         run.figures["scrapes"] = scraper.count
         run.figures["scrape_bytes"] = scraper.bytes
-    if run.case == "rows":
+    if run.case.endswith("rows"):
         megabytes = ground.result_bytes(ROWS.read_text()) / 1e6
         run.figures["mb_per_s"] = result.tps * megabytes
         if result.cpu_us is not None:

@@ -1,5 +1,6 @@
 """One run of pgbench: start it, measure the pooler meanwhile, read the result and the log."""
 
+import os
 import re
 import subprocess
 import tempfile
@@ -30,6 +31,7 @@ class Load:
 
     arguments: tuple[str, ...]
     clients: int
+    uses_tls: bool = False
 
 
 @dataclass
@@ -110,10 +112,13 @@ class Run:
         command += ["-c", str(load.clients), "-j", str(min(threads, load.clients))]
         command += ["-T", str(seconds), "-l", "--log-prefix", self._folder / "log"]
         command += [*load.arguments, servers.DATABASE]
+        # Left to itself, pgbench would use TLS wherever it is offered.
+        mode = "require" if load.uses_tls else "disable"
+        environment = {**os.environ, "PGSSLMODE": mode}
         try:
             with (self._folder / "out").open("w") as out, (self._folder / "err").open("w") as err:
                 self._process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=err
+                    command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment
                 )
         except BaseException:
             self._temporary.cleanup()

@@ -130,6 +130,19 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def make_certificate(folder: Path, account: Account) -> tuple[Path, Path]:
+    """Makes a certificate for clients to accept unseen; returns its file and that of its key."""
+    certificate, key = folder / "server.crt", folder / "server.key"
+    command = ["openssl", "req", "-x509", "-nodes", "-newkey", "ec", "-pkeyopt"]
+    command += ["ec_paramgen_curve:prime256v1", "-subj", "/CN=localhost", "-days", "30"]
+    command += ["-out", certificate, "-keyout", key]
+    try:
+        run_group(command, folder, account)
+    except FileNotFoundError as error:
+        raise StartError("no openssl found, to make a certificate") from error
+    return certificate, key
+
+
 class Server:
     """A running server process that listens on `port`."""
 
@@ -266,6 +279,7 @@ class PgBouncer(Server):
 
     def __init__(self, folder: Path, program: Path, account: Account, server_port: int, pool: int):
         port = free_port()
+        certificate, key = make_certificate(folder, account)
         (folder / "users.txt").write_text(f'"{USER}" ""\n')
         settings = {
             "listen_addr": "127.0.0.1",
@@ -276,6 +290,9 @@ class PgBouncer(Server):
             "max_client_conn": 10000,
             "auth_type": "trust",
             "auth_file": folder / "users.txt",
+            "client_tls_sslmode": "allow",
+            "client_tls_cert_file": certificate,
+            "client_tls_key_file": key,
             "log_connections": 0,
             "log_disconnections": 0,
         }
@@ -311,6 +328,7 @@ class Pgtandem(Server):
         port = free_port()
         self.metrics_port = free_port() if has_metrics else None
         listen = f"127.0.0.1:{self.metrics_port}" if has_metrics else ""
+        certificate, key = make_certificate(folder, Account.caller())
         workers_line = "" if workers is None else f"workers = {workers}\n"
         config = folder / "proxy.toml"
         config.write_text(
@@ -323,6 +341,9 @@ pool_mode = "transaction"
 default_pool_size = {pool}
 max_client_conn = 10000
 auth_type = "trust"
+client_tls_sslmode = "allow"
+client_tls_cert_file = "{certificate}"
+client_tls_key_file = "{key}"
 {workers_line}
 [metrics]
 listen = "{listen}"

@@ -20,6 +20,7 @@ use crate::config::{Config, ConfigError, Source};
 use crate::control::{Changes, Control, Mode, Parts, PoolEffect, carry, janitor};
 use crate::fault::{Fault, SqlState};
 use crate::net::listen::{ListenError, Listeners};
+use crate::net::tls::{Acceptor, Connectors, SetupError};
 use crate::net::{Peer, Stream};
 use crate::session::login::{Accepted, Authenticated, accept};
 use crate::signals::{Signal, Signals};
@@ -44,6 +45,9 @@ pub enum StartError {
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
+    /// What is in a file with keys or certificates is wrong.
+    #[error(transparent)]
+    Tls(#[from] SetupError),
     /// The address for metrics cannot be listened on.
     #[error(transparent)]
     Status(#[from] status::ListenError),
@@ -99,6 +103,8 @@ impl App {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config_path: &Path, source: Source, config: Config) -> Result<Self, StartError> {
+        let acceptor = Acceptor::new(&config.general.client_tls)?;
+        let connectors = Connectors::new(&config)?;
         let listeners = Listeners::bind(&config.general)?;
         let count = worker_count(config.general.workers);
         let (starts, workers) = worker::prepare(count).map_err(system("make an event loop"))?;
@@ -119,7 +125,16 @@ impl App {
         }
         drop(to_control);
         let config_path = config_path.to_owned();
-        let parts = Parts { config_path, source, config, workers, listeners, suspension };
+        let parts = Parts {
+            config_path,
+            source,
+            config,
+            workers,
+            listeners,
+            acceptor,
+            connectors,
+            suspension,
+        };
         let control = Arc::new(Control::new(parts));
         tokio::spawn(carry(Arc::clone(&control), from_workers));
         tokio::spawn(janitor(Arc::clone(&control)));
@@ -321,7 +336,9 @@ async fn next_client(
 /// admin console.
 async fn lead_in(control: &Control, admin: &Arc<Admin>, stream: Stream, peer: Peer) {
     let config = control.config();
-    let accepted = accept(stream, peer, &config, &control.process_secret, &control.admission).await;
+    let acceptor = control.acceptor.load_full();
+    let (secret, admission) = (&control.process_secret, &control.admission);
+    let accepted = accept(stream, peer, &config, &acceptor, secret, admission).await;
     match accepted {
         Accepted::Gone => {}
         Accepted::Cancel { pid, secret, stream } => {

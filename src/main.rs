@@ -61,6 +61,10 @@ fn run_check(cli: &Cli, args: check::Args) -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Err(error) = check::tls(&config) {
+        complain(&error.to_string());
+        return ExitCode::from(2);
+    }
     let mut advice = config.advice();
     advice.extend(check::file_advice(&path, &config));
     let mut out = std::io::stdout().lock();

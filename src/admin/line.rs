@@ -119,6 +119,7 @@ impl Line {
         }
         self.output.clear();
         self.sent = 0;
+        timeout(STALL_LIMIT, self.stream.flush()).await.map_err(|_| End::Stalled)??;
         Ok(())
     }
 

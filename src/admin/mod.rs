@@ -32,7 +32,7 @@ use tokio::time::timeout;
 use books::Rows;
 use console::Console;
 use refusal::Refusal;
-use seats::{Seat, Seats};
+use seats::{Ends, Seat, Seats};
 use show::Show;
 use totals::{Samples, Totals};
 
@@ -104,7 +104,9 @@ impl Admin {
             let message = "the database system is shutting down";
             return Err(Fault::fatal(SqlState::CANNOT_CONNECT_NOW, message));
         }
-        self.seats.take(user, database, *role, (*peer, stream.local())).ok_or_else(|| {
+        let tls = stream.tls().map(|tls| tls.channel().describe());
+        let ends = Ends { peer: *peer, local: stream.local(), tls };
+        self.seats.take(user, database, *role, ends).ok_or_else(|| {
             let message = "too many sessions of the admin console";
             Fault::fatal(SqlState::TOO_MANY_CONNECTIONS, message)
         })

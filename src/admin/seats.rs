@@ -44,6 +44,8 @@ pub struct Occupant {
     pub peer: Peer,
     /// Our own end of the connection.
     pub local: Option<Peer>,
+    /// Version and cipher suite of TLS; `None` without.
+    pub tls: Option<String>,
     /// When it logged in.
     pub connected: SystemTime,
     /// Wakes the command that waits now, if one does, to be undone.
@@ -58,6 +60,17 @@ pub struct Occupant {
 struct State {
     application_name: String,
     requested: SystemTime,
+}
+
+/// What a console's connection is between.
+#[derive(Debug)]
+pub struct Ends {
+    /// Who is at the other end.
+    pub peer: Peer,
+    /// Our own end.
+    pub local: Option<Peer>,
+    /// Version and cipher suite of TLS; `None` without.
+    pub tls: Option<String>,
 }
 
 /// A seat; given up when it is dropped.
@@ -76,7 +89,7 @@ impl Seats {
         user: &str,
         database: &str,
         role: ConsoleRole,
-        (peer, local): (Peer, Option<Peer>),
+        ends: Ends,
     ) -> Option<Seat> {
         let max = match role {
             ConsoleRole::Admin => SEATS_MAX,
@@ -92,8 +105,9 @@ impl Seats {
             id: worker::next_serial(),
             user: user.to_owned(),
             database: database.to_owned(),
-            peer,
-            local,
+            peer: ends.peer,
+            local: ends.local,
+            tls: ends.tls,
             connected: now,
             cancel: Notify::new(),
             kill: CancellationToken::new(),
@@ -182,7 +196,7 @@ mod tests {
     use super::*;
 
     fn take(seats: &Arc<Seats>, role: ConsoleRole) -> Option<Seat> {
-        seats.take("u", "pgtandem", role, (Peer::Unix, None))
+        seats.take("u", "pgtandem", role, Ends { peer: Peer::Unix, local: None, tls: None })
     }
 
     #[test]

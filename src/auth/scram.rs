@@ -3,7 +3,7 @@
 //! Job: the stored secret, and one exchange as server ([`ServerExchange`]) or as client
 //! ([`ClientExchange`]). A client that logs in here proves itself with its `ClientKey`, and thereby
 //! hands it over; with [`ClientKeys`] we log in at any server that stores the same secret, so that
-//! no password has to be kept. Channel binding is not offered, and so refused.
+//! no password has to be kept; channel binding does not change that, because the keys are the same.
 //!
 //! The messages are those of the mechanism; framing them is the caller's part.
 //!
@@ -19,16 +19,21 @@ use subtle::{Choice, ConstantTimeEq};
 use crate::fault::SqlState;
 use crate::secret::Secret;
 
+mod binding;
 mod grammar;
 mod keys;
 mod prepare;
 
+pub use binding::{Binding, Offer};
 use grammar::{Attributes, Challenge};
 pub use keys::{ClientKeys, DEFAULT_ITERATIONS, DerivedKeys, ScramSecret};
 use keys::{KEY_LEN, hmac, sha256, xor};
 
 /// Name of the mechanism, as a server offers it.
 pub const MECHANISM: &str = "SCRAM-SHA-256";
+
+/// Name of the mechanism with channel binding.
+pub const MECHANISM_PLUS: &str = "SCRAM-SHA-256-PLUS";
 
 /// LIMIT: bytes of a message that a client sends us.
 ///
@@ -45,9 +50,6 @@ pub const MAX_ITERATIONS: u32 = 1_000_000;
 
 /// Source: PostgreSQL `SCRAM_RAW_NONCE_LEN`.
 const RAW_NONCE_LEN: usize = 18;
-
-/// The header of a client that does not support channel binding, which is what we are.
-const GS2_HEADER: &str = "n,,";
 
 /// Why an exchange failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -69,6 +71,15 @@ pub enum ScramError {
     /// The client demands channel binding, which was not offered.
     #[error("channel binding was not offered")]
     ChannelBinding,
+    /// The client has not seen that channel binding was offered: somebody has hidden it.
+    #[error("channel binding was offered, and the client was not told")]
+    Downgrade,
+    /// The client wants to bind to something else than the server's certificate.
+    #[error("unsupported type of channel binding")]
+    BindingType,
+    /// The client's connection ends somewhere else than ours.
+    #[error("channel binding does not match")]
+    BindingMismatch,
     /// The client wants to act as somebody else (authzid).
     #[error("authorization identity is not supported")]
     AuthorizationIdentity,
@@ -101,15 +112,18 @@ pub enum ScramError {
 impl ScramError {
     /// Returns the code for the client that caused the failure.
     ///
-    /// 28P01 for a wrong proof, 0A000 for what does not exist here, 08P01 for everything else.
+    /// 28P01 for a wrong proof, 28000 where somebody seems to be in between, 0A000 for what does not
+    /// exist here, 08P01 for everything else.
     /// Source: PostgreSQL `src/backend/libpq/auth-scram.c`.
     pub fn sqlstate(self) -> SqlState {
         match self {
             Self::WrongProof => SqlState::INVALID_PASSWORD,
             Self::AuthorizationIdentity | Self::Extension => SqlState::FEATURE_NOT_SUPPORTED,
+            Self::Downgrade | Self::BindingMismatch => SqlState::INVALID_AUTHORIZATION,
             Self::TooLong { .. }
             | Self::Malformed { .. }
             | Self::ChannelBinding
+            | Self::BindingType
             | Self::Nonce
             | Self::TooManyIterations { .. }
             | Self::WrongSignature
@@ -125,14 +139,15 @@ pub struct ServerExchange {
     secret: ScramSecret,
     genuine: bool,
     server_nonce: String,
+    offer: Offer,
     challenged: Option<Challenged>,
 }
 
 /// What [`ServerExchange::last`] needs to know of the first half.
 #[derive(Debug)]
 struct Challenged {
-    /// What the client's last message must repeat: its gs2 header in base64.
-    channel_binding: &'static [u8],
+    /// What the client's last message must repeat: its gs2 header, and what it binds to, in base64.
+    channel_binding: Vec<u8>,
     /// Both nonces.
     nonce: Vec<u8>,
     /// Beginning of the text that is signed: both first messages, each with a comma behind it.
@@ -145,7 +160,13 @@ impl ServerExchange {
     /// Without `genuine` the client is refused at the very end, whatever it proves.
     /// `server_nonce` must be fresh; see [`nonce`].
     pub fn new(secret: ScramSecret, genuine: bool, server_nonce: String) -> Self {
-        Self { secret, genuine, server_nonce, challenged: None }
+        Self { secret, genuine, server_nonce, offer: Offer::Nothing, challenged: None }
+    }
+
+    /// Has it demand what was offered about channel binding.
+    #[must_use]
+    pub fn with_offer(self, offer: Offer) -> Self {
+        Self { offer, ..self }
     }
 
     /// Takes client-first-message and returns server-first-message.
@@ -153,7 +174,8 @@ impl ServerExchange {
     /// The name in the message is ignored, as PostgreSQL does: the startup packet has it.
     pub fn first(&mut self, client_first: &[u8]) -> Result<Vec<u8>, ScramError> {
         check_len(client_first, MAX_CLIENT_MESSAGE_BYTES)?;
-        let (channel_binding, bare) = grammar::gs2_header(client_first)?;
+        let (header, bare) = grammar::gs2_header(client_first)?;
+        let channel_binding = self.offer.check(header)?;
         let mut attributes = Attributes::new(bare);
         attributes.take(b'n')?;
         let mut nonce = attributes.take(b'r')?.to_vec();
@@ -182,7 +204,7 @@ impl ServerExchange {
         let (without_proof, proof) = grammar::split_proof(client_final)?;
         let mut attributes = Attributes::new(without_proof);
         if attributes.take(b'c')? != challenged.channel_binding {
-            return Err(ScramError::ChannelBinding);
+            return Err(self.offer.mismatch());
         }
         if attributes.take(b'r')? != challenged.nonce {
             return Err(ScramError::Nonce);
@@ -219,6 +241,7 @@ pub struct ClientExchange {
     credential: ClientCredential,
     derived: Arc<DerivedKeys>,
     client_nonce: String,
+    binding: Binding,
     /// The signature that the server owes us, once the proof is made.
     owed_signature: Option<[u8; KEY_LEN]>,
 }
@@ -226,7 +249,14 @@ pub struct ClientExchange {
 impl ClientExchange {
     /// Prepares to log in with `credential`; `client_nonce` must be fresh, see [`nonce`].
     pub fn new(credential: ClientCredential, client_nonce: String) -> Self {
-        Self { credential, derived: Arc::default(), client_nonce, owed_signature: None }
+        let binding = Binding::Unsupported;
+        Self { credential, derived: Arc::default(), client_nonce, binding, owed_signature: None }
+    }
+
+    /// Has it bind its proof to the connection.
+    #[must_use]
+    pub fn with_binding(self, binding: Binding) -> Self {
+        Self { binding, ..self }
     }
 
     /// Has it use, and leave behind for the next exchange, what the password is derived to.
@@ -237,7 +267,7 @@ impl ClientExchange {
 
     /// Returns client-first-message. It names no user: the startup packet does.
     pub fn first(&self) -> Vec<u8> {
-        format!("{GS2_HEADER}{}", self.first_bare()).into_bytes()
+        format!("{}{}", self.binding.header(), self.first_bare()).into_bytes()
     }
 
     /// Takes server-first-message and returns client-final-message.
@@ -252,7 +282,7 @@ impl ClientExchange {
         }
         let keys = self.keys(&challenge)?;
 
-        let mut message = format!("c={},r=", BASE64.encode(GS2_HEADER)).into_bytes();
+        let mut message = format!("c={},r=", self.binding.attribute()).into_bytes();
         message.extend_from_slice(challenge.nonce);
         let signed = [self.first_bare().as_bytes(), server_first, &message].join(&b',');
         let proof = xor(keys.client_key, hmac(&sha256(&keys.client_key), &[&signed]));

@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
-use super::connect::CancelKey;
+use super::connect::{CancelKey, ConnectError, dial};
 use crate::config::Host;
-use crate::net::dial::dial;
+use crate::net::tls::Connector;
 use crate::wire::startup;
 
 /// LIMIT: bytes a server may send back; PostgreSQL sends none.
@@ -17,6 +17,7 @@ const ANSWER_BYTES_MAX: usize = 4096;
 /// Sends a `CancelRequest` on a connection of its own and waits until the server closes it.
 ///
 /// Only then has the signal been sent, so only then may the backend be given to somebody else.
+/// The key is as good as a password, so it goes over TLS wherever the backend's own login did.
 /// Whether anything was running, the server does not say. `limit` bounds the whole.
 /// Cancel safe: no, because a request that may have been sent is forgotten.
 ///
@@ -29,22 +30,34 @@ pub async fn cancel(
     host: &Host,
     port: u16,
     key: &CancelKey,
+    connector: Option<&Connector>,
     limit: Option<Duration>,
 ) -> io::Result<()> {
     if key.secret.is_empty() {
         return Err(io::ErrorKind::InvalidInput.into());
     }
     match limit {
-        Some(limit) => timeout(limit, request(host, port, key)).await?,
-        None => request(host, port, key).await,
+        Some(limit) => timeout(limit, request(host, port, key, connector)).await?,
+        None => request(host, port, key, connector).await,
     }
 }
 
-async fn request(host: &Host, port: u16, key: &CancelKey) -> io::Result<()> {
-    let mut stream = dial(host, port).await?;
+async fn request(
+    host: &Host,
+    port: u16,
+    key: &CancelKey,
+    connector: Option<&Connector>,
+) -> io::Result<()> {
+    let mut stream = dial(host, port, connector).await.map_err(|error| {
+        if let ConnectError::Dial { source } | ConnectError::Lost { source } = error {
+            return source;
+        }
+        io::Error::other(error)
+    })?;
     let mut packet = Vec::new();
     startup::write_cancel(&mut packet, key.pid, &key.secret);
     stream.write_all(&packet).await?;
+    stream.flush().await?;
     let mut answer = [0; 256];
     let mut answered = 0;
     while answered < ANSWER_BYTES_MAX {
@@ -86,7 +99,7 @@ mod tests {
         };
         let key = key();
         let (outcome, packet) =
-            tokio::join!(cancel(&host, port, &key, Some(Duration::from_secs(10))), server);
+            tokio::join!(cancel(&host, port, &key, None, Some(Duration::from_secs(10))), server);
         outcome.unwrap();
         assert_eq!(packet, *b"\0\0\0\x10\x04\xd2\x16\x2e\0\0\0\x07\x01\x02\x03\x04");
     }
@@ -95,7 +108,7 @@ mod tests {
     async fn a_server_that_does_not_close_is_given_up() {
         let (_listener, host, port) = listener().await;
         let limit = Some(Duration::from_millis(50));
-        let error = cancel(&host, port, &key(), limit).await.unwrap_err();
+        let error = cancel(&host, port, &key(), None, limit).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 
@@ -110,14 +123,15 @@ mod tests {
         };
         let key = key();
         let (outcome, _) =
-            tokio::join!(cancel(&host, port, &key, Some(Duration::from_secs(10))), server);
+            tokio::join!(cancel(&host, port, &key, None, Some(Duration::from_secs(10))), server);
         assert_eq!(outcome.unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 
     #[tokio::test]
     async fn without_a_key_nothing_is_sent() {
         let key = CancelKey { pid: 0, secret: Vec::new() };
-        let error = cancel(&Host::Tcp("127.0.0.1".to_owned()), 1, &key, None).await.unwrap_err();
+        let error =
+            cancel(&Host::Tcp("127.0.0.1".to_owned()), 1, &key, None, None).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -1,4 +1,4 @@
-//! Opening a backend: dial, startup, authentication, up to the first `ReadyForQuery`.
+//! Opening a backend: dial, TLS, startup, authentication, up to the first `ReadyForQuery`.
 //!
 //! One call of [`open`] is one attempt; when to try again is the pool's decision. The server is
 //! not trusted: everything it sends before `ReadyForQuery` is bounded, and one that was logged in
@@ -17,19 +17,21 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::auth::Credentials;
-use crate::auth::scram::{self, ClientCredential, ClientExchange, DerivedKeys, ScramError};
+use crate::auth::scram::{self, Binding, ClientExchange, ScramError};
 use crate::config::PoolSettings;
 use crate::fault::SqlState;
-use crate::net::Socket;
-use crate::net::dial::dial;
+use crate::net::Raw;
+use crate::net::tls::{Connector, TlsStream};
 use crate::wire::cursor::{Cursor, Malformed};
 use crate::wire::header::{self, HEADER_BYTES};
 use crate::wire::tag::backend as tag;
 use crate::wire::{backend, encode, startup};
 
 mod error;
+mod secure;
 
 pub use error::ConnectError;
+pub(super) use secure::dial;
 
 /// LIMIT: the length word of one message before `ReadyForQuery`.
 const MESSAGE_BYTES_MAX: u32 = 64 * 1024;
@@ -56,7 +58,7 @@ mod request {
 #[derive(Debug)]
 pub struct Opened {
     /// The connection, out of tokio.
-    pub socket: Socket,
+    pub raw: Raw,
     /// What the server sent behind its first `ReadyForQuery`; usually nothing.
     pub unread: Vec<u8>,
     /// What the server reported, in order of first appearance, each name once.
@@ -84,7 +86,7 @@ impl fmt::Debug for CancelKey {
 
 /// Opens one backend of the pool that `settings` describe.
 ///
-/// Bounded by `settings.server_connect_timeout`. The startup packet has only user and database:
+/// With TLS if there is a `connector`. Bounded by `settings.server_connect_timeout`. The startup packet has only user and database:
 /// whatever else a session wants is set when the session gets the backend.
 /// Cancel safe: yes, a connection that is not finished is closed.
 ///
@@ -93,29 +95,31 @@ impl fmt::Debug for CancelKey {
 pub async fn open(
     settings: &PoolSettings,
     credentials: &Credentials,
+    connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
     match settings.server_connect_timeout {
-        Some(limit) => timeout(limit, open_unbounded(settings, credentials))
+        Some(limit) => timeout(limit, open_unbounded(settings, credentials, connector))
             .await
             .unwrap_or(Err(ConnectError::TimedOut { limit })),
-        None => open_unbounded(settings, credentials).await,
+        None => open_unbounded(settings, credentials, connector).await,
     }
 }
 
 async fn open_unbounded(
     settings: &PoolSettings,
     credentials: &Credentials,
+    connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
     let started = Instant::now();
-    let stream = dial(&settings.host, settings.port)
-        .await
-        .map_err(|source| ConnectError::Dial { source })?;
+    let stream = dial(&settings.host, settings.port, connector).await?;
+    let binding = stream.tls().and_then(TlsStream::binding);
     let mut server = Server::new(stream);
+    server.binding = binding.map_or(Binding::Unsupported, Binding::EndPoint);
     let Greeting { parameters, cancel_key } =
         log_in(&mut server, &settings.user, &settings.dbname, credentials).await?;
     let unread = server.inbox.to_vec();
-    let socket = server.stream.into_socket().map_err(|source| ConnectError::Lost { source })?;
-    Ok(Opened { socket, unread, parameters, cancel_key, took: started.elapsed() })
+    let raw = server.stream.into_raw().map_err(|source| ConnectError::Lost { source })?;
+    Ok(Opened { raw, unread, parameters, cancel_key, took: started.elapsed() })
 }
 
 async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
@@ -151,11 +155,13 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
             server.answer(|out| encode::cstr(out, response.as_bytes())).await?;
         }
         request::SASL => {
-            if !offers_scram(&data) {
-                return Err(ConnectError::UnsupportedMechanism);
-            }
+            let binding =
+                binding(&data, &server.binding).ok_or(ConnectError::UnsupportedMechanism)?;
             let credential = credentials.scram().ok_or_else(unusable)?;
-            authenticate_scram(server, credential, Arc::clone(&credentials.derived)).await?;
+            let exchange = ClientExchange::new(credential, scram::nonce())
+                .with_derived(Arc::clone(&credentials.derived))
+                .with_binding(binding.clone());
+            authenticate_scram(server, exchange, &binding).await?;
         }
         _ => return Err(ConnectError::UnsupportedMethod { request }),
     }
@@ -164,15 +170,14 @@ async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
 
 async fn authenticate_scram<S: AsyncRead + AsyncWrite + Unpin>(
     server: &mut Server<S>,
-    credential: ClientCredential,
-    derived: Arc<DerivedKeys>,
+    exchange: ClientExchange,
+    binding: &Binding,
 ) -> Result<(), ConnectError> {
     let failed = |source| ConnectError::Scram { source };
-    let exchange = ClientExchange::new(credential, scram::nonce()).with_derived(derived);
     let client_first = exchange.first();
     server
         .answer(|out| {
-            encode::cstr(out, scram::MECHANISM.as_bytes());
+            encode::cstr(out, binding.mechanism().as_bytes());
             let length = u32::try_from(client_first.len()).unwrap_or(u32::MAX);
             out.extend_from_slice(&length.to_be_bytes());
             out.extend_from_slice(&client_first);
@@ -203,15 +208,24 @@ fn md5_salt(data: &[u8]) -> Result<[u8; 4], Malformed> {
     data.try_into().map_err(|_| Malformed::Truncated)
 }
 
-/// Looks for our mechanism in the list of `AuthenticationSASL`.
-fn offers_scram(names: &[u8]) -> bool {
+/// Decides what to bind a SCRAM proof to, from the list of `AuthenticationSASL`; `None` if the server
+/// offers no mechanism of ours. `own` is what there is to bind to.
+///
+/// Source: PostgreSQL `src/interfaces/libpq/fe-auth.c`, `pg_SASL_init`.
+fn binding(names: &[u8], own: &Binding) -> Option<Binding> {
     let mut cursor = Cursor::new(names);
+    let (mut has_plain, mut has_plus) = (false, false);
     while let Ok(name) = cursor.cstr() {
-        if name == scram::MECHANISM.as_bytes() {
-            return true;
-        }
+        has_plain |= name == scram::MECHANISM.as_bytes();
+        has_plus |= name == scram::MECHANISM_PLUS.as_bytes();
     }
-    false
+    match own {
+        Binding::EndPoint(data) if has_plus => Some(Binding::EndPoint(Arc::clone(data))),
+        Binding::EndPoint(_) | Binding::NotOffered | Binding::Unsupported if !has_plain => None,
+        // Where the server does offer it, this says that somebody has hidden it.
+        Binding::EndPoint(_) | Binding::NotOffered => Some(Binding::NotOffered),
+        Binding::Unsupported => Some(Binding::Unsupported),
+    }
 }
 
 /// What a server says between `AuthenticationOk` and `ReadyForQuery`.
@@ -273,6 +287,8 @@ struct Server<S> {
     inbox: BytesMut,
     /// Bytes of all messages so far.
     received: usize,
+    /// What a proof can be bound to.
+    binding: Binding,
 }
 
 struct Message {
@@ -282,14 +298,19 @@ struct Message {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
     fn new(stream: S) -> Self {
-        Self { stream, inbox: BytesMut::with_capacity(READ_BYTES), received: 0 }
+        let inbox = BytesMut::with_capacity(READ_BYTES);
+        Self { stream, inbox, received: 0, binding: Binding::Unsupported }
     }
 
     /// Sends what `write` appends; it may hold a password, so it is wiped.
     async fn send(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> Result<(), ConnectError> {
         let mut out = Zeroizing::new(Vec::with_capacity(READ_BYTES));
         write(&mut out);
-        match self.stream.write_all(&out).await {
+        let sent = match self.stream.write_all(&out).await {
+            Ok(()) => self.stream.flush().await,
+            failed => failed,
+        };
+        match sent {
             // The server may have said why before it closed; the next read tells.
             Err(error) if is_closed(&error) => Ok(()),
             outcome => outcome.map_err(|source| ConnectError::Lost { source }),

@@ -16,6 +16,7 @@ pub use probe::{Answer, ProbeError};
 use crate::auth::Stored;
 use crate::config::{ANY_DATABASE, Config, PoolSettings};
 use crate::fault::SqlState;
+use crate::net::tls::{Acceptor, Connectors, SetupError};
 
 /// LIMIT: servers that are logged in to at a time.
 const PROBES_MAX: usize = 16;
@@ -49,6 +50,16 @@ pub fn file_advice(path: &Path, config: &Config) -> Vec<String> {
         ));
     }
     advice
+}
+
+/// Says whether the keys and certificates of a configuration can be used.
+///
+/// # Errors
+/// See [`SetupError`].
+pub fn tls(config: &Config) -> Result<(), SetupError> {
+    Acceptor::new(&config.general.client_tls)?;
+    Connectors::new(config)?;
+    Ok(())
 }
 
 /// What came of logging in for one database.

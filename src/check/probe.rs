@@ -9,6 +9,7 @@ use crate::auth::Credentials;
 use crate::backend::connect::{self, ConnectError, Opened};
 use crate::config::PoolSettings;
 use crate::fault::SqlState;
+use crate::net::tls::Connectors;
 use crate::wire::cursor::Cursor;
 use crate::wire::header::{self, HEADER_BYTES};
 use crate::wire::tag::backend as tag;
@@ -75,7 +76,9 @@ pub async fn probe(mut settings: PoolSettings) -> Result<Answer, ProbeError> {
     let limit = *settings.server_connect_timeout.get_or_insert(LIMIT);
     let credentials = Credentials { stored: settings.password.clone(), ..Credentials::default() };
     let began = Instant::now();
-    let opened = connect::open(&settings, &credentials).await?;
+    let connector =
+        Connectors::default().of(&settings.host, &settings.tls).map_err(ConnectError::Setup)?;
+    let opened = connect::open(&settings, &credentials, connector.as_ref()).await?;
     let login = began.elapsed();
     let version = opened.parameters.iter().find(|(name, _)| name == b"server_version");
     let version = version.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
@@ -97,10 +100,11 @@ pub async fn probe(mut settings: PoolSettings) -> Result<Answer, ProbeError> {
 /// Runs the query and returns its row.
 async fn ask(opened: Opened) -> Result<Vec<Vec<u8>>, ProbeError> {
     let lost = |_| ProbeError::NoAnswer;
-    let mut stream = opened.socket.into_stream().map_err(lost)?;
+    let mut stream = opened.raw.into_stream().map_err(lost)?;
     let mut out = Vec::new();
     encode::query(&mut out, QUERY);
     stream.write_all(&out).await.map_err(lost)?;
+    stream.flush().await.map_err(lost)?;
     let mut answer = opened.unread;
     let (mut row, mut at) = (Vec::new(), 0);
     loop {

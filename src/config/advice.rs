@@ -32,7 +32,7 @@ impl Config {
 
     /// Users whose section changes nothing, because nobody can be them.
     fn advise_users(&self, advice: &mut Vec<String>) {
-        if self.general.auth_type == AuthType::Trust {
+        if matches!(self.general.auth_type, AuthType::Trust | AuthType::Cert) {
             return;
         }
         let is_forced = |name: &String| {
@@ -58,6 +58,9 @@ impl Config {
                         .to_owned(),
                 );
             }
+            return;
+        }
+        if general.auth_type == AuthType::Cert {
             return;
         }
         let can_log_in = |user: &str| self.users.get(user).is_some_and(|u| u.password.is_some());

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::read::unless_zero;
+use super::tls::{ClientTls, DatabaseTls, ServerTls};
 use crate::secret::Secret;
 
 /// The name of the database entry that stands for all others.
@@ -88,6 +90,10 @@ pub struct General {
     pub stats_period: Duration,
     /// How long SIGTERM waits for running transactions; `None` is as long as they need.
     pub shutdown_timeout: Option<Duration>,
+    /// TLS with clients.
+    pub client_tls: ClientTls,
+    /// TLS with servers, unless their database says otherwise.
+    pub server_tls: ServerTls,
     /// What pools do unless their database or user says otherwise.
     pub pool: PoolDefaults,
 }
@@ -200,6 +206,8 @@ pub struct Database {
     pub server_lifetime: Option<Duration>,
     /// See [`PoolDefaults::query_wait_timeout`].
     pub query_wait_timeout: Option<Duration>,
+    /// TLS with its server.
+    pub tls: DatabaseTls,
     /// `[databases.NAME.replication]`; without it the database is only pooled.
     pub replication: Option<Replication>,
     /// `[databases.NAME.secondaries.*]` by name.
@@ -319,6 +327,8 @@ pub enum AuthType {
     Md5,
     /// By SCRAM-SHA-256.
     ScramSha256,
+    /// By a certificate in their name.
+    Cert,
 }
 
 /// Where a server listens.
@@ -343,6 +353,8 @@ pub struct PoolSettings {
     pub user: String,
     /// Whether the database gave `user`, so that all its clients share one pool.
     pub forced_user: bool,
+    /// TLS with the server.
+    pub tls: Arc<ServerTls>,
     /// What to log in with at the server, if it is stored: the database's, else that of `user`.
     pub password: Option<Secret>,
     /// When a backend goes back to its pool.
@@ -404,6 +416,13 @@ impl PoolSettings {
     }
 }
 
+impl Database {
+    /// Says whether its server is reached over TCP.
+    pub fn is_over_tcp(&self) -> bool {
+        matches!(self.host, Host::Tcp(_))
+    }
+}
+
 impl Config {
     /// Finds the entry for a database: its own, else `"*"`.
     pub fn database(&self, name: &str) -> Option<&Database> {
@@ -442,6 +461,7 @@ impl Config {
             dbname: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
             user: server_user.to_owned(),
             forced_user: entry.user.is_some(),
+            tls: Arc::new(self.general.server_tls.with(&entry.tls)),
             password: entry.password.as_ref().or(owner.password.as_ref()).cloned(),
             mode: session.pool_mode.or(entry.pool_mode).unwrap_or(self.general.pool_mode),
             size,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::checked::{Config, Database, General, Logging, PoolDefaults, User};
+use super::tls::{ClientTls, DatabaseTls, ServerTls};
 
 /// Keys of `[general]` that come into force at a start only.
 const AT_START: [&str; 2] = ["workers", "log_format"];
@@ -47,8 +48,10 @@ impl Config {
         let mut general = general_keys(&self.general, &new.general);
         general.extend(log_keys(&self.general.log, &new.general.log));
         general.extend(pool_keys(&self.general.pool, &new.general.pool));
+        general.extend(client_tls_keys(&self.general.client_tls, &new.general.client_tls));
+        general.extend(server_tls_keys(&self.general.server_tls, &new.general.server_tls));
         // Their fields are listed by name.
-        general.retain(|key| !matches!(*key, "log" | "pool"));
+        general.retain(|key| !matches!(*key, "log" | "pool" | "client_tls" | "server_tls"));
         Difference {
             general,
             databases: sections(&self.databases, &new.databases, database_keys),
@@ -110,6 +113,8 @@ fn general_keys(old: &General, new: &General) -> Vec<&'static str> {
             log,
             stats_period,
             shutdown_timeout,
+            client_tls,
+            server_tls,
             pool,
         ]
     )
@@ -165,7 +170,68 @@ fn pool_keys(old: &PoolDefaults, new: &PoolDefaults) -> Vec<&'static str> {
     )
 }
 
+/// A file counts as another one if there is something else in it.
+fn client_tls_keys(old: &ClientTls, new: &ClientTls) -> Vec<&'static str> {
+    differing!(
+        ClientTls,
+        old,
+        new,
+        [
+            client_tls_sslmode,
+            client_tls_key_file,
+            client_tls_cert_file,
+            client_tls_ca_file,
+            client_tls_crl_file,
+            client_tls_protocols,
+            client_tls_ciphers,
+            client_tls13_ciphers,
+        ]
+    )
+}
+
+fn server_tls_keys(old: &ServerTls, new: &ServerTls) -> Vec<&'static str> {
+    differing!(
+        ServerTls,
+        old,
+        new,
+        [
+            server_tls_sslmode,
+            server_tls_ca_file,
+            server_tls_crl_file,
+            server_tls_key_file,
+            server_tls_cert_file,
+            server_tls_protocols,
+            server_tls_ciphers,
+            server_tls13_ciphers,
+        ]
+    )
+}
+
+fn database_tls_keys(old: &DatabaseTls, new: &DatabaseTls) -> Vec<&'static str> {
+    differing!(
+        DatabaseTls,
+        old,
+        new,
+        [
+            server_tls_sslmode,
+            server_tls_ca_file,
+            server_tls_crl_file,
+            server_tls_key_file,
+            server_tls_cert_file,
+            server_tls_protocols,
+        ]
+    )
+}
+
 fn database_keys(old: &Database, new: &Database) -> Vec<&'static str> {
+    let mut keys = database_own_keys(old, new);
+    keys.extend(database_tls_keys(&old.tls, &new.tls));
+    // Its fields are listed by name.
+    keys.retain(|key| *key != "tls");
+    keys
+}
+
+fn database_own_keys(old: &Database, new: &Database) -> Vec<&'static str> {
     differing!(
         Database,
         old,
@@ -183,6 +249,7 @@ fn database_keys(old: &Database, new: &Database) -> Vec<&'static str> {
             max_db_connections,
             server_lifetime,
             query_wait_timeout,
+            tls,
             replication,
             secondaries,
         ]

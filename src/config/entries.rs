@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::checked::{AuthType, General, LogFormat, Logging, PoolDefaults, PoolMode};
 use super::diff::is_for_start;
+use super::tls::{Ciphers, ClientTls, ServerTls, TlsFile};
 
 /// One key of `[general]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +49,8 @@ impl General {
             shutdown_timeout,
             suspend_timeout,
             autodb_idle_timeout,
+            client_tls,
+            server_tls,
             pool,
         } = self;
         let socket_dir = unix_socket_dir.as_ref().map(|path| path.display().to_string());
@@ -82,6 +85,8 @@ impl General {
         ];
         entries.extend(log_entries(log));
         entries.extend(pool_entries(pool));
+        entries.extend(client_tls_entries(client_tls));
+        entries.extend(server_tls_entries(server_tls));
         entries.sort_unstable();
         let entry = |(key, value)| Entry { key, value, is_changeable: !is_for_start(key) };
         entries.into_iter().map(entry).collect()
@@ -167,6 +172,60 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
     ]
 }
 
+fn client_tls_entries(tls: &ClientTls) -> Vec<(&'static str, String)> {
+    let ClientTls {
+        client_tls_sslmode,
+        client_tls_key_file,
+        client_tls_cert_file,
+        client_tls_ca_file,
+        client_tls_crl_file,
+        client_tls_protocols,
+        client_tls_ciphers,
+        client_tls13_ciphers,
+    } = tls;
+    vec![
+        ("client_tls_sslmode", client_tls_sslmode.as_str().to_owned()),
+        ("client_tls_key_file", path(client_tls_key_file)),
+        ("client_tls_cert_file", path(client_tls_cert_file)),
+        ("client_tls_ca_file", path(client_tls_ca_file)),
+        ("client_tls_crl_file", path(client_tls_crl_file)),
+        ("client_tls_protocols", client_tls_protocols.as_str().to_owned()),
+        ("client_tls_ciphers", ciphers(client_tls_ciphers)),
+        ("client_tls13_ciphers", client_tls13_ciphers.join(":")),
+    ]
+}
+
+fn server_tls_entries(tls: &ServerTls) -> Vec<(&'static str, String)> {
+    let ServerTls {
+        server_tls_sslmode,
+        server_tls_ca_file,
+        server_tls_crl_file,
+        server_tls_key_file,
+        server_tls_cert_file,
+        server_tls_protocols,
+        server_tls_ciphers,
+        server_tls13_ciphers,
+    } = tls;
+    vec![
+        ("server_tls_sslmode", server_tls_sslmode.as_str().to_owned()),
+        ("server_tls_ca_file", path(server_tls_ca_file)),
+        ("server_tls_crl_file", path(server_tls_crl_file)),
+        ("server_tls_key_file", path(server_tls_key_file)),
+        ("server_tls_cert_file", path(server_tls_cert_file)),
+        ("server_tls_protocols", server_tls_protocols.as_str().to_owned()),
+        ("server_tls_ciphers", ciphers(server_tls_ciphers)),
+        ("server_tls13_ciphers", server_tls13_ciphers.join(":")),
+    ]
+}
+
+fn path(file: &TlsFile) -> String {
+    file.path().display().to_string()
+}
+
+fn ciphers(ciphers: &Ciphers) -> String {
+    if ciphers.is_empty() { "default".to_owned() } else { ciphers.join(":") }
+}
+
 fn mode(mode: PoolMode) -> String {
     match mode {
         PoolMode::Session => "session",
@@ -182,6 +241,7 @@ fn auth(auth: AuthType) -> String {
         AuthType::Plain => "plain",
         AuthType::Md5 => "md5",
         AuthType::ScramSha256 => "scram-sha-256",
+        AuthType::Cert => "cert",
     }
     .to_owned()
 }

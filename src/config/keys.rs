@@ -16,6 +16,7 @@ use super::kind::Kind;
 use super::problem::{Reason, Unavailable};
 use super::raw::{Section, Walk, is_section, join};
 use super::read::{self, BACKENDS_MAX};
+use super::tls;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -160,6 +161,8 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
         log: logging(section),
         stats_period: section.get("stats_period", 60 * SECOND, read::period),
         shutdown_timeout: section.get("shutdown_timeout", None, read::timeout),
+        client_tls: tls::client(section),
+        server_tls: tls::server(section),
         pool: pool_defaults(section),
     }
 }
@@ -239,6 +242,7 @@ pub(super) fn database(section: &mut Section<'_, '_>) -> Database {
         max_db_connections: section.find("max_db_connections", backends()),
         server_lifetime: section.find("server_lifetime", read::duration),
         query_wait_timeout: section.find("query_wait_timeout", read::duration),
+        tls: tls::database(section),
         replication: section.below("replication").and_then(|(walk, below)| {
             let table = walk.section(&below.path, below.value)?;
             Some(read_section(walk, below.path, table, Kind::Replication, replication))
@@ -371,6 +375,7 @@ pub(super) fn check_together(walk: &mut Walk<'_>, config: &Config) {
             check_min(walk, &join("databases", name), "pool_size", min, size);
         }
     }
+    tls::check_together(walk, config);
 }
 
 /// Checks that replication and secondaries are there together, for one database by its name.

@@ -26,7 +26,7 @@ pub(super) enum Kind {
 
 /// Keys of PgBouncer's main section that have no counterpart yet, separated by spaces.
 const LATER_GENERAL: &str = "application_name_add_host auth_dbname auth_file auth_hba_file \
-    auth_ident_file auth_query auth_user disable_pqexec dns_max_ttl dns_nxdomain_ttl \
+    auth_ident_file auth_query auth_user client_tls_dheparams client_tls_ecdhcurve disable_pqexec dns_max_ttl dns_nxdomain_ttl \
     dns_zone_check_period login_notify_message max_db_client_connections \
     max_user_client_connections peer_id pidfile pkt_buf pool_idle_timeout query_wait_notify \
     resolv_conf sbuf_loopcnt scram_iterations server_fast_close so_reuseport \
@@ -36,9 +36,6 @@ const LATER_GENERAL: &str = "application_name_add_host auth_dbname auth_file aut
 /// Keys of PgBouncer's database lines that have no counterpart yet.
 const LATER_DATABASE: &str = "application_name auth_dbname auth_query auth_user client_encoding \
     connect_query datestyle load_balance_hosts max_db_client_connections timezone";
-
-/// What keys of TLS begin with; all of them come later.
-const LATER_PREFIXES: [&str; 2] = ["client_tls_", "server_tls_"];
 
 impl Kind {
     /// The kinds whose keys are settings.
@@ -127,9 +124,7 @@ impl Kind {
 
     /// Says what is wrong with a key or section that this kind does not have.
     pub(super) fn explain(self, key: &str, is_section: bool) -> Reason {
-        let is_later = self.later().any(|later| later == key)
-            || LATER_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
-        if is_later {
+        if self.later().any(|later| later == key) {
             return Reason::Unavailable(Unavailable::This);
         }
         if let Some((_, here)) = self.renamed().iter().find(|(there, _)| *there == key) {

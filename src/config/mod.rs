@@ -2,8 +2,9 @@
 //!
 //! A file is taken whole or not at all: every problem is reported at once, with its line, the
 //! offending key, and what was probably meant. After that nothing in the crate meets a value it
-//! would have to check again. Opens the file, looks up environment variables for `${NAME}`, and
-//! does nothing else outside its memory; changes nothing in force.
+//! would have to check again. Opens the file and those with keys and certificates that it names, looks
+//! up environment variables for `${NAME}`, and does nothing else outside its memory; changes nothing
+//! in force.
 //!
 //! The way of a value: `raw` finds it in the text, `value` fills in variables, `read` checks
 //! it for one kind of key, `keys` lists all keys with their defaults, `checked` is the result.
@@ -19,6 +20,7 @@ mod raw;
 mod read;
 mod source;
 mod suggest;
+mod tls;
 mod units;
 mod value;
 
@@ -35,6 +37,10 @@ pub use diff::{Difference, Sections, is_for_start};
 pub use entries::Entry;
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 pub use source::Source;
+pub use tls::{
+    Ciphers, ClientTls, DatabaseTls, ServerTls, SslMode, TLS12_CIPHERS, TLS13_CIPHERS, TlsFile,
+    TlsProtocols,
+};
 pub use units::duration;
 
 use source::Overlay;
@@ -50,8 +56,18 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     Source::read(path)?.parse()
 }
 
+/// What becomes of files that keys name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Files {
+    /// They are read, and those that cannot be are problems.
+    Read,
+    /// They need not even be there: the configuration is for another time or place.
+    Unread,
+}
+
 impl Config {
-    /// Checks the configuration in `text`; `file_name` is for messages, `env` finds variables.
+    /// Checks the configuration in `text`; `file_name` is for messages, `env` finds variables. Files
+    /// that keys name are not looked at.
     ///
     /// # Errors
     /// [`ConfigError::Invalid`] with every problem. Where the text is not TOML, problems on later
@@ -61,7 +77,7 @@ impl Config {
         file_name: &str,
         env: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, ConfigError> {
-        Self::parse_with(text, file_name, env, &Overlay::new())
+        Self::parse_with(text, file_name, env, &Overlay::new(), Files::Unread)
     }
 
     /// Checks the configuration in `text` with some keys of `[general]` set on top of it.
@@ -70,14 +86,19 @@ impl Config {
         file_name: &str,
         env: &dyn Fn(&str) -> Option<String>,
         overlay: &Overlay,
+        files: Files,
     ) -> Result<Self, ConfigError> {
         let mut walk = raw::Walk::new(file_name, text, env);
         walk.overlay = Some(overlay);
         let (root, first_error) = walk.parse();
-        let config = keys::config(&mut walk, &root);
-        match first_error {
-            Some(line) => walk.keep_before(line),
-            None => keys::check_together(&mut walk, &config),
+        let mut config = keys::config(&mut walk, &root);
+        if let Some(line) = first_error {
+            walk.keep_before(line);
+        } else {
+            keys::check_together(&mut walk, &config);
+            if files == Files::Read {
+                tls::read_files(&mut walk, &mut config);
+            }
         }
         let problems = walk.into_problems();
         if problems.is_empty() { Ok(config) } else { Err(ConfigError::Invalid { problems }) }

@@ -153,6 +153,23 @@ pub enum Reason {
         /// The pool size in force.
         size: u32,
     },
+    /// A file that a key names, and that is needed now.
+    #[error("{path}: cannot be read: {error}")]
+    Unreadable {
+        /// As it was written.
+        path: String,
+        /// What the system said.
+        error: String,
+    },
+    /// A key, or what it says, that cannot do without another key.
+    #[error("needs {key} too")]
+    Needs {
+        /// The other key.
+        key: &'static str,
+    },
+    /// Logins by certificates that nobody checks.
+    #[error("\"cert\" needs client_tls_sslmode = \"verify-ca\" or \"verify-full\"")]
+    CertWithoutCa,
     /// Neither TCP nor a Unix socket.
     #[error("nothing to listen on: both listen_addr and unix_socket_dir are empty")]
     NothingToListenOn,

@@ -394,15 +394,14 @@ pub(super) fn pool_mode(value: &Value) -> Result<PoolMode, Reason> {
 }
 
 pub(super) fn auth_type(value: &Value) -> Result<AuthType, Reason> {
-    const CHOICES: &[&str] = &["trust", "plain", "md5", "scram-sha-256"];
+    const CHOICES: &[&str] = &["trust", "plain", "md5", "scram-sha-256", "cert"];
     match text(value)?.as_str() {
         "trust" => Ok(AuthType::Trust),
         "plain" => Ok(AuthType::Plain),
         "md5" => Ok(AuthType::Md5),
         "scram-sha-256" => Ok(AuthType::ScramSha256),
-        later @ ("cert" | "hba" | "any" | "ldap" | "pam") => {
-            Err(unavailable(&format!("{later:?} is")))
-        }
+        "cert" => Ok(AuthType::Cert),
+        later @ ("hba" | "any" | "ldap" | "pam") => Err(unavailable(&format!("{later:?} is"))),
         other => Err(not_a_choice(other, CHOICES)),
     }
 }

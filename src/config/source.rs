@@ -6,7 +6,7 @@ use std::path::Path;
 
 use zeroize::Zeroizing;
 
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, Files};
 
 /// The text of a configuration file. It may hold passwords: wiped when dropped, never printed.
 #[derive(Clone, Default)]
@@ -41,7 +41,7 @@ impl Source {
     /// [`ConfigError::Invalid`] with every problem in it.
     pub fn parse(&self) -> Result<Config, ConfigError> {
         let env = |name: &str| std::env::var(name).ok();
-        Config::parse_with(&self.text, &self.file_name, &env, &self.overlay)
+        Config::parse_with(&self.text, &self.file_name, &env, &self.overlay, Files::Read)
     }
 
     /// Returns the same with a key of `[general]` set; `value` is written as in the file without

@@ -1,5 +1,6 @@
 //! Opens backends and carries cancel requests for the workers.
 
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,14 @@ async fn carry_out(control: &Control, message: ToControl) {
         }
         ToControl::Cancel { settings, key, tell, client } => {
             let limit = control.config().general.cancel_wait_timeout;
-            let done = cancel::cancel(&settings.host, settings.port, &key, limit).await;
+            let connector = control.connectors.of(&settings.host, &settings.tls);
+            let done = match connector.map_err(io::Error::other) {
+                Ok(connector) => {
+                    let (host, port) = (&settings.host, settings.port);
+                    cancel::cancel(host, port, &key, connector.as_ref(), limit).await
+                }
+                Err(error) => Err(error),
+            };
             let is_certain = done.is_ok();
             if let Err(error) = done
                 && admit(Kind::Cancel)
@@ -43,7 +51,9 @@ async fn carry_out(control: &Control, message: ToControl) {
                 tracing::warn!(%error, "cannot cancel a query");
             }
             // The server has been told: now the client may go on.
-            drop(client);
+            if let Some(mut client) = client {
+                client.try_close();
+            }
             if let Some(tell) = tell
                 && let Some(worker) = control.workers.get(tell.worker)
             {
@@ -69,8 +79,12 @@ async fn open(control: &Control, spec: Arc<Spec>, mut permit: Permit) -> ToWorke
         let generation = spec.generation();
         permit.begin(generation);
         let (settings, credentials) = (spec.settings(), spec.credentials());
+        let opening = async {
+            let connector = control.connectors.of(&settings.host, &settings.tls)?;
+            connect::open(&settings, &credentials, connector.as_ref()).await
+        };
         tokio::select! {
-            opened = connect::open(&settings, &credentials) => break (generation, settings, opened),
+            opened = opening => break (generation, settings, opened),
             () = changed => {}
         }
     };
@@ -96,7 +110,7 @@ async fn open(control: &Control, spec: Arc<Spec>, mut permit: Permit) -> ToWorke
 }
 
 fn log_opened(spec: &Spec, settings: &PoolSettings, opened: &Opened) {
-    let from = match opened.socket.local() {
+    let from = match opened.raw.socket.local() {
         Some(local @ Peer::Tcp(_)) => format!(" (from {local})"),
         Some(Peer::Unix) | None => String::new(),
     };

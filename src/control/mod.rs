@@ -35,6 +35,7 @@ pub use crate::pool::registry::{PoolChange, PoolEffect};
 use crate::config::{Config, Source};
 use crate::net::Stream;
 use crate::net::listen::Listeners;
+use crate::net::tls::{Acceptor, Connectors};
 use crate::pool::gate::Gate;
 use crate::pool::registry::Registry;
 use crate::pool::spec::Spec;
@@ -63,6 +64,10 @@ pub struct Control {
     pub listeners: Arc<Listeners>,
     /// The clients that are in.
     pub admission: Arc<Admission>,
+    /// Begins TLS with clients.
+    pub acceptor: ArcSwap<Acceptor>,
+    /// Begins TLS with servers.
+    pub connectors: Connectors,
     /// How often the configuration has changed.
     pub reloads: Reloads,
     /// Makes challenges for unknown users the same each time; never leaves the process.
@@ -87,6 +92,10 @@ pub struct Parts {
     pub workers: Vec<WorkerHandle>,
     /// Where clients come in.
     pub listeners: Listeners,
+    /// Begins TLS with clients.
+    pub acceptor: Acceptor,
+    /// Begins TLS with servers.
+    pub connectors: Connectors,
     /// Closed by SUSPEND; the workers look at it.
     pub suspension: Arc<Gate>,
 }
@@ -103,6 +112,8 @@ impl Control {
             workers: parts.workers,
             listeners: Arc::new(parts.listeners),
             admission: Admission::new(),
+            acceptor: ArcSwap::from_pointee(parts.acceptor),
+            connectors: parts.connectors,
             reloads: Reloads::default(),
             process_secret: rand::random(),
             suspension: parts.suspension,

@@ -9,6 +9,7 @@ use super::{Control, log_settings, tell_all};
 use crate::config::{Config, ConfigError, General, Source, is_for_start};
 use crate::log::{self, LogError};
 use crate::net::listen::{ListenError, Rebind, Rebound};
+use crate::net::tls::{Acceptor, Connectors, SetupError};
 use crate::pool::registry::PoolChange;
 use crate::worker::ToWorker;
 
@@ -47,6 +48,9 @@ pub enum ReloadError {
     /// The file is wrong or cannot be read; says everything that is wrong, with lines.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// What is in a file with keys or certificates is wrong.
+    #[error(transparent)]
+    Tls(#[from] SetupError),
     /// An address cannot be listened on.
     #[error(transparent)]
     Listen(#[from] ListenError),
@@ -96,6 +100,7 @@ impl Control {
     pub async fn reload_dry_run(&self) -> Result<Changes, ReloadError> {
         let _turn = self.turn().await?;
         let config = Source::read(&self.config_path)?.parse()?;
+        tls(&config)?;
         let listening = if listens_alike(&self.config().general, &config.general) {
             Rebound::default()
         } else {
@@ -138,6 +143,7 @@ impl Control {
         source: Source,
     ) -> Result<Changes, ReloadError> {
         let config = source.parse()?;
+        let (acceptor, connectors) = tls(&config)?;
         let rebind = self.prepare(&config.general).await?;
         // The last that can fail. It also opens the log's file anew, for whoever rotates it.
         log::change(&log_settings(&config.general))?;
@@ -148,6 +154,8 @@ impl Control {
         self.source.store(Arc::new(source));
         // In this order: who makes a pool meanwhile reads the old configuration before the registry
         // follows, or the new one.
+        self.acceptor.store(Arc::new(acceptor));
+        self.connectors.replace(connectors);
         self.config.store(Arc::clone(&config));
         self.registry.reload(&config);
         self.secondaries.apply(&config);
@@ -187,6 +195,11 @@ impl Control {
             pools: self.registry.changes(config),
         }
     }
+}
+
+/// Makes what a configuration needs for TLS.
+fn tls(config: &Config) -> Result<(Acceptor, Connectors), SetupError> {
+    Ok((Acceptor::new(&config.general.client_tls)?, Connectors::new(config)?))
 }
 
 /// Says whether two configurations listen at the same places in the same way.

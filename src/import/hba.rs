@@ -70,7 +70,7 @@ pub fn outcome(text: &str) -> Outcome {
         match rule(at + 1, line) {
             Ok(None) => {}
             Ok(Some(rule)) if !rule.is_for_plaintext => {
-                lost.push((rule.line, "TLS is not available in this version".to_owned()));
+                lost.push((rule.line, "hostssl: rules are not available in this version, client_tls_sslmode \"require\" is for everybody".to_owned()));
             }
             Ok(Some(rule)) => rules.push(rule),
             Err(reason) => lost.push((at + 1, reason.to_owned())),

@@ -50,7 +50,8 @@ pub struct Setting {
 const LATER: &str = "not available in this version";
 const INSIDE: &str = "not needed: it tunes the inside of PgBouncer";
 const QUERY: &str = "not available in this version: users need a [users.NAME] with their password";
-const TLS: &str = "TLS is not available in this version";
+const CURVES: &str =
+    "not available: the curves X25519, P-256 and P-384 are used, and X25519MLKEM768";
 const NAMES: &str = "not needed: names are looked up whenever a connection is opened";
 
 const fn key(name: &'static str, shape: Shape, default: &'static str) -> Setting {
@@ -151,22 +152,22 @@ pub const GENERAL: &[Setting] = &[
     key("log_pooler_errors", Boolean, "1"),
     key("log_stats", Boolean, "1"),
     key("stats_period", Integer, "60"),
-    other("client_tls_sslmode", Word, &["disable"], TLS),
-    other("client_tls_key_file", Text, EMPTY, TLS),
-    other("client_tls_cert_file", Text, EMPTY, TLS),
-    other("client_tls_ca_file", Text, EMPTY, TLS),
-    other("client_tls_protocols", Text, EMPTY, TLS),
-    other("client_tls_ciphers", Text, EMPTY, TLS),
-    other("client_tls13_ciphers", Text, EMPTY, TLS),
-    other("client_tls_ecdhcurve", Text, EMPTY, TLS),
-    other("client_tls_dheparams", Text, EMPTY, TLS),
-    other("server_tls_sslmode", Word, &["disable"], TLS),
-    other("server_tls_ca_file", Text, EMPTY, TLS),
-    other("server_tls_key_file", Text, EMPTY, TLS),
-    other("server_tls_cert_file", Text, EMPTY, TLS),
-    other("server_tls_protocols", Text, EMPTY, TLS),
-    other("server_tls_ciphers", Text, EMPTY, TLS),
-    other("server_tls13_ciphers", Text, EMPTY, TLS),
+    key("client_tls_sslmode", Word, "disable"),
+    key("client_tls_key_file", Text, ""),
+    key("client_tls_cert_file", Text, ""),
+    key("client_tls_ca_file", Text, ""),
+    key("client_tls_protocols", Text, "secure"),
+    key("client_tls_ciphers", Text, "default"),
+    key("client_tls13_ciphers", Text, ""),
+    other("client_tls_ecdhcurve", Text, &["", "auto"], CURVES),
+    other("client_tls_dheparams", Text, &["", "auto", "none"], CURVES),
+    key("server_tls_sslmode", Word, "prefer"),
+    key("server_tls_ca_file", Text, ""),
+    key("server_tls_key_file", Text, ""),
+    key("server_tls_cert_file", Text, ""),
+    key("server_tls_protocols", Text, "secure"),
+    key("server_tls_ciphers", Text, "default"),
+    key("server_tls13_ciphers", Text, ""),
     other("dns_max_ttl", Seconds, ANY, NAMES),
     other("dns_nxdomain_ttl", Seconds, ANY, NAMES),
     other("dns_zone_check_period", Seconds, ZERO, NAMES),

@@ -101,8 +101,7 @@ fn databases() {
         ]
     );
     let notes = notes(&imported);
-    assert_eq!(notes.len(), 1, "{notes:?}");
-    assert!(notes[0].contains("server_tls_sslmode"), "{notes:?}");
+    assert_eq!(notes.len(), 0, "{notes:?}");
 }
 
 #[test]
@@ -201,7 +200,7 @@ fn rules_become_the_strictest_way_to_log_in() {
 
 #[test]
 fn ways_to_log_in_that_are_not_there_do_not_let_everybody_in() {
-    for auth_type in ["pam", "ldap", "cert"] {
+    for auth_type in ["pam", "ldap"] {
         let ini = format!("[pgbouncer]\nauth_type = {auth_type}\n");
         let imported = imported(&[("p.ini", &ini)]);
         assert!(!imported.text.contains("auth_type"), "{}", imported.text);
@@ -218,4 +217,39 @@ fn checking_of_servers_can_be_off() {
     let imported = imported(&[("p.ini", ini)]);
     assert!(imported.text.contains("server_check_delay = \"3650d\""), "{}", imported.text);
     assert_eq!(imported.text.matches("server_check_delay").count(), 1);
+}
+
+#[test]
+fn tls_is_carried_over_as_a_whole() {
+    let ini = "[databases]\na = host=10.0.0.1\n[pgbouncer]\nauth_type = cert\n\
+               client_tls_sslmode = verify-full\nclient_tls_key_file = /k\n\
+               client_tls_cert_file = /c\nclient_tls_ca_file = /ca\n\
+               client_tls_protocols = tlsv1.2, tlsv1.3\nclient_tls_ciphers = HIGH:!aNULL\n\
+               client_tls_ecdhcurve = auto\nclient_tls_dheparams = legacy\n\
+               server_tls_sslmode = disable\nserver_tls_ca_file = /unused\n";
+    let imported = imported(&[("p.ini", ini)]);
+    for line in [
+        "auth_type = \"cert\"",
+        "client_tls_sslmode = \"verify-full\"",
+        "client_tls_key_file = \"/k\"",
+        "client_tls_protocols = \"tlsv1.2, tlsv1.3\"",
+        "server_tls_sslmode = \"disable\"",
+    ] {
+        assert!(imported.text.contains(&format!("\n{line}\n")), "{line}\n{}", imported.text);
+    }
+    assert_eq!(imported.mismatch, None);
+    let notes = notes(&imported);
+    assert!(notes[0].starts_with("10 client_tls_ciphers: \"HIGH:!aNULL\" is not"), "{notes:?}");
+    assert!(notes[1].starts_with("12 client_tls_dheparams: not available"), "{notes:?}");
+    assert_eq!(notes.len(), 2, "{notes:?}");
+}
+
+#[test]
+fn tls_that_cannot_be_is_taken_out() {
+    let ini = "[pgbouncer]\nauth_type = cert\nclient_tls_sslmode = require\n";
+    let imported = imported(&[("p.ini", ini)]);
+    assert_eq!(imported.mismatch, None, "{}", imported.text);
+    let notes = notes(&imported);
+    assert!(notes.iter().any(|note| note.starts_with("2 auth_type: ")), "{notes:?}");
+    assert!(notes.iter().any(|note| note.starts_with("3 client_tls_sslmode: ")), "{notes:?}");
 }

@@ -36,7 +36,12 @@ fn try_out(header: &str, line: &str) -> Verdict {
     match Config::parse(&format!("{header}\n{line}\n"), "", &|_| None) {
         Ok(config) => Verdict::Fits(Box::new(config)),
         Err(ConfigError::Invalid { problems }) => {
-            let reason = problems.into_iter().next().map(|problem| problem.reason);
+            let mut reasons = problems.into_iter().map(|problem| problem.reason);
+            let reason = reasons.next();
+            // Whether it fits with the rest is seen when the rest is there.
+            if matches!(reason, Some(Reason::Needs { .. } | Reason::CertWithoutCa)) {
+                return Verdict::Fits(Box::default());
+            }
             let is_lacking = |reason: &Reason| {
                 matches!(reason, Reason::UnknownKey(_) | Reason::Unavailable(Unavailable::This))
             };
@@ -63,7 +68,6 @@ pub(super) fn write(top: &Path, source: &Source, notes: Vec<Note>) -> Imported {
         writer.database(name, given);
     }
     writer.users();
-    writer.note_tls_default();
     writer.finish()
 }
 
@@ -132,6 +136,8 @@ impl Writer<'_> {
             // Nobody is looked up without it.
             "auth_query" | "auth_dbname" if !self.has_auth_user() => {}
             name if name.starts_with("client_tls_") && self.is_tls_off("client_tls_sslmode") => {}
+            // It says that TLS is off.
+            "server_tls_sslmode" => self.take(setting, "[general]", "", Some(place), value),
             name if name.starts_with("server_tls_") && self.is_tls_off("server_tls_sslmode") => {}
             _ => self.take(setting, "[general]", "", Some(place), value),
         }
@@ -405,24 +411,6 @@ impl Writer<'_> {
             }
         }
         self.note_unknown(&pairs, USER, place, &path);
-    }
-
-    /// Recent versions of PgBouncer use TLS towards servers that offer it, without being told.
-    fn note_tls_default(&mut self) {
-        let is_far = |line: &str| {
-            ini::pairs(line).is_ok_and(|pairs| {
-                pairs.iter().any(|(key, host)| {
-                    let is_near = ["127.", "localhost", "::1", "/", "@"];
-                    key == "host" && !is_near.iter().any(|near| host.starts_with(near))
-                })
-            })
-        };
-        let has_far = self.source.databases.iter().any(|(_, (_, line))| is_far(line));
-        if has_far && self.source.general("server_tls_sslmode").is_none() {
-            let reason = "recent versions of PgBouncer use TLS towards servers that offer it; TLS \
-                          is not available in this version";
-            self.note(None, "server_tls_sslmode", reason);
-        }
     }
 
     /// Puts the text together, and takes out what does not fit with the rest.

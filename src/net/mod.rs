@@ -1,7 +1,8 @@
-//! Sockets: listening and dialling for the control plane, raw sockets for the data plane.
+//! Sockets: listening, dialling and TLS for the control plane, raw sockets for the data plane.
 
 pub mod dial;
 pub mod listen;
 pub mod stream;
+pub mod tls;
 
-pub use stream::{Peer, Socket, Stream};
+pub use stream::{Peer, Raw, Socket, Stream};

@@ -1,6 +1,6 @@
-//! TCP and Unix sockets behind one type, in both planes.
+//! TCP and Unix sockets, and TLS over TCP, behind one type, in both planes.
 //!
-//! [`Stream`] belongs to the control plane (tokio); [`Stream::into_socket`] takes it out of tokio
+//! [`Stream`] belongs to the control plane (tokio); [`Stream::into_raw`] takes it out of tokio
 //! and makes the [`Socket`] that a worker's own event loop reads and writes.
 
 use std::fmt;
@@ -12,6 +12,8 @@ use std::task::{Context, Poll};
 use mio::event::Source;
 use mio::{Interest, Registry, Token};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+use super::tls::{Acceptor, Channel, HandshakeError, Parts, TlsStream};
 
 /// Who is at the other end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,8 +38,25 @@ impl fmt::Display for Peer {
 pub enum Stream {
     /// Over TCP.
     Tcp(tokio::net::TcpStream),
+    /// Over TLS over TCP. What is written may stay here until it is flushed.
+    Tls(Box<TlsStream>),
     /// Over a Unix socket.
     Unix(tokio::net::UnixStream),
+    /// None any more: a handshake has failed. Reads as its end.
+    Closed,
+}
+
+/// A connection that has been taken out of tokio.
+#[derive(Debug)]
+pub struct Raw {
+    /// What is read and written.
+    pub socket: Socket,
+    /// What lies between that and the protocol; `None` if nothing does.
+    pub tls: Option<Box<Channel>>,
+    /// What the peer said and nobody has read.
+    pub unread: Vec<u8>,
+    /// What must be sent before anything else, as it is.
+    pub unsent: Vec<u8>,
 }
 
 impl Stream {
@@ -45,7 +64,9 @@ impl Stream {
     pub fn local(&self) -> Option<Peer> {
         match self {
             Self::Tcp(tcp) => tcp.local_addr().ok().map(Peer::Tcp),
+            Self::Tls(tls) => tls.tcp().local_addr().ok().map(Peer::Tcp),
             Self::Unix(_) => Some(Peer::Unix),
+            Self::Closed => None,
         }
     }
 
@@ -53,16 +74,84 @@ impl Stream {
     /// connected.
     pub fn peer_uid(&self) -> Option<u32> {
         match self {
-            Self::Tcp(_) => None,
+            Self::Tcp(_) | Self::Tls(_) | Self::Closed => None,
             Self::Unix(unix) => unix.peer_cred().ok().map(|credentials| credentials.uid()),
         }
     }
 
+    /// Returns the TLS around it.
+    pub fn tls(&self) -> Option<&TlsStream> {
+        match self {
+            Self::Tls(tls) => Some(tls),
+            Self::Tcp(_) | Self::Unix(_) | Self::Closed => None,
+        }
+    }
+
+    /// Shakes hands with a client that asked for TLS on a plain connection, and has sent `fresh` of
+    /// it. Where that fails, the connection is closed. Not cancel safe: the same.
+    ///
+    /// # Errors
+    /// See [`HandshakeError`].
+    pub async fn secure(
+        &mut self,
+        acceptor: &Acceptor,
+        fresh: Vec<u8>,
+    ) -> Result<(), HandshakeError> {
+        if let Self::Tcp(tcp) = std::mem::replace(self, Self::Closed) {
+            *self = Self::Tls(Box::new(acceptor.accept(tcp, fresh).await?));
+        }
+        Ok(())
+    }
+
+    /// Says to the peer that nothing follows, where there is a way to say that besides closing.
+    pub fn try_close(&mut self) {
+        match self {
+            Self::Tls(tls) => tls.try_close(),
+            Self::Tcp(_) | Self::Unix(_) | Self::Closed => {}
+        }
+    }
+
     /// Takes the connection out of tokio, for an event loop of the data plane.
-    pub fn into_socket(self) -> io::Result<Socket> {
+    pub fn into_raw(self) -> io::Result<Raw> {
+        let plain = |socket| Raw { socket, tls: None, unread: Vec::new(), unsent: Vec::new() };
+        let tcp = |tcp: tokio::net::TcpStream| -> io::Result<Socket> {
+            Ok(Socket::Tcp(mio::net::TcpStream::from_std(tcp.into_std()?)))
+        };
         Ok(match self {
-            Self::Tcp(tcp) => Socket::Tcp(mio::net::TcpStream::from_std(tcp.into_std()?)),
-            Self::Unix(unix) => Socket::Unix(mio::net::UnixStream::from_std(unix.into_std()?)),
+            Self::Tcp(stream) => plain(tcp(stream)?),
+            Self::Tls(tls) => {
+                let parts = tls.into_parts();
+                Raw {
+                    socket: tcp(parts.tcp)?,
+                    tls: Some(parts.channel),
+                    unread: parts.plain,
+                    unsent: parts.sealed,
+                }
+            }
+            Self::Unix(unix) => {
+                plain(Socket::Unix(mio::net::UnixStream::from_std(unix.into_std()?)))
+            }
+            Self::Closed => return Err(io::ErrorKind::NotConnected.into()),
+        })
+    }
+}
+
+impl Raw {
+    /// Gives the connection to tokio; the other way round is [`Stream::into_raw`]. Its `unread` is
+    /// left out if there is no TLS.
+    ///
+    /// # Errors
+    /// There is no tokio runtime with I/O around us.
+    pub fn into_stream(self) -> io::Result<Stream> {
+        Ok(match (self.socket, self.tls) {
+            (Socket::Tcp(tcp), None) => Stream::Tcp(tokio::net::TcpStream::from_std(tcp.into())?),
+            (Socket::Tcp(tcp), Some(channel)) => {
+                let tcp = tokio::net::TcpStream::from_std(tcp.into())?;
+                let (plain, sealed) = (self.unread, self.unsent);
+                let parts = Parts { tcp, channel, plain, sealed };
+                Stream::Tls(Box::new(TlsStream::from_parts(parts)))
+            }
+            (Socket::Unix(unix), _) => Stream::Unix(tokio::net::UnixStream::from_std(unix.into())?),
         })
     }
 }
@@ -75,7 +164,9 @@ impl AsyncRead for Stream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_read(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_read(cx, buf),
             Self::Unix(unix) => Pin::new(unix).poll_read(cx, buf),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }
@@ -88,21 +179,27 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_write(cx, buf),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_write(cx, buf),
             Self::Unix(unix) => Pin::new(unix).poll_write(cx, buf),
+            Self::Closed => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_flush(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_flush(cx),
             Self::Unix(unix) => Pin::new(unix).poll_flush(cx),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(tcp) => Pin::new(tcp).poll_shutdown(cx),
+            Self::Tls(tls) => Pin::new(&mut **tls).poll_shutdown(cx),
             Self::Unix(unix) => Pin::new(unix).poll_shutdown(cx),
+            Self::Closed => Poll::Ready(Ok(())),
         }
     }
 }
@@ -117,17 +214,6 @@ pub enum Socket {
 }
 
 impl Socket {
-    /// Gives the connection to tokio; the other way round is [`Stream::into_socket`].
-    ///
-    /// # Errors
-    /// There is no tokio runtime with I/O around us.
-    pub fn into_stream(self) -> io::Result<Stream> {
-        Ok(match self {
-            Self::Tcp(tcp) => Stream::Tcp(tokio::net::TcpStream::from_std(tcp.into())?),
-            Self::Unix(unix) => Stream::Unix(tokio::net::UnixStream::from_std(unix.into())?),
-        })
-    }
-
     /// Asks the system who is at the other end; `None` if the connection is lost already.
     pub fn peer(&self) -> Option<Peer> {
         match self {

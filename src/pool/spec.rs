@@ -75,6 +75,7 @@ impl Change {
         }
         let is_same_backend = is_same_server(old, new)
             && old.password == new.password
+            && old.tls == new.tls
             && old.mode == new.mode
             && (old.max_prepared_statements == 0) == (new.max_prepared_statements == 0);
         if is_same_backend { Self::Settings } else { Self::Backends }

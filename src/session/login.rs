@@ -24,6 +24,7 @@ use crate::config::Config;
 use crate::fault::{Fault, SqlState};
 use crate::log::{Kind, Plain, admit};
 use crate::metrics::labels::LoginOutcome;
+use crate::net::tls::Acceptor;
 use crate::net::{Peer, Stream};
 use crate::wire::encode;
 
@@ -164,13 +165,14 @@ pub async fn accept(
     stream: Stream,
     peer: Peer,
     config: &Config,
+    acceptor: &Acceptor,
     process_secret: &[u8; 32],
     admission: &Arc<Admission>,
 ) -> Accepted {
     let accepted_at = Instant::now();
     let span = info_span!("login", client = %peer, user = Empty, database = Empty);
     let names = OnceLock::new();
-    let login = Login { config, process_secret, admission, peer, names: &names };
+    let login = Login { config, acceptor, process_secret, admission, peer, names: &names };
     async {
         let mut conversation = Conversation::new(stream);
         match login.run(&mut conversation).await {
@@ -255,6 +257,8 @@ enum LoginError {
         /// Whether the client had sent its startup message.
         has_started: bool,
     },
+    #[error("SSL required")]
+    TlsRequired,
     #[error("max_client_conn is reached")]
     TooManyClients,
     #[error(transparent)]
@@ -276,6 +280,8 @@ impl LoginError {
             Self::TimedOut { has_started: true } => {
                 (SqlState::QUERY_CANCELED, "canceling authentication due to timeout".to_owned())
             }
+            // PgBouncer's words, with the code of PostgreSQL's `no pg_hba.conf entry … no encryption`.
+            Self::TlsRequired => (SqlState::INVALID_AUTHORIZATION, self.to_string()),
             Self::TooManyClients => {
                 (SqlState::TOO_MANY_CONNECTIONS, "sorry, too many clients already".to_owned())
             }
@@ -302,10 +308,12 @@ impl LoginError {
             }
             Self::TimedOut { .. } => LoginOutcome::Timeout,
             Self::TooManyClients => LoginOutcome::TooMany,
-            Self::Proof(ProofError::Denied { .. }) => LoginOutcome::Authentication,
+            Self::Proof(ProofError::Denied { .. } | ProofError::Certificate { .. }) => {
+                LoginOutcome::Authentication
+            }
             Self::Opening(_) | Self::Proof(_) => LoginOutcome::Protocol,
             Self::UnknownDatabase { .. } => LoginOutcome::Database,
-            Self::NotForConsole { .. } => LoginOutcome::Denied,
+            Self::TlsRequired | Self::NotForConsole { .. } => LoginOutcome::Denied,
         }
     }
 
@@ -317,6 +325,7 @@ impl LoginError {
                 error.is_departure()
             }
             Self::TimedOut { .. }
+            | Self::TlsRequired
             | Self::TooManyClients
             | Self::Proof(_)
             | Self::UnknownDatabase { .. }
@@ -329,6 +338,7 @@ impl LoginError {
 #[derive(Clone, Copy)]
 struct Login<'a> {
     config: &'a Config,
+    acceptor: &'a Acceptor,
     process_secret: &'a [u8; 32],
     admission: &'a Arc<Admission>,
     peer: Peer,
@@ -344,7 +354,7 @@ struct Names {
 
 impl Login<'_> {
     /// Logs that a client begins to log in, in PgBouncer's words.
-    fn log_attempt(self, request: &Request) {
+    fn log_attempt(self, request: &Request, stream: &Stream) {
         let Request { user, database, .. } = request;
         let names = Names { user: user.clone(), database: database.clone() };
         // It is set here only.
@@ -356,9 +366,10 @@ impl Login<'_> {
                 database,
                 user,
                 client = %self.peer,
-                "login attempt: db={} user={} tls=no",
+                "login attempt: db={} user={} tls={}",
                 Plain(database),
-                Plain(user)
+                Plain(user),
+                stream.tls().map_or("no".to_owned(), |tls| tls.channel().describe())
             );
         }
     }
@@ -388,12 +399,15 @@ impl Login<'_> {
     async fn run(self, conversation: &mut Conversation) -> Result<Outcome, LoginError> {
         let mut has_started = false;
         let outcome = async {
-            let request = match startup::open(conversation).await? {
+            let request = match startup::open(conversation, self.acceptor).await? {
                 Opening::Cancel { pid, secret } => return Ok(Outcome::Cancel { pid, secret }),
                 Opening::Login(request) => request,
             };
             has_started = true;
-            self.log_attempt(&request);
+            self.log_attempt(&request, &conversation.stream);
+            if self.acceptor.is_required() && matches!(conversation.stream, Stream::Tcp(_)) {
+                return Err(LoginError::TlsRequired);
+            }
             self.admit(request, conversation).await
         };
         let limit = self.config.general.client_login_timeout;

@@ -14,10 +14,17 @@ use zeroize::Zeroizing;
 
 use crate::fault::{Fault, SqlState};
 use crate::net::Stream;
+use crate::net::tls::{Acceptor, Channel, HandshakeError, TlsStream};
 use crate::wire::startup::{self, FirstPacket, LENGTH_BYTES, Parameter, StartupError, Version};
 
 /// The one byte that answers an encryption request with "no".
 const NO_ENCRYPTION: u8 = b'N';
+
+/// The one byte that answers a request for TLS with "yes".
+const TLS: u8 = b'S';
+
+/// What TLS begins with, where a client does not ask first: the type of a handshake record.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// Room for what a client usually sends before it is logged in; more is reserved only for a length
 /// that was checked.
@@ -61,6 +68,11 @@ pub(super) enum OpeningError {
     /// Somebody in the middle could have put it there, to be taken for encrypted (CVE-2021-23214).
     #[error("received unencrypted data after {0} request")]
     Plaintext(Encryption),
+    #[error("cannot accept TLS")]
+    Handshake(#[source] HandshakeError),
+    /// The protocol that this is about was not named, so it may be another one.
+    #[error("received direct SSL connection request without ALPN protocol negotiation extension")]
+    NoApplicationProtocol,
     #[error("no PostgreSQL user name specified in startup packet")]
     NoUser,
     #[error("{field} name is not UTF-8")]
@@ -81,6 +93,8 @@ impl OpeningError {
             | Self::Write(_)
             | Self::Packet(_)
             | Self::Plaintext(_)
+            | Self::Handshake(_)
+            | Self::NoApplicationProtocol
             | Self::NoUser
             | Self::Encoding { .. }
             | Self::ReplicationValue { .. }
@@ -91,9 +105,15 @@ impl OpeningError {
     /// Says whether the connection was lost.
     pub(super) fn is_transport(&self) -> bool {
         match self {
-            Self::Closed | Self::Truncated | Self::Read(_) | Self::Write(_) => true,
+            Self::Closed
+            | Self::Truncated
+            | Self::Read(_)
+            | Self::Write(_)
+            | Self::Handshake(HandshakeError::Lost(_)) => true,
             Self::Packet(_)
             | Self::Plaintext(_)
+            | Self::Handshake(_)
+            | Self::NoApplicationProtocol
             | Self::NoUser
             | Self::Encoding { .. }
             | Self::ReplicationValue { .. }
@@ -109,6 +129,7 @@ impl OpeningError {
             | Self::Truncated
             | Self::Read(_)
             | Self::Write(_)
+            | Self::Handshake(_)
             | Self::Packet(StartupError::Length) => return None,
             Self::Packet(error @ StartupError::Protocol(_)) => {
                 (SqlState::FEATURE_NOT_SUPPORTED, error.to_string())
@@ -116,7 +137,9 @@ impl OpeningError {
             Self::Packet(error @ StartupError::Layout) => {
                 (SqlState::PROTOCOL_VIOLATION, error.to_string())
             }
-            Self::Plaintext(_) => (SqlState::PROTOCOL_VIOLATION, self.to_string()),
+            Self::Plaintext(_) | Self::NoApplicationProtocol => {
+                (SqlState::PROTOCOL_VIOLATION, self.to_string())
+            }
             Self::NoUser => (SqlState::INVALID_AUTHORIZATION, self.to_string()),
             Self::Encoding { field } => (
                 // character_not_in_repertoire
@@ -163,16 +186,24 @@ impl fmt::Display for Encryption {
     }
 }
 
-/// Reads until it is clear what the connection is for.
+/// Reads until it is clear what the connection is for; TLS is begun where the client wants it.
 ///
 /// A `NegotiateProtocolVersion` that is due stays unsent in `conversation`. Not cancel safe:
 /// packets already read are lost.
 ///
 /// # Errors
 /// See [`OpeningError`].
-pub(super) async fn open(conversation: &mut Conversation) -> Result<Opening, OpeningError> {
-    // At most one of each kind.
-    let mut refused: Vec<Encryption> = Vec::new();
+pub(super) async fn open(
+    conversation: &mut Conversation,
+    acceptor: &Acceptor,
+) -> Result<Opening, OpeningError> {
+    // What may not be asked for any more: at most one of each kind.
+    let mut settled: Vec<Encryption> = Vec::new();
+    conversation.fill(1).await?;
+    if conversation.input.first() == Some(&TLS_HANDSHAKE) {
+        direct(conversation, acceptor).await?;
+        settled = vec![Encryption::Tls, Encryption::Gssapi];
+    }
     loop {
         let body = conversation.first_packet().await?;
         let encryption = match startup::parse(&body).map_err(OpeningError::Packet)? {
@@ -186,16 +217,44 @@ pub(super) async fn open(conversation: &mut Conversation) -> Result<Opening, Ope
             FirstPacket::SslRequest => Encryption::Tls,
             FirstPacket::GssEncRequest => Encryption::Gssapi,
         };
-        if refused.contains(&encryption) {
+        if settled.contains(&encryption) {
             return Err(OpeningError::Packet(encryption.repeated()));
         }
-        refused.push(encryption);
-        conversation.output.push(NO_ENCRYPTION);
+        settled.push(encryption);
+        // There is nobody between the ends of a Unix socket.
+        let is_accepted = encryption == Encryption::Tls
+            && acceptor.is_on()
+            && matches!(conversation.stream, Stream::Tcp(_));
+        conversation.output.push(if is_accepted { TLS } else { NO_ENCRYPTION });
         conversation.flush().await?;
         if !conversation.input.is_empty() {
             return Err(OpeningError::Plaintext(encryption));
         }
+        if is_accepted {
+            let secured = conversation.stream.secure(acceptor, Vec::new()).await;
+            secured.map_err(OpeningError::Handshake)?;
+            // Who has TLS needs no GSSAPI encryption either.
+            settled = vec![Encryption::Tls, Encryption::Gssapi];
+        }
     }
+}
+
+/// Begins TLS with a client that did not ask before it sent its hello, as of PostgreSQL 17.
+///
+/// Source: PostgreSQL `src/backend/tcop/backend_startup.c`, `ProcessSSLStartup`.
+async fn direct(conversation: &mut Conversation, acceptor: &Acceptor) -> Result<(), OpeningError> {
+    if !acceptor.is_on() || !matches!(conversation.stream, Stream::Tcp(_)) {
+        // It looks like a packet of a length that cannot be.
+        return Err(OpeningError::Packet(StartupError::Length));
+    }
+    let hello = std::mem::take(&mut *conversation.input);
+    let secured = conversation.stream.secure(acceptor, hello).await;
+    secured.map_err(OpeningError::Handshake)?;
+    let channel = conversation.stream.tls().map(TlsStream::channel);
+    if channel.and_then(Channel::application_protocol).is_none() {
+        return Err(OpeningError::NoApplicationProtocol);
+    }
+    Ok(())
 }
 
 impl Request {
@@ -275,7 +334,7 @@ impl Conversation {
             }
             self.output.drain(..sent);
         }
-        Ok(())
+        self.stream.flush().await.map_err(OpeningError::Write)
     }
 
     /// Sends `output`, ends the connection, and waits until the client does the same.

@@ -179,6 +179,11 @@ pub fn write_startup(out: &mut Vec<u8>, parameters: &[Parameter<'_>]) {
     });
 }
 
+/// Appends a request for TLS.
+pub fn write_ssl_request(out: &mut Vec<u8>) {
+    encode::untagged(out, |out| out.extend_from_slice(&Version::SSL_REQUEST.to_be_bytes()));
+}
+
 /// Appends a cancel request.
 pub fn write_cancel(out: &mut Vec<u8>, pid: i32, secret: &[u8]) {
     encode::untagged(out, |out| {

@@ -291,8 +291,8 @@ impl Worker {
         permit: Permit,
     ) {
         let key = self.backends.next_key();
-        let mut socket = opened.socket;
-        let registered = self.register(&mut socket, backend_token(key));
+        let mut raw = opened.raw;
+        let registered = self.register(&mut raw.socket, backend_token(key));
         let reported = opened.parameters.iter().map(|(name, value)| (&name[..], &value[..]));
         let base = self.shared.interner.intern(ParamSet::from_reported(reported));
         let facts: Vec<Param> = opened
@@ -325,7 +325,7 @@ impl Worker {
             ..Times::default()
         };
         self.backends.insert(Backend {
-            pipe: Pipe::new(socket, opened.unread),
+            pipe: Pipe::new(raw, opened.unread),
             link: Link::new(base),
             pool: spec.number,
             role: Role::Cancelling,

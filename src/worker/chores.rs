@@ -44,7 +44,7 @@ impl Worker {
         self.is_busy = true;
         let mut query = Vec::with_capacity(sql.len() + 8);
         encode::query(&mut query, sql);
-        if backend.pipe.send(&query).is_err() {
+        if backend.pipe.send(&query, &mut self.wire).is_err() {
             self.backend_gone(key);
         }
     }
@@ -52,7 +52,7 @@ impl Worker {
     /// Reads what a backend says that nobody leases.
     pub(super) fn read_unleased(&mut self, key: Key<Backend>) -> Flow {
         let Some(backend) = self.backends.get_mut(key) else { return Flow::Blocked };
-        match backend.pipe.read(&mut self.scratch) {
+        match backend.pipe.read(&mut self.scratch, &mut self.wire) {
             Ok(Input::Later) => return Flow::Blocked,
             Ok(Input::Bytes(count)) => {
                 let bytes = self.scratch.get(..count).unwrap_or_default();

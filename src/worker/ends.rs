@@ -112,7 +112,8 @@ impl Worker {
 
     /// Takes a session out, and gives back or closes what it has.
     pub(super) fn remove_session(&mut self, key: Key<Session>) {
-        let Some(session) = self.sessions.remove(key) else { return };
+        let Some(mut session) = self.sessions.remove(key) else { return };
+        session.pipe.send_end(&mut self.wire);
         self.count_client_out();
         if let Some(pool) = self.pool_mut(session.pool) {
             pool.sessions = pool.sessions.saturating_sub(1);
@@ -186,7 +187,7 @@ impl Worker {
             cells.pooler_errors.add(SqlClass::of(fault.sqlstate.0));
             cells.sent_bytes += bytes(&message);
         }
-        let is_sent = session.pipe.send(&message).is_ok();
+        let is_sent = session.pipe.send(&message, &mut self.wire).is_ok();
         if !is_sent || !session.pipe.has_unsent() {
             session.pipe.discard_input(&mut self.scratch);
             self.remove_session(key);
@@ -333,7 +334,8 @@ impl Worker {
         let mut goodbye = Vec::new();
         encode::terminate(&mut goodbye);
         // Best effort: a server that does not take it sees the end of the connection.
-        let _ = backend.pipe.send(&goodbye);
+        let _ = backend.pipe.send(&goodbye, &mut self.wire);
+        backend.pipe.send_end(&mut self.wire);
         if let Some(pool) = self.pool_mut(number) {
             pool.cells.server_closes.add(why);
             match backend.role {

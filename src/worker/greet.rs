@@ -32,10 +32,10 @@ impl Worker {
             stream, peer, parameters, greeting, unread, admitted, accepted_at, ..
         } = client;
         let registered = stream
-            .into_socket()
-            .and_then(|mut socket| self.register(&mut socket, session_token(key)).map(|()| socket));
-        let socket = match registered {
-            Ok(socket) => socket,
+            .into_raw()
+            .and_then(|mut raw| self.register(&mut raw.socket, session_token(key)).map(|()| raw));
+        let raw = match registered {
+            Ok(raw) => raw,
             Err(error) => {
                 tracing::error!(%error, "cannot watch a client connection");
                 self.count_client_out();
@@ -55,9 +55,10 @@ impl Worker {
             foreign: Vec::new(),
             backend: None,
         };
+        let pipe = Pipe::new(raw, unread);
         let session = Session {
-            has_backlog: !unread.is_empty(),
-            pipe: Pipe::new(socket, unread),
+            has_backlog: !pipe.stash.is_empty(),
+            pipe,
             front,
             serial: next_serial(),
             peer,
@@ -259,7 +260,7 @@ impl Worker {
         encode::ready_for_query(&mut hello, b'I');
         session.front.params = params;
         session.idle_ms = now_ms;
-        if session.pipe.send(&hello).is_err() {
+        if session.pipe.send(&hello, &mut self.wire).is_err() {
             self.client_leaves(key, super::ends::Leave::Lost);
         } else if session.has_input() {
             self.runnable.push_back(key);

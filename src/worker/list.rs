@@ -13,6 +13,7 @@ use super::slab::Key;
 use crate::backend::params::ParamSet;
 use crate::config::PoolMode;
 use crate::net::Peer;
+use crate::net::tls::Channel;
 use crate::pool::spec::Spec;
 use crate::session::front::{Pins, Prepared, StatementRules};
 use crate::session::relay;
@@ -147,6 +148,8 @@ pub struct ClientReport {
     pub application_name: String,
     /// How many named statements it has prepared.
     pub prepared_statements: usize,
+    /// Version and cipher suite of TLS; `None` without.
+    pub tls: Option<String>,
     /// Bytes that it has not taken yet.
     pub unsent_bytes: usize,
     /// Bytes of it that we hold: the start of a message.
@@ -182,6 +185,8 @@ pub struct ServerReport {
     pub application_name: String,
     /// How many named statements it holds.
     pub prepared_statements: usize,
+    /// Version and cipher suite of TLS; `None` without.
+    pub tls: Option<String>,
     /// Bytes that it has not taken yet.
     pub unsent_bytes: usize,
     /// Bytes of it that we hold: the start of a message.
@@ -223,8 +228,9 @@ impl Worker {
             keeps: keeps(session, pool.settings.mode),
             application_name: application_name(&session.front.params),
             prepared_statements: session.front.prepared().map_or(0, Prepared::count),
+            tls: session.pipe.tls().map(Channel::describe),
             unsent_bytes: session.pipe.unsent_bytes(),
-            held_bytes: session.pipe.stash.len(),
+            held_bytes: session.pipe.held_bytes(),
         })
     }
 
@@ -255,8 +261,9 @@ impl Worker {
             held: self.held(backend, pool.settings.mode),
             application_name: application_name(&backend.link.params),
             prepared_statements: backend.link.held.len(),
+            tls: backend.pipe.tls().map(Channel::describe),
             unsent_bytes: backend.pipe.unsent_bytes(),
-            held_bytes: backend.pipe.stash.len(),
+            held_bytes: backend.pipe.held_bytes(),
         })
     }
 

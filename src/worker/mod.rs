@@ -45,6 +45,7 @@ pub use list::{ClientReport, ClientState, Held, HeldFor, Page, ServerReport, Ser
 pub use mailbox::{Done, MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
 
 use backend::Backend;
+use pipe::Wire;
 use pool::Pool;
 use session::Session;
 use slab::{Key, Slab};
@@ -101,6 +102,8 @@ struct Worker {
     shared: crate::session::relay::Shared,
     /// Where input is read to; used within one turn.
     scratch: Vec<u8>,
+    /// Where records of TLS are; used within one read or write.
+    wire: Wire,
     /// Where changed output is built; used within one turn.
     out: Vec<u8>,
     /// Sessions that may go on without an event.
@@ -192,6 +195,7 @@ impl Worker {
             pools: Vec::new(),
             shared: crate::session::relay::Shared::default(),
             scratch: vec![0; READ_BYTES],
+            wire: Wire::default(),
             out: Vec::new(),
             runnable: VecDeque::new(),
             runnable_backends: VecDeque::new(),

@@ -3,13 +3,18 @@
 //! Sockets are registered once, for both directions, edge-triggered: a pipe remembers that it is
 //! readable until a read comes back short. What the other side does not take is kept, and nobody
 //! reads the peer that produced it until it is gone: so each direction holds one read at most.
+//!
+//! With TLS, what is read goes through the worker's [`Wire`], and what is written is sealed before it
+//! is kept. Of what has come only the start of a record is held, by the [`Channel`]. Without, TLS
+//! costs one branch.
 
 use std::borrow::Cow;
 use std::io::{self, Read, Write};
 
 use mio::event::Event;
 
-use crate::net::Socket;
+use crate::net::tls::Channel;
+use crate::net::{Raw, Socket};
 
 /// The peer is gone, by EOF or by an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,29 +29,50 @@ pub enum Input {
     Later,
 }
 
+/// Bytes of records that are read at a time. What is in them always fits into a buffer of the same
+/// size.
+const RECORDS_BYTES: usize = super::READ_BYTES;
+
+/// Most plaintext that is sealed before it is written.
+const SEAL_BYTES: usize = 64 << 10;
+
+/// Where a worker's TLS connections have their records while they are opened or sealed; used within
+/// one read or write. Empty until there is TLS.
+#[derive(Debug, Default)]
+pub struct Wire {
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+}
+
 /// A socket and what it must remember. Owns no buffer while nothing is pending.
 #[derive(Debug)]
 pub struct Pipe {
     socket: Socket,
+    /// What lies between the socket and the protocol.
+    tls: Option<Box<Channel>>,
     is_readable: bool,
     is_read_closed: bool,
     /// Input that could not be handled yet: the start of a message.
     pub stash: Vec<u8>,
-    /// Output that the peer has not taken yet.
+    /// Output that the peer has not taken yet; sealed if there is TLS.
     unsent: Vec<u8>,
     /// How much of `unsent` it has taken.
     sent: usize,
 }
 
 impl Pipe {
-    /// Wraps a registered socket. If something is there to be read already, an event tells.
-    pub fn new(socket: Socket, unread: Vec<u8>) -> Self {
+    /// Wraps a connection whose socket is registered; `unread` was sent before what it has unread
+    /// itself. If something is there to be read already, an event tells.
+    pub fn new(raw: Raw, mut unread: Vec<u8>) -> Self {
+        unread.extend_from_slice(&raw.unread);
+        let is_read_closed = raw.tls.as_ref().is_some_and(|tls| tls.is_peer_closed());
         Self {
-            socket,
-            is_readable: false,
-            is_read_closed: false,
+            socket: raw.socket,
+            tls: raw.tls,
+            is_readable: is_read_closed,
+            is_read_closed,
             stash: unread,
-            unsent: Vec::new(),
+            unsent: raw.unsent,
             sent: 0,
         }
     }
@@ -59,6 +85,16 @@ impl Pipe {
     /// Returns the socket, to be asked about.
     pub fn socket(&self) -> &Socket {
         &self.socket
+    }
+
+    /// Returns what lies between the socket and the protocol.
+    pub fn tls(&self) -> Option<&Channel> {
+        self.tls.as_deref()
+    }
+
+    /// Returns how many bytes that have come are held: the start of a message or of a record.
+    pub fn held_bytes(&self) -> usize {
+        self.stash.len() + self.tls.as_ref().map_or(0, |tls| tls.held_bytes())
     }
 
     /// Returns how many bytes the peer has not taken yet.
@@ -91,7 +127,14 @@ impl Pipe {
     ///
     /// A short read means that nothing is left (epoll(7), edge-triggered, question 9), except that
     /// the end of the stream still has to be read.
-    pub fn read(&mut self, buffer: &mut [u8]) -> Result<Input, Gone> {
+    pub fn read(&mut self, buffer: &mut [u8], wire: &mut Wire) -> Result<Input, Gone> {
+        match &self.tls {
+            None => self.read_raw(buffer),
+            Some(_) => self.read_sealed(buffer, wire),
+        }
+    }
+
+    fn read_raw(&mut self, buffer: &mut [u8]) -> Result<Input, Gone> {
         if !self.is_readable {
             return Ok(Input::Later);
         }
@@ -112,10 +155,56 @@ impl Pipe {
         }
     }
 
+    /// Reads records until they bring something; `buffer` has room for all that is in them.
+    fn read_sealed(&mut self, buffer: &mut [u8], wire: &mut Wire) -> Result<Input, Gone> {
+        wire.incoming.resize(RECORDS_BYTES, 0);
+        loop {
+            let Some(tls) = self.tls.as_mut().filter(|tls| !tls.is_peer_closed()) else {
+                return Err(Gone);
+            };
+            // Behind what is held: it is moved only if something comes.
+            let held = tls.held_bytes();
+            let Some(room) = wire.incoming.get_mut(held..) else { return Err(Gone) };
+            let Input::Bytes(count) = self.read_raw(room)? else { return Ok(Input::Later) };
+            let Some(tls) = self.tls.as_mut() else { return Err(Gone) };
+            let Some(records) = wire.incoming.get_mut(..held + count) else { return Err(Gone) };
+            tls.release_held(records);
+            wire.outgoing.clear();
+            let mut filled = 0;
+            let opened = tls.open(records, &mut wire.outgoing, &mut |payload| {
+                if let Some(room) = buffer.get_mut(filled..filled + payload.len()) {
+                    room.copy_from_slice(payload);
+                    filled += payload.len();
+                }
+            });
+            let is_peer_closed = tls.is_peer_closed();
+            if !wire.outgoing.is_empty() {
+                // An answer or an alert of rustls' own.
+                self.send_raw(&wire.outgoing)?;
+            }
+            opened.map_err(|_| Gone)?;
+            if is_peer_closed {
+                // The next read finds the end.
+                self.is_readable = true;
+                self.is_read_closed = true;
+            }
+            if filled > 0 {
+                return Ok(Input::Bytes(filled));
+            }
+            if !self.is_readable {
+                return Ok(Input::Later);
+            }
+        }
+    }
+
     /// Reads once, and returns that together with what was left of earlier reads. `None` if nothing
     /// has come.
-    pub fn next_input<'a>(&mut self, buffer: &'a mut [u8]) -> Result<Option<Cow<'a, [u8]>>, Gone> {
-        let Input::Bytes(count) = self.read(buffer)? else { return Ok(None) };
+    pub fn next_input<'a>(
+        &mut self,
+        buffer: &'a mut [u8],
+        wire: &mut Wire,
+    ) -> Result<Option<Cow<'a, [u8]>>, Gone> {
+        let Input::Bytes(count) = self.read(buffer, wire)? else { return Ok(None) };
         let bytes = buffer.get(..count).unwrap_or_default();
         if self.stash.is_empty() {
             return Ok(Some(Cow::Borrowed(bytes)));
@@ -132,7 +221,30 @@ impl Pipe {
     }
 
     /// Sends `bytes`; keeps what the peer does not take now.
-    pub fn send(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+    pub fn send(&mut self, bytes: &[u8], wire: &mut Wire) -> Result<(), Gone> {
+        if self.tls.is_none() {
+            return self.send_raw(bytes);
+        }
+        for part in bytes.chunks(SEAL_BYTES) {
+            let Some(tls) = &mut self.tls else { return Err(Gone) };
+            wire.outgoing.clear();
+            tls.seal(part, &mut wire.outgoing).map_err(|_| Gone)?;
+            self.send_raw(&wire.outgoing)?;
+        }
+        Ok(())
+    }
+
+    /// Says that nothing follows, if that can be said at once and there is a way to say it.
+    pub fn send_end(&mut self, wire: &mut Wire) {
+        let Some(tls) = self.tls.as_mut().filter(|_| self.unsent.is_empty()) else { return };
+        wire.outgoing.clear();
+        if tls.close(&mut wire.outgoing).is_ok() {
+            // Best effort: the peer sees the end of the connection anyway.
+            let _ = self.write(&wire.outgoing);
+        }
+    }
+
+    fn send_raw(&mut self, bytes: &[u8]) -> Result<(), Gone> {
         let taken = if self.unsent.is_empty() { self.write(bytes)? } else { 0 };
         if let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             self.unsent.extend_from_slice(rest);
@@ -183,7 +295,7 @@ impl Pipe {
         self.is_readable = true;
         // LIMIT: a peer that keeps sending is reset.
         for _ in 0..16 {
-            match self.read(buffer) {
+            match self.read_raw(buffer) {
                 Ok(Input::Bytes(_)) if self.is_readable => {}
                 Ok(_) | Err(Gone) => return,
             }

@@ -63,7 +63,7 @@ impl Worker {
     pub(super) fn peek_request(&mut self, key: Key<Session>) -> Flow {
         let Some(session) = self.sessions.get_mut(key) else { return Flow::Blocked };
         if !session.has_backlog {
-            match session.pipe.next_input(&mut self.scratch) {
+            match session.pipe.next_input(&mut self.scratch, &mut self.wire) {
                 Ok(Some(input)) => session.pipe.stash = input.into_owned(),
                 Ok(None) => {}
                 Err(Gone) => {
@@ -82,7 +82,7 @@ impl Worker {
         }
         let number = session.pool;
         session.phase = Phase::Idle;
-        let is_sent = session.pipe.send(&replies).is_ok();
+        let is_sent = session.pipe.send(&replies, &mut self.wire).is_ok();
         if let Some(cells) = cells_of(&mut self.pools, number) {
             cells.received_bytes += bytes(stash.get(..done).unwrap_or_default());
             cells.sent_bytes += bytes(&replies);
@@ -105,7 +105,7 @@ impl Worker {
         if session.has_backlog {
             return self.checkout(key);
         }
-        match session.pipe.read(&mut self.scratch) {
+        match session.pipe.read(&mut self.scratch, &mut self.wire) {
             Ok(Input::Later) => return Flow::Blocked,
             Err(Gone) => {
                 self.client_leaves(key, Leave::Lost);
@@ -133,7 +133,7 @@ impl Worker {
         let input = if std::mem::take(&mut session.has_backlog) {
             Cow::Owned(std::mem::take(&mut session.pipe.stash))
         } else {
-            match session.pipe.next_input(&mut self.scratch) {
+            match session.pipe.next_input(&mut self.scratch, &mut self.wire) {
                 Ok(Some(input)) => input,
                 Ok(None) => return self.unused(key, lease),
                 Err(Gone) => {
@@ -162,7 +162,7 @@ impl Worker {
             Ok(turn) => {
                 received = turn.consumed;
                 session.pipe.keep_rest(&input, turn.consumed);
-                match backend.pipe.send(turn.to_server) {
+                match backend.pipe.send(turn.to_server, &mut self.wire) {
                     Ok(()) => Ok(turn.stop),
                     Err(Gone) => Err(None),
                 }
@@ -184,7 +184,7 @@ impl Worker {
             self.shared.noted.count_into(cells);
         }
         self.out = out;
-        let is_answered = session.pipe.send(&replies).is_ok();
+        let is_answered = session.pipe.send(&replies, &mut self.wire).is_ok();
         match outcome {
             Ok(stop) if is_answered => return self.client_turn_done(key, lease, stop),
             Ok(_) => self.client_leaves(key, Leave::Lost),
@@ -256,7 +256,7 @@ impl Worker {
             // Backpressure: the client's next writable event comes back here.
             return Flow::Blocked;
         }
-        let input = match backend.pipe.next_input(&mut self.scratch) {
+        let input = match backend.pipe.next_input(&mut self.scratch, &mut self.wire) {
             Ok(Some(input)) => input,
             Ok(None) => return Flow::Blocked,
             Err(Gone) => {
@@ -275,7 +275,7 @@ impl Worker {
                 backend.pipe.keep_rest(&input, turn.consumed);
                 let is_wanted = !matches!(session.phase, Phase::Leaving(..));
                 if is_wanted {
-                    sent = session.pipe.send(turn.to_client);
+                    sent = session.pipe.send(turn.to_client, &mut self.wire);
                 }
                 if let Some(cells) = cells_of(&mut self.pools, backend.pool) {
                     if is_wanted {
@@ -405,7 +405,7 @@ impl Worker {
         if session.has_backlog {
             session.has_backlog = false;
         } else {
-            match session.pipe.read(&mut self.scratch) {
+            match session.pipe.read(&mut self.scratch, &mut self.wire) {
                 Ok(Input::Later) => return Flow::Blocked,
                 Ok(Input::Bytes(count)) => {
                     let bytes = self.scratch.get(..count).unwrap_or_default();
@@ -442,7 +442,7 @@ impl Worker {
                 cells.pooler_errors.add(SqlClass::of(fault.sqlstate.0));
             }
         }
-        if session.pipe.send(&replies).is_err() || is_leaving {
+        if session.pipe.send(&replies, &mut self.wire).is_err() || is_leaving {
             self.client_leaves(key, Leave::Lost);
             return Flow::Blocked;
         }

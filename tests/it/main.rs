@@ -41,4 +41,5 @@ mod statement_mode;
 mod support;
 mod tidy;
 mod timeouts;
+mod tls;
 mod workers;

@@ -26,6 +26,7 @@ struct Socket<'a> {
     id: u64,
     link: Option<u64>,
     process: Option<i32>,
+    tls: Option<String>,
     application_name: String,
     prepared_statements: usize,
     unsent_bytes: usize,
@@ -112,8 +113,7 @@ impl Socket<'_> {
             owned(pointer(self.id)),
             self.link.map_or(text(""), |link| owned(pointer(link))),
             int(self.process.unwrap_or(0)),
-            // There is no TLS yet.
-            text(""),
+            owned(self.tls.unwrap_or_default()),
             owned(self.application_name),
         ]
     }
@@ -150,6 +150,7 @@ fn of_client(client: &ClientReport, port: u16) -> Socket<'_> {
         id: client.id,
         link: client.link,
         process: client.process,
+        tls: client.tls.clone(),
         application_name: client.application_name.clone(),
         prepared_statements: client.prepared_statements,
         unsent_bytes: client.unsent_bytes,
@@ -180,6 +181,7 @@ fn of_server(server: &ServerReport) -> Socket<'_> {
         id: server.id,
         link: server.link,
         process: Some(server.process),
+        tls: server.tls.clone(),
         application_name: server.application_name.clone(),
         prepared_statements: server.prepared_statements,
         unsent_bytes: server.unsent_bytes,
@@ -202,6 +204,7 @@ fn of_console(occupant: &Occupant, port: u16) -> Socket<'_> {
         id: occupant.id,
         link: None,
         process: None,
+        tls: occupant.tls.clone(),
         application_name: occupant.application_name(),
         prepared_statements: 0,
         unsent_bytes: 0,

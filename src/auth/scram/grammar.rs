@@ -79,22 +79,29 @@ impl<'a> Attributes<'a> {
     }
 }
 
-/// Cuts the gs2 header off client-first-message.
-///
-/// Returns the header in base64 and client-first-message-bare. A client that could bind the
-/// channel but sees that we cannot (`y`) is welcome; one that insists (`p`) is not.
-pub(super) fn gs2_header(client_first: &[u8]) -> Result<(&'static [u8], &[u8]), ScramError> {
+/// What a client says about channel binding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Gs2<'a> {
+    /// It does not know it (`n`).
+    Unsupported,
+    /// It knows it, and has not been offered it (`y`).
+    NotOffered,
+    /// It demands it (`p`), of this type.
+    Bound(&'a [u8]),
+}
+
+/// Cuts the gs2 header off client-first-message, and returns client-first-message-bare too.
+pub(super) fn gs2_header(client_first: &[u8]) -> Result<(Gs2<'_>, &[u8]), ScramError> {
     let malformed = ScramError::Malformed { what: "gs2 header" };
     let (flag, rest) = split_at_comma(client_first).ok_or(malformed)?;
-    // The header in base64 is what channel binding data there is without a binding.
-    let channel_binding: &[u8] = match flag {
-        b"n" => b"biws",
-        b"y" => b"eSws",
-        [b'p', b'=', ..] => return Err(ScramError::ChannelBinding),
+    let header = match flag {
+        b"n" => Gs2::Unsupported,
+        b"y" => Gs2::NotOffered,
+        [b'p', b'=', kind @ ..] => Gs2::Bound(kind),
         _ => return Err(malformed),
     };
     match split_at_comma(rest).ok_or(malformed)? {
-        (b"", bare) => Ok((channel_binding, bare)),
+        (b"", bare) => Ok((header, bare)),
         ([b'a', b'=', ..], _) => Err(ScramError::AuthorizationIdentity),
         _ => Err(malformed),
     }

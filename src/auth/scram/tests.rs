@@ -322,3 +322,54 @@ proptest! {
         prop_assert_eq!(ScramSecret::parse(secret.to_string().as_bytes()), Some(secret));
     }
 }
+
+/// Runs both sides with channel binding.
+fn bound(offer: Offer, binding: Binding) -> Result<ClientKeys, ScramError> {
+    let mut server = ServerExchange::new(cheap(b"a"), true, nonce()).with_offer(offer);
+    let mut client = client(by_password(b"a")).with_binding(binding);
+    let client_final = client.last(&server.first(&client.first())?)?;
+    let (server_final, keys) = server.last(&client_final)?;
+    client.verify(&server_final)?;
+    Ok(keys)
+}
+
+#[test]
+fn proofs_are_bound_to_the_connection() {
+    let data = || Arc::from(&b"hash of a certificate"[..]);
+    let other = || Arc::from(&b"hash of another one"[..]);
+    let check = |offer: Offer, binding: Binding, expected: Result<(), ScramError>| {
+        let told = format!("{offer:?} {binding:?}");
+        assert_eq!(bound(offer, binding).map(drop), expected, "{told}");
+    };
+    let missing = || Err(ScramError::Malformed { what: "channel binding is missing" });
+    check(Offer::Chosen(data()), Binding::EndPoint(data()), Ok(()));
+    // Somebody in between has another certificate.
+    check(Offer::Chosen(data()), Binding::EndPoint(other()), Err(ScramError::BindingMismatch));
+    // Somebody in between has taken the offer away.
+    check(Offer::Declined, Binding::NotOffered, Err(ScramError::Downgrade));
+    check(Offer::Declined, Binding::Unsupported, Ok(()));
+    check(Offer::Nothing, Binding::NotOffered, Ok(()));
+    check(Offer::Nothing, Binding::Unsupported, Ok(()));
+    check(Offer::Chosen(data()), Binding::Unsupported, missing());
+    check(Offer::Chosen(data()), Binding::NotOffered, missing());
+    for offer in [Offer::Nothing, Offer::Declined] {
+        check(offer, Binding::EndPoint(data()), Err(ScramError::ChannelBinding));
+    }
+    let mut server =
+        ServerExchange::new(cheap(b"a"), true, nonce()).with_offer(Offer::Chosen(data()));
+    let other_type = server.first(b"p=tls-unique,,n=,r=abc");
+    assert_eq!(other_type, Err(ScramError::BindingType));
+    assert_eq!(ScramError::Downgrade.sqlstate(), SqlState::INVALID_AUTHORIZATION);
+    assert_eq!(ScramError::BindingMismatch.sqlstate(), SqlState::INVALID_AUTHORIZATION);
+    assert_eq!(ScramError::BindingType.sqlstate(), SqlState::PROTOCOL_VIOLATION);
+}
+
+#[test]
+fn a_bound_proof_gives_the_same_keys_away() {
+    let data = || Arc::from(&b"hash"[..]);
+    let bound = bound(Offer::Chosen(data()), Binding::EndPoint(data())).unwrap();
+    let plain = exchange(cheap(b"a"), true, by_password(b"a")).unwrap();
+    assert!(bound.client_key == plain.client_key && bound.server_key == plain.server_key);
+    let again = exchange(cheap(b"a"), true, ClientCredential::Keys(bound));
+    assert!(again.is_ok(), "what was learned with a binding opens servers without");
+}

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::auth::scram::ScramError;
 use crate::fault::{Fault, SqlState};
+use crate::net::tls::{HandshakeError, SetupError};
 use crate::wire::cursor::Malformed;
 use crate::wire::header::BadLength;
 
@@ -18,6 +19,19 @@ pub enum ConnectError {
         #[source]
         source: io::Error,
     },
+    /// The server does not want TLS, and we do.
+    #[error("server does not support TLS, which server_tls_sslmode demands")]
+    NoTls,
+    /// There is no TLS that both sides accept.
+    #[error("cannot begin TLS")]
+    Handshake {
+        /// Why.
+        #[source]
+        source: HandshakeError,
+    },
+    /// A file that the configuration names cannot be used.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// The connection broke during the login.
     #[error("connection lost during login")]
     Lost {
@@ -109,7 +123,11 @@ impl ConnectError {
                 return Fault::fatal(SqlState::INVALID_PASSWORD, message);
             }
             Self::Dial { source } => dial_reason(source),
-            Self::Lost { .. } => "connection lost during login",
+            Self::NoTls => "it does not support TLS",
+            Self::Handshake { source: HandshakeError::Lost(_) } | Self::Lost { .. } => {
+                "connection lost during login"
+            }
+            Self::Handshake { .. } | Self::Setup(_) => "TLS failed",
             Self::TimedOut { .. } => "timed out",
             Self::UnsupportedMethod { .. } | Self::UnsupportedMechanism => {
                 "it demands an authentication method that is not supported"

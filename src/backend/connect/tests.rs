@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
 use super::*;
-use crate::auth::scram::{ScramSecret, ServerExchange};
+use crate::auth::scram::{ClientCredential, ScramSecret, ServerExchange};
 use crate::auth::{Learned, md5};
 use crate::config::Config;
 use crate::fault::Fault;
@@ -368,7 +368,7 @@ fn settings(port: u16) -> PoolSettings {
 async fn a_server_that_never_answers_is_given_up() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let settings = settings(listener.local_addr().unwrap().port());
-    let error = open(&settings, &Credentials::default()).await.unwrap_err();
+    let error = open(&settings, &Credentials::default(), None).await.unwrap_err();
     let expected = Duration::from_millis(100);
     assert!(matches!(error, ConnectError::TimedOut { limit } if limit == expected), "{error}");
     assert_eq!(
@@ -383,7 +383,7 @@ async fn a_refused_port_is_told_without_address() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    let error = open(&settings(port), &Credentials::default()).await.unwrap_err();
+    let error = open(&settings(port), &Credentials::default(), None).await.unwrap_err();
     assert!(!error.is_retryable());
     assert_eq!(
         error.fault(),

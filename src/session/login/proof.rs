@@ -3,15 +3,17 @@
 //! Source: PostgreSQL `src/backend/libpq/auth.c`; the upgrade from md5 to SCRAM is PgBouncer's too.
 
 use std::mem;
+use std::sync::Arc;
 
 use subtle::ConstantTimeEq;
 use tokio::task::{JoinError, spawn_blocking};
 use zeroize::Zeroizing;
 
-use crate::auth::scram::{self, ScramError, ScramSecret, ServerExchange};
+use crate::auth::scram::{self, Offer, ScramError, ScramSecret, ServerExchange};
 use crate::auth::{Learned, Stored, md5};
 use crate::config::AuthType;
 use crate::fault::{Fault, SqlState};
+use crate::net::tls::TlsStream;
 use crate::secret::Secret;
 use crate::session::startup::{Conversation, OpeningError};
 use crate::wire::cursor::{Cursor, Malformed};
@@ -25,9 +27,11 @@ const MAX_PROOF_BYTES: usize = 8 * 1024;
 /// Bytes of a tag and a length word.
 const HEADER_BYTES: usize = 5;
 
-/// The list of SASL mechanisms offered; channel binding needs TLS.
+/// The list of SASL mechanisms offered.
 const MECHANISMS: &[u8] = b"SCRAM-SHA-256\0\0";
-const MECHANISM: &[u8] = b"SCRAM-SHA-256";
+
+/// That offered to a client which uses TLS: channel binding goes first.
+const MECHANISMS_PLUS: &[u8] = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
 
 /// Authentication requests.
 ///
@@ -59,6 +63,8 @@ pub(super) enum ProofError {
     Scram(#[source] ScramError),
     #[error("{reason}")]
     Denied { user: String, reason: Reason },
+    #[error("no client certificate in the name of the user")]
+    Certificate { user: String },
     #[error("deriving a key from a password failed")]
     Derivation(#[source] JoinError),
 }
@@ -96,10 +102,24 @@ impl ProofError {
             | Self::Length { .. }
             | Self::Malformed { .. }
             | Self::Mechanism => (SqlState::PROTOCOL_VIOLATION, self.to_string()),
-            Self::Scram(error) => (error.sqlstate(), self.to_string()),
+            // Source: PostgreSQL `src/backend/libpq/auth-scram.c`.
+            Self::Scram(error) => {
+                let message = if *error == ScramError::Downgrade {
+                    "SCRAM channel binding negotiation error".to_owned()
+                } else if *error == ScramError::BindingMismatch {
+                    "SCRAM channel binding check failed".to_owned()
+                } else {
+                    self.to_string()
+                };
+                (error.sqlstate(), message)
+            }
             Self::Denied { user, reason: _ } => (
                 SqlState::INVALID_PASSWORD,
                 format!("password authentication failed for user \"{user}\""),
+            ),
+            Self::Certificate { user } => (
+                SqlState::INVALID_AUTHORIZATION,
+                format!("certificate authentication failed for user \"{user}\""),
             ),
             Self::Derivation(_) => (SqlState::INTERNAL_ERROR, "internal error".to_owned()),
         };
@@ -140,6 +160,7 @@ impl<'a> Login<'a> {
             AuthType::Plain => self.plain(claim, conversation).await,
             AuthType::Md5 if self.asks_for_md5(&claim) => self.md5(claim, conversation).await,
             AuthType::Md5 | AuthType::ScramSha256 => self.scram(claim, conversation).await,
+            AuthType::Cert => certificate(user, conversation),
         }
     }
 
@@ -237,10 +258,14 @@ impl<'a> Login<'a> {
             Ok(Stored::Plain(password)) => self.derived(claim.user, password).await?,
             Ok(Stored::Md5(_)) | Err(_) => self.mock(claim.user),
         };
-        let mut exchange = ServerExchange::new(secret, claim.stored.is_ok(), scram::nonce());
-        encode::authentication(&mut conversation.output, SASL, MECHANISMS);
+        let binding = conversation.stream.tls().and_then(TlsStream::binding);
+        let mechanisms = if binding.is_some() { MECHANISMS_PLUS } else { MECHANISMS };
+        encode::authentication(&mut conversation.output, SASL, mechanisms);
         let initial = response(conversation, Expected::Sasl).await?;
-        let challenge = exchange.first(client_first(&initial)?).map_err(ProofError::Scram)?;
+        let (offer, client_first) = client_first(&initial, binding)?;
+        let exchange = ServerExchange::new(secret, claim.stored.is_ok(), scram::nonce());
+        let mut exchange = exchange.with_offer(offer);
+        let challenge = exchange.first(client_first).map_err(ProofError::Scram)?;
         encode::authentication(&mut conversation.output, SASL_CONTINUE, &challenge);
         let client_final = response(conversation, Expected::Sasl).await?;
         let (server_final, keys) = match exchange.last(&client_final) {
@@ -273,6 +298,15 @@ impl<'a> Login<'a> {
     }
 }
 
+/// Compares the name in the certificate that the client showed in its TLS handshake.
+fn certificate(user: &str, conversation: &Conversation) -> Result<Option<Learned>, ProofError> {
+    let tls = conversation.stream.tls();
+    if tls.and_then(TlsStream::peer_common_name) == Some(user) {
+        return Ok(None);
+    }
+    Err(ProofError::Certificate { user: user.to_owned() })
+}
+
 /// Derives a secret from `password` with the salt and the iterations of `like`, away from the
 /// threads that serve others meanwhile.
 async fn derive(password: &Secret, like: &ScramSecret) -> Result<ScramSecret, ProofError> {
@@ -282,19 +316,28 @@ async fn derive(password: &Secret, like: &ScramSecret) -> Result<ScramSecret, Pr
         .map_err(ProofError::Derivation)
 }
 
-/// Cuts client-first-message out of a `SASLInitialResponse`.
-fn client_first(body: &[u8]) -> Result<&[u8], ProofError> {
+/// Says what a client chose of what it was offered.
+fn offer(mechanism: &[u8], binding: Option<Arc<[u8]>>) -> Result<Offer, ProofError> {
+    let is_plus = mechanism == scram::MECHANISM_PLUS.as_bytes();
+    match binding {
+        Some(data) if is_plus => Ok(Offer::Chosen(data)),
+        _ if mechanism != scram::MECHANISM.as_bytes() => Err(ProofError::Mechanism),
+        Some(_) => Ok(Offer::Declined),
+        None => Ok(Offer::Nothing),
+    }
+}
+
+/// Cuts client-first-message out of a `SASLInitialResponse`, and says what the client chose.
+fn client_first(body: &[u8], binding: Option<Arc<[u8]>>) -> Result<(Offer, &[u8]), ProofError> {
     let malformed = |source| ProofError::Malformed { expected: Expected::Sasl, source };
     let mut cursor = Cursor::new(body);
-    if cursor.cstr().map_err(malformed)? != MECHANISM {
-        return Err(ProofError::Mechanism);
-    }
+    let offer = offer(cursor.cstr().map_err(malformed)?, binding)?;
     // -1 would be a client that wants to be asked first; with SCRAM none does.
     let length = cursor.i32().map_err(malformed)?;
     let length = usize::try_from(length).map_err(|_| malformed(Malformed::UnknownValue))?;
     let message = cursor.bytes(length).map_err(malformed)?;
     cursor.finish().map_err(malformed)?;
-    Ok(message)
+    Ok((offer, message))
 }
 
 /// Reads a `PasswordMessage`, without its terminator.

@@ -11,6 +11,7 @@ use tokio_postgres::NoTls;
 use crate::auth::md5;
 use crate::auth::scram::ScramSecret;
 use crate::config::{AuthType, Database, User};
+use crate::net::tls::Acceptor;
 use crate::secret::Secret;
 use crate::wire::tag::frontend;
 
@@ -49,6 +50,11 @@ fn config(auth_type: AuthType) -> Config {
     config
 }
 
+/// Clients are offered no TLS.
+fn no_tls() -> Acceptor {
+    Acceptor::new(&Config::default().general.client_tls).unwrap()
+}
+
 /// Leads one connection through `accept`, while `client` talks at its other end.
 async fn meet<T, F: Future<Output = T>>(
     config: &Config,
@@ -56,7 +62,9 @@ async fn meet<T, F: Future<Output = T>>(
 ) -> (Accepted, T) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let admission = Admission::new();
-    let ours = accept(Stream::Unix(ours), Peer::Unix, config, &PROCESS_SECRET, &admission);
+    let acceptor = no_tls();
+    let ours =
+        accept(Stream::Unix(ours), Peer::Unix, config, &acceptor, &PROCESS_SECRET, &admission);
     tokio::join!(ours, client(theirs))
 }
 
@@ -73,7 +81,8 @@ async fn answer(config: &Config, bytes: &[u8]) -> (Accepted, Vec<u8>) {
     });
     let admission = Admission::new();
     let accepted =
-        accept(Stream::Unix(ours), Peer::Unix, config, &PROCESS_SECRET, &admission).await;
+        accept(Stream::Unix(ours), Peer::Unix, config, &no_tls(), &PROCESS_SECRET, &admission)
+            .await;
     let answer = match &accepted {
         Accepted::Gone => client.await.unwrap(),
         // The connection is still open.
@@ -93,7 +102,8 @@ async fn login(
     let admission = Admission::new();
     let ours = async {
         let accepted =
-            accept(Stream::Unix(ours), Peer::Unix, config, &PROCESS_SECRET, &admission).await;
+            accept(Stream::Unix(ours), Peer::Unix, config, &no_tls(), &PROCESS_SECRET, &admission)
+                .await;
         let Accepted::Login(mut authenticated) = accepted else { return None };
         let mut greeting = authenticated.greeting.clone();
         encode::ready_for_query(&mut greeting, b'I');
@@ -500,7 +510,9 @@ async fn a_client_too_many_is_told_and_places_come_back() {
     let connect = async || {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(STARTUP).await.unwrap();
-        let ours = accept(Stream::Unix(ours), Peer::Unix, &config, &PROCESS_SECRET, &admission);
+        let acceptor = no_tls();
+        let ours =
+            accept(Stream::Unix(ours), Peer::Unix, &config, &acceptor, &PROCESS_SECRET, &admission);
         let mut answer = Vec::new();
         tokio::select! {
             accepted = ours => (accepted, answer),

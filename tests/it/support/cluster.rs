@@ -221,7 +221,10 @@ impl Cluster {
     fn await_ready(&self) {
         poll("PostgreSQL accepts connections", || {
             Login::new("postgres", "postgres").connect(&self.unix()).is_ok()
-                && Login::new("postgres", "postgres").connect(&self.tcp()).is_ok()
+                // It may want TLS there, and says so.
+                && Login::new("postgres", "postgres")
+                    .connect(&self.tcp())
+                    .map_or_else(|said| said.len() > 1, |_| true)
         });
     }
 }
@@ -271,6 +274,18 @@ pub fn signal(pid: u32, name: &str) {
     };
     let process = Pid::from_raw(pid.cast_signed()).expect("a process has a number");
     kill_process(process, number).expect("it is ours, and has not been waited for");
+}
+
+/// Writes a file into a folder of [`private_dir`], for nobody but the user of [`unprivileged`]
+/// commands and root.
+pub fn private_file(dir: &Path, name: &str, content: &str) -> PathBuf {
+    let path = dir.join(name);
+    fs::write(&path, content).expect("the folder is ours");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("we made it");
+    if let Some((uid, gid)) = service_user() {
+        std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("root may give it away");
+    }
+    path
 }
 
 /// A port of the loopback address that was free a moment ago.

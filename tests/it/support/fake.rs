@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     login::Address,
-    message::{Bytes, CANCEL_REQUEST, cstr, message},
+    message::{Bytes, CANCEL_REQUEST, SSL_REQUEST, cstr, message},
     reply::Reply,
     wire::{Client, Stream},
 };
@@ -52,7 +52,12 @@ impl FakeServer {
                     let script = Arc::clone(&script);
                     std::thread::spawn(move || {
                         let mut connection = Client::over(Stream::Tcp(stream));
-                        if let Some((code, _)) = connection.first_packet() {
+                        let mut first = connection.first_packet();
+                        if first.as_ref().is_some_and(|(code, _)| *code == SSL_REQUEST) {
+                            connection.try_send(b"N").expect("the proxy waits for an answer");
+                            first = connection.first_packet();
+                        }
+                        if let Some((code, _)) = first {
                             let is_cancel = code == CANCEL_REQUEST;
                             script(Caller { number, is_cancel, connection });
                         }

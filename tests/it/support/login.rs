@@ -157,7 +157,8 @@ impl Login {
             }
             10 => {
                 client.login_method = "scram";
-                assert!(rest.starts_with(b"SCRAM-SHA-256\0"), "mechanisms: {rest:?}");
+                let mut offered = rest.split(|byte| *byte == 0);
+                assert!(offered.any(|name| name == b"SCRAM-SHA-256"), "mechanisms: {rest:?}");
                 let first = scram.message();
                 let length = u32::try_from(first.len()).expect("short").to_be_bytes();
                 Some(message(b'p', &[b"SCRAM-SHA-256\0", &length[..], first].concat()))

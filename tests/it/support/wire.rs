@@ -39,7 +39,11 @@ pub struct Client {
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
+    Tls(Box<TlsStream>),
 }
+
+/// TLS by rustls' own stream, which shares no code with ours.
+pub type TlsStream = rustls::StreamOwned<rustls::ClientConnection, TcpStream>;
 
 impl Client {
     /// Takes over a connected socket.
@@ -72,6 +76,7 @@ impl Client {
         match &mut self.stream {
             Stream::Tcp(stream) => stream.write_all(bytes),
             Stream::Unix(stream) => stream.write_all(bytes),
+            Stream::Tls(stream) => stream.write_all(bytes),
         }
     }
 
@@ -209,6 +214,7 @@ impl Client {
         let waiting = || match &self.stream {
             Stream::Tcp(stream) => ioctl_fionread(stream),
             Stream::Unix(stream) => ioctl_fionread(stream),
+            Stream::Tls(stream) => ioctl_fionread(&stream.sock),
         };
         let mut before = 0;
         poll("nothing more comes", || {
@@ -247,6 +253,7 @@ impl Client {
         let _ = match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Write),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Write),
+            Stream::Tls(stream) => stream.sock.shutdown(Shutdown::Write),
         };
     }
 
@@ -255,7 +262,31 @@ impl Client {
         Self::over(match &self.stream {
             Stream::Tcp(stream) => Stream::Tcp(stream.try_clone().expect("descriptors are left")),
             Stream::Unix(stream) => Stream::Unix(stream.try_clone().expect("descriptors are left")),
+            Stream::Tls(_) => panic!("a TLS connection has one state"),
         })
+    }
+
+    /// Returns the socket below TLS, for those who write there what they should not.
+    ///
+    /// # Panics
+    /// If there is no TLS.
+    pub fn raw(&self) -> TcpStream {
+        match &self.stream {
+            Stream::Tls(stream) => stream.sock.try_clone().expect("descriptors are left"),
+            Stream::Tcp(_) | Stream::Unix(_) => panic!("no TLS"),
+        }
+    }
+
+    /// Returns the socket, to put something else around it.
+    ///
+    /// # Panics
+    /// If it is none of TCP, or something has come that was not read.
+    pub fn into_tcp(self) -> TcpStream {
+        assert!(self.received.is_empty(), "unread: {:?}", self.received);
+        match self.stream {
+            Stream::Tcp(stream) => stream,
+            Stream::Unix(_) | Stream::Tls(_) => panic!("not plain TCP"),
+        }
     }
 
     /// Ends the connection for everybody who writes to it or reads from it.
@@ -263,6 +294,7 @@ impl Client {
         let _ = match &self.stream {
             Stream::Tcp(stream) => stream.shutdown(Shutdown::Both),
             Stream::Unix(stream) => stream.shutdown(Shutdown::Both),
+            Stream::Tls(stream) => stream.sock.shutdown(Shutdown::Both),
         };
     }
 
@@ -275,6 +307,9 @@ impl Client {
             }
             Stream::Unix(stream) => {
                 stream.set_read_timeout(Some(time)).and_then(|()| stream.read(&mut chunk))
+            }
+            Stream::Tls(stream) => {
+                stream.sock.set_read_timeout(Some(time)).and_then(|()| stream.read(&mut chunk))
             }
         };
         match result {
