@@ -2,6 +2,7 @@
 
 mod problems;
 mod shipped;
+mod tls;
 
 use std::io::Write as _;
 use std::path::PathBuf;

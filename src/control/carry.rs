@@ -119,6 +119,7 @@ fn log_opened(spec: &Spec, settings: &PoolSettings, opened: &Opened) {
         user = spec.user,
         server = settings.server(),
         backend_pid = opened.cancel_key.pid,
+        tls = opened.raw.tls.as_ref().map(|tls| tls.describe()),
         "new connection to server{from}"
     );
 }

@@ -427,3 +427,26 @@ proptest! {
         let _ = runtime.block_on(log_in_to_reply(&reply));
     }
 }
+
+#[test]
+fn proofs_are_bound_where_both_sides_can() {
+    let data: Arc<[u8]> = Arc::from(&b"hash"[..]);
+    let own = Binding::EndPoint(Arc::clone(&data));
+    let check = |names: &[u8], own: &Binding, expected: Option<&str>| {
+        let chosen = binding(names, own);
+        let shown = chosen.as_ref().map(|binding| match binding {
+            Binding::EndPoint(_) => "p",
+            Binding::NotOffered => "y",
+            Binding::Unsupported => "n",
+        });
+        assert_eq!(shown, expected, "{}", names.escape_ascii());
+    };
+    let both = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
+    check(both, &own, Some("p"));
+    check(both, &Binding::Unsupported, Some("n"));
+    check(b"SCRAM-SHA-256\0\0", &own, Some("y"));
+    check(b"SCRAM-SHA-256\0\0", &Binding::Unsupported, Some("n"));
+    check(b"SCRAM-SHA-256-PLUS\0\0", &own, Some("p"));
+    check(b"SCRAM-SHA-256-PLUS\0\0", &Binding::Unsupported, None);
+    check(b"OTHER\0\0", &own, None);
+}

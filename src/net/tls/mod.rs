@@ -73,8 +73,8 @@ pub enum HandshakeError {
     #[error("connection lost during the TLS handshake")]
     Lost(#[source] io::Error),
     /// The peers cannot agree, or do not trust each other.
-    #[error("TLS handshake failed")]
-    Tls(#[source] ChannelError),
+    #[error("TLS handshake failed: {0}")]
+    Tls(ChannelError),
     /// Something that is no name of a host was to be reached.
     #[error("no name for a certificate")]
     Name,
