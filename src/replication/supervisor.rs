@@ -79,7 +79,11 @@ impl Supervisor {
 
     /// How all secondaries are, by database and name.
     pub fn status(&self) -> Vec<Status> {
-        self.secondaries.all.iter().map(|link| link.status.borrow().clone().as_of_now()).collect()
+        self.secondaries
+            .all
+            .iter()
+            .map(|link| link.status.borrow().clone().into_current())
+            .collect()
     }
 
     /// Where a secondary is verified and repaired; `None` if there is no such secondary.
