@@ -163,9 +163,9 @@ fn keep_alive(stream: &Stream) -> io::Result<()> {
 async fn pin_settings(client: &Client) -> Result<i32, Error> {
     let wrong = || Error::sql("prepare the session");
     let answers = client.simple_query(&settings()).await.map_err(wrong())?;
-    let last = answers.iter().rev().find_map(|answer| match answer {
-        SimpleQueryMessage::Row(row) => row.get(0)?.parse().ok(),
-        _ => None,
+    let last = answers.iter().rev().find_map(|answer| {
+        let SimpleQueryMessage::Row(row) = answer else { return None };
+        row.get(0)?.parse().ok()
     });
     last.ok_or_else(|| Error::Unexpected { what: "no process at the other end".to_owned() })
 }

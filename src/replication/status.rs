@@ -167,7 +167,7 @@ pub(super) const FRESH: Duration = Duration::from_secs(2);
 impl Status {
     /// What can be said now: one that was in sync, and has not been heard of since, is not.
     #[must_use]
-    pub(super) fn as_of_now(mut self) -> Self {
+    pub(super) fn into_current(mut self) -> Self {
         let is_old = self.as_of.is_none_or(|as_of| as_of.elapsed() > FRESH);
         if self.state == State::InSync && is_old {
             self.state = State::CatchingUp;

@@ -129,7 +129,7 @@ impl Supervisor {
     pub fn status(&self) -> Vec<Status> {
         let groups = self.groups.load();
         let links = groups.values().flat_map(|group| group.links.values());
-        links.map(|link| link.status.borrow().clone().as_of_now()).collect()
+        links.map(|link| link.status.borrow().clone().into_current()).collect()
     }
 
     /// How all databases with secondaries are, as they were last seen.
@@ -277,7 +277,7 @@ impl Group {
         let now = Instant::now();
         let view = |link: &Arc<Link>| {
             View::new(
-                link.status.borrow().clone().as_of_now(),
+                link.status.borrow().clone().into_current(),
                 &look,
                 (link.desk.progress(), link.desk.results()),
                 now,

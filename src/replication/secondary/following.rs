@@ -127,8 +127,10 @@ impl Keeper {
         let findings = check::check(primary, &self.selection).await?;
         let missed = findings.iter().filter(|finding| finding.what.may_have_missed());
         let missed: Vec<_> = missed.collect();
-        let is_mended = missed.iter().all(|finding| finding.what.is_mended_by_capture());
-        if !missed.is_empty() && !(self.assignment.settings.auto && is_mended) {
+        let is_ours = |finding: &&check::Finding| {
+            self.assignment.settings.auto && finding.what.is_mended_by_capture()
+        };
+        if !missed.iter().copied().all(|finding| is_ours(&finding)) {
             let all: Vec<_> = missed.iter().map(ToString::to_string).collect();
             return Err(Halt::Stuck(State::Paused(all.join("; "))));
         }

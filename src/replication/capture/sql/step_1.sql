@@ -28,7 +28,7 @@ CREATE TABLE pgtandem.tables (
     inserts     text NOT NULL CHECK (inserts IN ('statement', 'row')),
     leaves      oid[] NOT NULL,
     since       pg_snapshot NOT NULL,
-    first       pg_snapshot NOT NULL
+    first       pg_snapshot NOT NULL DEFAULT pg_catalog.pg_current_snapshot()
 );
 
 -- Written by whoever applies; read by rotation and limits.

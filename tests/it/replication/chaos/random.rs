@@ -16,15 +16,20 @@ impl Random {
         (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) % limit
     }
 
+    /// A place in a list of this length.
+    pub fn place(&mut self, length: usize) -> usize {
+        let length = u64::try_from(length).expect("lists are short");
+        usize::try_from(self.below(length)).expect("it is below the length")
+    }
+
     pub fn pick<'a, T>(&mut self, list: &'a [T]) -> &'a T {
-        let place = self.below(list.len() as u64);
-        &list[usize::try_from(place).expect("it is below the length")]
+        &list[self.place(list.len())]
     }
 
     pub fn shuffle<T>(&mut self, list: &mut [T]) {
         for end in (1..list.len()).rev() {
-            let place = self.below(end as u64 + 1);
-            list.swap(end, usize::try_from(place).expect("it is below the length"));
+            let place = self.place(end + 1);
+            list.swap(end, place);
         }
     }
 }

@@ -228,7 +228,7 @@ impl Filler {
     pub fn fill(disk: &Tmpfs) -> Self {
         let path = disk.path().join("filler");
         let mut file = std::fs::File::create(&path).expect("the file system is ours");
-        let block = [0_u8; 64 << 10];
+        let block = vec![0_u8; 64 << 10];
         while std::io::Write::write_all(&mut file, &block).is_ok() {}
         Self(path)
     }
