@@ -125,6 +125,10 @@ pub fn settle(here: Place<'_>, there: Place<'_>) {
          FROM pgtandem.progress), false)"
     );
     poll("the secondary has caught up", || client.value(&sql) == "t");
+    // What was copied before the rest (a proxy died in the middle) may still have to catch up.
+    poll("so have all of its tables", || {
+        client.value("SELECT count(*) FROM pgtandem.copied") == "0"
+    });
 }
 
 /// Settles, and compares all tables.
