@@ -5,7 +5,7 @@ CARGO ?= cargo
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reload-under-load chaos matrix-verify lint doc bench bench-quick bench-micro check
+.PHONY: help demo test reload-under-load chaos matrix-verify lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,6 +51,11 @@ bench: ## direct, PgBouncer and pgtandem side by side; options as in BENCH="--pi
 
 bench-quick: ## the same in a few minutes
 	@$(MAKE) --no-print-directory bench BENCH="--quick $(BENCH)"
+
+bench-replication: ## what capture costs, and how fast a secondary follows; BENCH="--quick"
+	@.ci/install bench
+	$(CARGO) build --release --locked
+	@python3 bench/replication.py $(BENCH)
 
 bench-micro: ## the codec alone, with criterion
 	$(CARGO) bench --locked --bench codec

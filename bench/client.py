@@ -10,6 +10,7 @@ PROTOCOL_3_0 = 196608
 READY_FOR_QUERY = ord("Z")
 ERROR_RESPONSE = ord("E")
 AUTHENTICATION = ord("R")
+DATA_ROW = ord("D")
 TIMEOUT_S = 30
 
 
@@ -35,6 +36,23 @@ class Client:
         self._socket.sendall(b"Q" + struct.pack("!I", len(body) + 4) + body)
         return self._until_ready()
 
+    def rows(self, sql: str) -> list[list[str | None]]:
+        """Runs `sql` and returns its rows as texts."""
+        rows: list[list[str | None]] = []
+        body = sql.encode() + b"\0"
+        self._socket.sendall(b"Q" + struct.pack("!I", len(body) + 4) + body)
+        self._until_ready(rows)
+        return rows
+
+    def value(self, sql: str) -> str | None:
+        """Runs `sql` and returns the first column of its first row; None if there is none."""
+        rows = self.rows(sql)
+        return rows[0][0] if rows else None
+
+    def wait(self, seconds: float | None) -> None:
+        """Sets how long an answer may take."""
+        self._socket.settimeout(seconds)
+
     def close(self) -> None:
         """Says Terminate and closes the socket."""
         try:
@@ -49,7 +67,7 @@ class Client:
         self._socket.sendall(head + parameters)
         self._until_ready()
 
-    def _until_ready(self) -> int:
+    def _until_ready(self, rows: list | None = None) -> int:
         """Reads whole messages up to ReadyForQuery; no buffer outlives the call."""
         pending = bytearray()
         received = 0
@@ -69,6 +87,8 @@ class Client:
                 if tag == ERROR_RESPONSE:
                     fields = bytes(pending[position + 5 : end]).rstrip(b"\0").split(b"\0")
                     error = ServerError(b", ".join(fields).decode(errors="replace"))
+                elif tag == DATA_ROW and rows is not None:
+                    rows.append(_fields(pending[position + 7 : end]))
                 elif tag == AUTHENTICATION and any(pending[position + 5 : position + 9]):
                     raise ServerError("a password is wanted; the benchmark logs in by trust")
                 elif tag == READY_FOR_QUERY:
@@ -77,3 +97,15 @@ class Client:
                     return received
                 position = end
             del pending[:position]
+
+
+def _fields(row: bytearray) -> list[str | None]:
+    """Cuts a DataRow, behind the number of its columns, into texts."""
+    fields: list[str | None] = []
+    position = 0
+    while position < len(row):
+        (length,) = struct.unpack_from("!i", row, position)
+        position += 4
+        fields.append(None if length < 0 else row[position : position + length].decode())
+        position += max(length, 0)
+    return fields

@@ -356,10 +356,11 @@ def context(options: argparse.Namespace, ground: Ground) -> dict:
     }
 
 
-def default_json() -> Path:
+def default_json(prefix: str = "") -> Path:
     """A file name that tells when and what was measured."""
     moment = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
-    return BENCH / "results" / f"{moment}-{commit()}.json"
+    name = f"{moment}-{commit()}.json"
+    return BENCH / "results" / (f"{prefix}-{name}" if prefix else name)
 
 
 def commit() -> str:

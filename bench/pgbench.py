@@ -104,14 +104,22 @@ class Log:
 class Run:
     """A pgbench at work; leaving the `with` block ends it in every case."""
 
-    def __init__(self, program: Path, port: int, load: Load, seconds: int, threads: int):
+    def __init__(
+        self,
+        program: Path,
+        port: int,
+        load: Load,
+        seconds: int,
+        threads: int,
+        database: str = servers.DATABASE,
+    ):
         self._seconds = seconds
         self._temporary = tempfile.TemporaryDirectory(prefix="pgtandem-pgbench-")
         self._folder = Path(self._temporary.name)
         command = [program, "-n", "-h", "127.0.0.1", "-p", str(port), "-U", servers.USER]
         command += ["-c", str(load.clients), "-j", str(min(threads, load.clients))]
         command += ["-T", str(seconds), "-l", "--log-prefix", self._folder / "log"]
-        command += [*load.arguments, servers.DATABASE]
+        command += [*load.arguments, database]
         # Left to itself, pgbench would use TLS wherever it is offered.
         mode = "require" if load.uses_tls else "disable"
         environment = {**os.environ, "PGSSLMODE": mode}

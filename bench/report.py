@@ -110,6 +110,25 @@ def table(rows: list[Median], loads: list[tuple[str, int]], targets: list[str]) 
     return "\n".join(out)
 
 
+def comparison(rows: list[Median]) -> str:
+    """Lays out the medians by case, each with its ratio to the first target of the case."""
+    first: dict[str, Median] = {}
+    lines = [["case", "target", "figures"]]
+    for row in rows:
+        base = first.setdefault(row.case, row)
+        parts = []
+        for name, value in row.figures.items():
+            theirs = base.figures.get(name)
+            ratio = f" (×{value / theirs:.2f})" if row is not base and theirs else ""
+            parts.append(f"{name} {value:,.{0 if value >= 1000 else 2}f}{ratio}")
+        lines.append([row.case, row.target, "  ".join(parts)])
+    widths = [max(len(line[column]) for line in lines) for column in (0, 1)]
+    return "\n".join(
+        f"{case.ljust(widths[0])}  {target.ljust(widths[1])}  {figures}"
+        for case, target, figures in lines
+    )
+
+
 def _cells(row: Median, baseline: Median | None) -> list[str]:
     cells = []
     for column in COLUMNS:

@@ -224,12 +224,19 @@ class Server:
 
 
 class PostgreSQL(Server):
-    """A throw-away cluster tuned to be fast and steady, not safe."""
+    """A throw-away cluster tuned to be fast and steady, not safe, unless `changed` says otherwise."""
 
     stop_signal = signal.SIGINT  # a "fast" shutdown: open sessions are cut off
     login_database = "postgres"  # the other one comes later, with `fill`
 
-    def __init__(self, folder: Path, programs: Path, account: Account, max_connections: int):
+    def __init__(
+        self,
+        folder: Path,
+        programs: Path,
+        account: Account,
+        max_connections: int,
+        changed: dict[str, str] | None = None,
+    ):
         data = folder / "data"
         initdb = [programs / "initdb", "-D", data, "-U", USER, "-A", "trust", "-E", "UTF8"]
         run_group([*initdb, "--locale=C", "--no-sync"], folder, account)
@@ -248,6 +255,7 @@ class PostgreSQL(Server):
             # Nothing may start by itself in the middle of a run.
             "autovacuum": "off",
             "jit": "off",
+            **(changed or {}),
         }
         lines = [f"{key} = '{value}'\n" for key, value in settings.items()]
         with (data / "postgresql.conf").open("a") as file:
@@ -351,9 +359,13 @@ listen = "{listen}"
 [databases.{DATABASE}]
 host = "127.0.0.1"
 port = {server_port}
-"""
+{self.more()}"""
         )
         # As the caller: the checkout may lie where no other account can read it.
         super().__init__(
             name, folder, [program, "--config", config, "run"], Account.caller(), port
         )
+
+    def more(self) -> str:
+        """What is added to the configuration."""
+        return ""

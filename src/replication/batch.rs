@@ -81,6 +81,11 @@ impl Position {
     }
 }
 
+/// Begins to read. Nothing is known of how a log that has just been truncated is filled, and what
+/// the planner assumes then makes it read the whole log for each batch, not what the index leads to.
+const BEGIN: &str =
+    "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL enable_seqscan = off";
+
 /// The log tables; a change is in one of them.
 const LOGS: [&str; 3] = ["pgtandem.log_0", "pgtandem.log_1", "pgtandem.log_2"];
 
@@ -121,7 +126,7 @@ impl<'a> Batch<'a> {
         // All three are on their way at once.
         let (begun, snapshot, rows) = tokio::join!(
             biased;
-            client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+            client.batch_execute(BEGIN),
             client.query_typed(SNAPSHOT, &[]),
             client.query_typed_raw(&sql, nothing),
         );

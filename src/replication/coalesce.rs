@@ -10,10 +10,15 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::change::{Action, Change, RowKey, Version};
 
+/// Greater than the ids of changes that stand for those before, and smaller than all others.
+const BEFORE: i64 = 0;
+
 /// The net effect on all tables, by their number.
 #[derive(Debug, Default)]
 pub struct NetEffect {
     tables: BTreeMap<i32, NetTable>,
+    rows: u64,
+    bytes: u64,
 }
 
 /// The net effect on one table: first all truncated, then rows deleted, updated, inserted.
@@ -117,7 +122,10 @@ impl NetEffect {
         let (key, replaced, made) = match action {
             Action::Truncate => {
                 net.is_truncated = true;
-                net.rows.clear();
+                for (key, row) in net.rows.drain() {
+                    self.rows -= 1;
+                    self.bytes -= size(&key) + row.size();
+                }
                 return Ok(());
             }
             Action::Insert { key, image, now } => (key, None, Some(Made { version: now, image })),
@@ -126,11 +134,36 @@ impl NetEffect {
             }
             Action::Delete { key, was } => (key, Some(Replaced(was)), None),
         };
-        net.change(key, Step { id, xid, replaced, made }).map_err(|(key, what)| Impossible {
-            id,
-            table,
-            key,
-            what,
+        let change = net.change(key, Step { id, xid, replaced, made });
+        let (rows, grown, shrunk) =
+            change.map_err(|(key, what)| Impossible { id, table, key, what })?;
+        self.rows += rows;
+        self.bytes = self.bytes + grown - shrunk;
+        Ok(())
+    }
+
+    /// How many rows it is about.
+    pub fn rows(&self) -> u64 {
+        self.rows
+    }
+
+    /// Bytes that it takes in memory, nearly.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Turns it back into changes, fewer as a rule, that have the same effect before those that are
+    /// still to come: transactions that have changed a row and are over become one that there is not.
+    ///
+    /// What came and went in a transaction that may not be over is forgotten.
+    pub fn into_changes(self) -> impl Iterator<Item = Change> {
+        self.tables.into_iter().flat_map(|(table, net)| {
+            let change = move |id, xid, action| Change { id, xid, table, action };
+            let truncate = net.is_truncated.then(|| change(BEFORE - 2, 0, Action::Truncate));
+            let rows = net.rows.into_iter().flat_map(move |(key, row)| {
+                row.into_actions(&key).map(move |(id, xid, action)| change(id, xid, action))
+            });
+            truncate.into_iter().chain(rows)
         })
     }
 
@@ -154,14 +187,29 @@ impl NetEffect {
     }
 }
 
+/// The bytes of a key in memory, nearly, with the place of its row.
+fn size(key: &RowKey) -> u64 {
+    const EACH: usize = 288;
+    let parts: usize = key.iter().map(|part| part.len() + 40).sum();
+    u64::try_from(EACH + parts).unwrap_or_default()
+}
+
 impl NetTable {
-    fn change(&mut self, key: RowKey, step: Step) -> Result<(), (RowKey, &'static str)> {
+    /// Returns how many rows it is about more than before, and the bytes that are more and less.
+    fn change(
+        &mut self,
+        key: RowKey,
+        step: Step,
+    ) -> Result<(u64, u64, u64), (RowKey, &'static str)> {
         let Step { id, xid, replaced, made } = step;
+        let (mut rows, mut grown, mut shrunk) = (0, 0, 0);
         let row = match self.rows.entry(key) {
             Entry::Vacant(entry) => {
+                (rows, grown) = (1, size(entry.key()));
                 entry.insert(Row { before: None, xid, replaced: vec![], made: vec![], id })
             }
             Entry::Occupied(mut entry) => {
+                shrunk = entry.get().size();
                 if entry.get().xid != xid {
                     let settled = entry.get_mut().settle(self.is_truncated);
                     settled.map_err(|what| (entry.key().clone(), what))?;
@@ -172,7 +220,7 @@ impl NetTable {
         };
         row.id = id;
         row.change(replaced, made);
-        Ok(())
+        Ok((rows, grown + row.size(), shrunk))
     }
 
     /// Says what is to be done, in the order of the keys; [`NetEffect::finish`] must have been there.
@@ -199,6 +247,37 @@ impl NetTable {
 }
 
 impl Row {
+    /// The bytes of its images.
+    fn size(&self) -> u64 {
+        let before = match &self.before {
+            Some(Net::Inserted(image) | Net::Updated(image)) => image.len(),
+            Some(Net::Deleted | Net::Vanished) | None => 0,
+        };
+        let made: usize = self.made.iter().map(|made| made.image.len()).sum();
+        u64::try_from(before + made).unwrap_or_default()
+    }
+
+    /// Turns it back into changes: their ids, their transactions, and what they do.
+    fn into_actions(self, key: &RowKey) -> impl Iterator<Item = (i64, u64, Action)> + use<> {
+        let Self { before, xid, replaced, made, id } = self;
+        let insert = |image, now| Action::Insert { key: key.clone(), image, now };
+        let delete = |was| Action::Delete { key: key.clone(), was };
+        let past = match before {
+            None => vec![],
+            Some(Net::Inserted(image)) => vec![insert(image, None)],
+            Some(Net::Updated(image)) => {
+                vec![Action::Update { key: key.clone(), image, was: None, now: None }]
+            }
+            Some(Net::Deleted) => vec![delete(None)],
+            Some(Net::Vanished) => vec![insert(String::new(), None), delete(None)],
+        };
+        let replaced = replaced.into_iter().map(delete);
+        let made = made.into_iter().map(|made| insert(made.image, made.version));
+        let last: Vec<_> = replaced.chain(made).collect();
+        let past = (BEFORE - 1..).zip(past).map(|(id, action)| (id, 0, action));
+        past.chain(last.into_iter().map(move |action| (id, xid, action)))
+    }
+
     /// Pairs the versions of one change with those of the other changes of its transaction.
     fn change(&mut self, replaced: Option<Replaced>, made: Option<Made>) {
         let is_insert = replaced.is_none();
@@ -206,9 +285,11 @@ impl Row {
             // A version that is not known is that of an insert by statement; it is the only one.
             let is_that =
                 |made: &Made| made.version == was || made.version.is_none() || was.is_none();
-            match self.made.iter().position(is_that) {
-                Some(position) => drop(self.made.remove(position)),
-                None => self.replaced.push(was),
+            if let Some(position) = self.made.iter().position(is_that) {
+                self.made.remove(position);
+            } else {
+                self.replaced.reserve_exact(1);
+                self.replaced.push(was);
             }
         }
         let Some(made) = made else { return };
@@ -218,9 +299,12 @@ impl Row {
             None if is_insert && !self.made.is_empty() && !self.replaced.is_empty() => Some(0),
             None => None,
         };
-        match made_late {
-            Some(position) => drop(self.replaced.remove(position)),
-            None => self.made.push(made),
+        if let Some(position) = made_late {
+            self.replaced.remove(position);
+        } else {
+            // There is one, as a rule.
+            self.made.reserve_exact(1);
+            self.made.push(made);
         }
     }
 
@@ -392,7 +476,58 @@ mod tests {
         prop::collection::vec(action, 0..60)
     }
 
+    /// What is left of changes that were turned into fewer in between, a transaction for each three.
+    fn net_of_fewer(actions: &[Action], cut: usize) -> NetEffect {
+        let mut net = NetEffect::default();
+        for (position, (id, action)) in (1..).zip(actions).enumerate() {
+            if position == cut {
+                let (mut fewer, rows) = (NetEffect::default(), net.rows());
+                for change in net.into_changes() {
+                    fewer.add(change).unwrap();
+                }
+                assert!(fewer.rows() <= rows);
+                net = fewer;
+            }
+            let action = action.clone();
+            net.add(Change { id, xid: 3 + id.unsigned_abs() / 3, table: 7, action }).unwrap();
+            let rows = || net.tables.values().flat_map(|table| &table.rows);
+            assert_eq!(usize::try_from(net.rows()).unwrap(), rows().count());
+            assert_eq!(net.bytes(), rows().map(|(key, row)| size(key) + row.size()).sum::<u64>());
+        }
+        net
+    }
+
+    /// Versions tell the order where ids do not, also behind a cut.
+    #[test]
+    fn a_cut_in_the_middle_of_a_transaction() {
+        let version = |line| Some(Version { leaf: 0, place: (0, line) });
+        let step = |image: u8, was, now| {
+            let (key, image) = (vec!["1".to_owned()], image.to_string());
+            Action::Update { key, image, was: version(was), now: version(now) }
+        };
+        // The trigger's change of the row was made after the one that is logged behind it.
+        let actions = [step(2, 2, 3), step(1, 1, 2)];
+        for cut in 0..2 {
+            let net = net_of_fewer(&actions, cut).finish().unwrap().pop().unwrap().1;
+            let updates = vec![(vec!["1".to_owned()], "2".to_owned())];
+            assert_eq!(net.into_work(Update::InPlace), Work { updates, ..Work::default() });
+        }
+    }
+
     proptest! {
+        #[test]
+        fn fewer_changes_have_the_same_net_effect(actions in actions(), cut in 0_usize..30) {
+            let mut rows = Model::new();
+            let actions: Vec<Action> =
+                actions.into_iter().filter(|action| happen(&mut rows, action)).collect();
+            let work = |cut| {
+                let table = net_of_fewer(&actions, cut).finish().unwrap().pop();
+                table.map(|(_, table)| (table.is_truncated, table.into_work(Update::InPlace)))
+            };
+            let is_something = |work: &(bool, Work)| work.0 || work.1 != Work::default();
+            prop_assert_eq!(work(cut).filter(is_something), work(usize::MAX).filter(is_something));
+        }
+
         #[test]
         fn the_net_effect_is_that_of_all_changes(
             before in prop::collection::btree_map(0_u8..6, any::<u8>(), 0..6),

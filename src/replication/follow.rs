@@ -40,9 +40,9 @@ pub struct Follower {
 /// What may be held in memory at a time.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Changes.
+    /// Rows that were changed, each once.
     pub rows: u64,
-    /// Their bytes.
+    /// Their bytes, nearly.
     pub bytes: u64,
 }
 
@@ -66,7 +66,7 @@ impl Count {
 
 /// What was read of a batch before it turned out to be large.
 struct Read {
-    held: Vec<Change>,
+    net: NetEffect,
     skipped: Vec<Change>,
     count: Count,
     as_of: Instant,
@@ -143,15 +143,22 @@ impl Follower {
             let what = format!("snapshot {} after {}", batch.until, position.snapshot);
             return Err(Error::Unexpected { what }.into());
         }
-        let (mut held, mut skipped) = (Vec::new(), Vec::new());
+        let (mut net, mut skipped) = (NetEffect::default(), Vec::new());
         let mut count = Count::default();
         while let Some(change) = batch.next().await? {
             count.add(&change);
             for part in self.split(change)? {
-                if self.is_skipped(&part) { skipped.push(part) } else { held.push(part) }
+                if self.is_skipped(&part) {
+                    skipped.push(part);
+                } else {
+                    net.add(part).map_err(Box::new)?;
+                }
             }
-            if count.changes > self.limits.rows || count.bytes > self.limits.bytes {
-                let read = Read { held, skipped, count, as_of };
+            if count.changes.is_multiple_of(1024) {
+                tell(count.changes, count.bytes);
+            }
+            if net.rows() > self.limits.rows || net.bytes() > self.limits.bytes {
+                let read = Read { net, skipped, count, as_of };
                 return self.step_through_table(primary, batch, read, tell).await;
             }
         }
@@ -163,10 +170,6 @@ impl Follower {
             self.written = Some(written);
         } else {
             tell(changes, bytes);
-            let mut net = NetEffect::default();
-            for change in held {
-                net.add(change).map_err(Box::new)?;
-            }
             let tables = net.finish().map_err(Box::new)?;
             self.make_durable(primary, &written).await?;
             let from = self.stored.clone();
@@ -197,14 +200,15 @@ impl Follower {
         read: Read,
         tell: impl Fn(u64, u64),
     ) -> Result<Stepped, ApplyError> {
-        let Read { held, mut skipped, mut count, as_of } = read;
+        let Read { net, mut skipped, mut count, as_of } = read;
         self.applier.start().await?;
         stage::create(self.applier.client()).await?;
         let mut writer = stage::Writer::start(self.applier.client()).await?;
-        let mut before = None;
-        for change in held {
+        let (mut before, mut place) = (None, 0_u8);
+        for change in net.into_changes() {
             // The parts of one change have its id, and come one after the other.
-            writer.write(&change, u8::from(before == Some(change.id))).await?;
+            place = if before == Some(change.id) { place.saturating_add(1) } else { 0 };
+            writer.write(&change, place).await?;
             before = Some(change.id);
         }
         while let Some(change) = batch.next().await? {

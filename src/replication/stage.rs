@@ -39,24 +39,28 @@ const COPY: &str = "COPY pg_temp.pgtandem_stage FROM STDIN";
 const NET: &str = "\
 ANALYZE pg_temp.pgtandem_stage;
 CREATE TEMP TABLE pgtandem_steps ON COMMIT DROP AS
+WITH g AS MATERIALIZED (
+    SELECT *, bool_or(op <> 'D' AND now IS NULL OR op <> 'I' AND was IS NULL) OVER same AS by_order,
+           row_number() OVER (PARTITION BY rel, key, xid ORDER BY id, place) AS first,
+           row_number() OVER (PARTITION BY rel, key, xid ORDER BY id DESC, place DESC) AS last
+    FROM pg_temp.pgtandem_stage WINDOW same AS (PARTITION BY rel, key, xid)
+), versions AS (
+    SELECT rel, key, xid, id, was AS version, true AS is_replaced, false AS is_made, NULL AS new
+    FROM g WHERE NOT by_order AND op <> 'I'
+  UNION ALL
+    SELECT rel, key, xid, id, now, false, true, new FROM g WHERE NOT by_order AND op <> 'D'
+)
 SELECT s.rel, s.key, s.xid, min(s.id) AS id,
        count(*) FILTER (WHERE s.is_head) AS heads,
        count(*) FILTER (WHERE s.is_tail) AS tails,
        max(s.new) FILTER (WHERE s.is_tail) AS image
 FROM (
-    SELECT g.*,
-           g.op <> 'I' AND CASE WHEN g.by_order THEN g.first = 1 ELSE NOT EXISTS (
-               SELECT FROM pg_temp.pgtandem_stage m WHERE m.xid = g.xid AND m.rel = g.rel
-               AND m.key = g.key AND m.now = g.was) END AS is_head,
-           g.op <> 'D' AND CASE WHEN g.by_order THEN g.last = 1 ELSE NOT EXISTS (
-               SELECT FROM pg_temp.pgtandem_stage r WHERE r.xid = g.xid AND r.rel = g.rel
-               AND r.key = g.key AND r.was = g.now) END AS is_tail
-    FROM (
-        SELECT *, bool_or(op <> 'D' AND now IS NULL OR op <> 'I' AND was IS NULL) OVER same AS by_order,
-               row_number() OVER (PARTITION BY rel, key, xid ORDER BY id, place) AS first,
-               row_number() OVER (PARTITION BY rel, key, xid ORDER BY id DESC, place DESC) AS last
-        FROM pg_temp.pgtandem_stage WINDOW same AS (PARTITION BY rel, key, xid)
-    ) g
+    SELECT rel, key, xid, id, op <> 'I' AND first = 1 AS is_head,
+           op <> 'D' AND last = 1 AS is_tail, new
+    FROM g WHERE by_order
+  UNION ALL
+    SELECT rel, key, xid, min(id), NOT bool_or(is_made), NOT bool_or(is_replaced), max(new)
+    FROM versions GROUP BY rel, key, xid, version
 ) s
 GROUP BY s.rel, s.key, s.xid;
 CREATE TEMP TABLE pgtandem_net ON COMMIT DROP AS

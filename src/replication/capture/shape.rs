@@ -1,7 +1,7 @@
 //! What capture must know of a table beyond its definition: which triggers others put on it, which
 //! settings the texts of its values depend on, its partitions, and what we may do with it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 
 use tokio_postgres::{GenericClient, Row};
@@ -47,8 +47,8 @@ pub struct Leaf {
 pub struct Shape {
     /// How inserted rows are captured, as its triggers are now.
     pub inserts: Inserts,
-    /// The settings that its functions must pin, `search_path` excepted.
-    pub pins: Vec<Pin>,
+    /// The settings that the functions of its rows must pin.
+    pub pins: BTreeSet<Pin>,
     /// The partitions that hold rows; none for an ordinary table.
     pub leaves: Vec<Leaf>,
     /// Whether we may decide that its triggers fire always.
@@ -131,13 +131,15 @@ pub enum Pin {
     ByteaOutput,
     /// `money`.
     LcMonetary,
-    /// Names of objects.
+    /// Names of objects: whether they are in quotes.
     QuoteAllIdentifiers,
+    /// Names of objects: which are written without their schema.
+    SearchPath,
 }
 
 impl Pin {
     /// All of them, for types that are not known.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::DateStyle,
         Self::IntervalStyle,
         Self::TimeZone,
@@ -145,6 +147,7 @@ impl Pin {
         Self::ByteaOutput,
         Self::LcMonetary,
         Self::QuoteAllIdentifiers,
+        Self::SearchPath,
     ];
 
     /// The setting's name, as PostgreSQL spells it, and its value.
@@ -157,6 +160,7 @@ impl Pin {
             Self::ByteaOutput => ("bytea_output", "hex"),
             Self::LcMonetary => ("lc_monetary", "C"),
             Self::QuoteAllIdentifiers => ("quote_all_identifiers", "off"),
+            Self::SearchPath => ("search_path", "pg_catalog, pg_temp"),
         }
     }
 
@@ -248,9 +252,7 @@ impl Shape {
 
     fn of(row: &Row) -> Result<Self, tokio_postgres::Error> {
         let types: Vec<u32> = row.try_get("types")?;
-        let mut pins: Vec<Pin> = types.into_iter().flat_map(Pin::of).copied().collect();
-        pins.sort_unstable();
-        pins.dedup();
+        let pins = types.into_iter().flat_map(Pin::of).copied().collect();
         let is_row = row.try_get("has_row_triggers")? || row.try_get("is_partitioned")?;
         let oids: Vec<u32> = row.try_get("leaf_oids")?;
         let names: Vec<String> = row.try_get("leaf_names")?;

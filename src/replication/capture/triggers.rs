@@ -2,8 +2,11 @@
 //!
 //! Each operation has a function of its own with static SQL and no branch, so that a change costs
 //! one cached plan. All of them run as their owner (`SECURITY DEFINER`), so that nobody else needs a
-//! right on the log; every name in them is qualified.
+//! right on the log. Every name in them is qualified, and those for rows have no operator: they mean
+//! the same under any `search_path`, and pin it only where a type prints by it, as that would be a
+//! third of the cost of an update's capture.
 //!
+//! - A transition table is found before any other name.
 //! - A key is printed by the output functions of its types, never by a cast: a cast may be another
 //!   role's function, and `inet`, `bool` and `char(n)` print otherwise when cast.
 //! - `NEW` and the rows of a transition table are anonymous records, so that no cast of the table's
@@ -11,9 +14,10 @@
 //! - Rows of a partitioned table are written column by column in the order of the root: a partition
 //!   may have them in another one.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-use super::shape::{Inserts, Leaf, Shape};
+use super::shape::{Inserts, Leaf, Pin, Shape};
 use crate::replication::catalog::{Column, Kind, Table};
 use crate::replication::literal;
 
@@ -147,24 +151,27 @@ impl Writer<'_> {
     }
 
     fn functions(&self) -> Vec<Function> {
+        let pins = &self.shape.pins;
+        // These are rare, and name tables.
+        let with_path: BTreeSet<Pin> = pins.iter().copied().chain([Pin::SearchPath]).collect();
         let mut functions = vec![
-            self.function("insert", &self.on_insert()),
-            self.function("update", &self.on_update()),
-            self.function("delete", &self.on_delete()),
-            self.function("truncate", &self.on_truncate()),
+            self.function("insert", &self.on_insert(), pins),
+            self.function("update", &self.on_update(), pins),
+            self.function("delete", &self.on_delete(), pins),
+            self.function("truncate", &self.on_truncate(), &with_path),
         ];
         if self.is_partitioned() {
-            functions.push(self.function("truncate_leaf", &self.on_truncate_leaf()));
+            functions.push(self.function("truncate_leaf", &self.on_truncate_leaf(), &with_path));
         }
         functions
     }
 
-    fn function(&self, what: &str, statement: &str) -> Function {
-        let mut settings = vec!["search_path=pg_catalog, pg_temp".to_owned()];
-        settings.extend(self.shape.pins.iter().map(|pin| {
+    fn function(&self, what: &str, statement: &str, pins: &BTreeSet<Pin>) -> Function {
+        let setting = |pin: &Pin| {
             let (name, value) = pin.setting();
             format!("{name}={value}")
-        }));
+        };
+        let settings = pins.iter().map(setting).collect();
         let body = format!("\nBEGIN\n    {statement};\n    RETURN NULL;\nEND\n");
         Function { name: self.named(what), body, settings }
     }

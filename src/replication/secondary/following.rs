@@ -27,6 +27,32 @@ const SEQUENCES: Duration = Duration::from_secs(5);
 /// Between two looks at what is installed on the primary.
 const CHECK: Duration = Duration::from_secs(5);
 
+/// How long to wait before the next batch: not at all while there is something to apply, and longer
+/// and longer while there is nothing, so that lag is short under load and an idle primary is asked
+/// seldom.
+struct Pause {
+    next: Duration,
+    longest: Duration,
+}
+
+impl Pause {
+    const SHORTEST: Duration = Duration::from_millis(1);
+
+    fn new(longest: Duration) -> Self {
+        Self { next: Self::SHORTEST.min(longest), longest }
+    }
+
+    fn after(&mut self, changes: u64) -> Duration {
+        if changes > 0 {
+            *self = Self::new(self.longest);
+            return Duration::ZERO;
+        }
+        let pause = self.next;
+        self.next = (pause * 2).min(self.longest);
+        pause
+    }
+}
+
 impl Keeper {
     /// Applies batch after batch.
     pub(super) async fn follow(
@@ -37,6 +63,7 @@ impl Keeper {
         let Ready { mut follower, mut copying, since, diverged } = ready;
         let mut clock = Clock::default();
         let mut has_skips = follower.has_skips();
+        let mut pause = Pause::new(self.assignment.settings.poll_interval);
         loop {
             let changes = match self.step(primary, &mut follower, diverged.as_ref()).await {
                 Ok(changes) => changes,
@@ -61,8 +88,7 @@ impl Keeper {
             if std::mem::replace(&mut has_skips, follower.has_skips()) && !has_skips {
                 return Err(Halt::Again);
             }
-            let poll_interval = self.assignment.settings.poll_interval;
-            let pause = if changes == 0 { poll_interval } else { Duration::ZERO };
+            let pause = pause.after(changes);
             tokio::select! {
                 biased;
                 request = self.requests.recv() => {
@@ -193,4 +219,18 @@ struct Clock {
     reported: Last,
     sequences: Last,
     checked: Last,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_grow_while_nothing_happens() {
+        let mut pause = Pause::new(Duration::from_millis(5));
+        let pauses: Vec<u128> =
+            [0, 0, 0, 0, 0, 3, 0, 0].map(|changes| pause.after(changes).as_millis()).to_vec();
+        assert_eq!(pauses, [1, 2, 4, 5, 5, 0, 1, 2]);
+        assert_eq!(Pause::new(Duration::ZERO).after(0), Duration::ZERO);
+    }
 }

@@ -104,6 +104,7 @@ fn nothing_of_the_application_runs_as_the_owner() {
          CREATE FUNCTION nextval(text) RETURNS bigint LANGUAGE sql AS
              'SELECT app.trap(); SELECT 1::bigint';
          CREATE TEMP TABLE log_0 (id int);
+         CREATE TEMP TABLE pgtandem_new AS SELECT * FROM public.held;
          CREATE DOMAIN pg_temp.text AS varchar;
          INSERT INTO public.held VALUES ('sad', (1, 'x'), 'v'), ('ok', (2, 'y'), 'w');
          UPDATE public.held SET m = 'ok', v = 'z' WHERE m = 'ok';

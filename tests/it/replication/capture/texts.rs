@@ -99,13 +99,17 @@ fn texts_do_not_depend_on_the_writers_settings() {
 fn settings_are_pinned_where_they_matter() {
     let primary = Primary::captured(
         "CREATE TABLE a (id int PRIMARY KEY, v text, n numeric, j jsonb);
-         CREATE TABLE b (id int PRIMARY KEY, t timestamp, f float8[]);",
+         CREATE TABLE b (id int PRIMARY KEY, t timestamp, f float8[]);
+         CREATE TABLE c (id int PRIMARY KEY, r regclass);",
     );
     let pinned = primary.superuser(
         "SELECT p.proname, p.proconfig FROM pg_proc p
          WHERE p.pronamespace = 'pgtandem'::regnamespace AND p.proname ~ '^update' ORDER BY 1",
     );
-    let expected = "update_1|{\"search_path=pg_catalog, pg_temp\"}\n\
-        update_2|{\"search_path=pg_catalog, pg_temp\",\"DateStyle=ISO, MDY\",extra_float_digits=3}\n";
+    let expected = "update_1|\n\
+        update_2|{\"DateStyle=ISO, MDY\",extra_float_digits=3}\n\
+        update_3|{\"DateStyle=ISO, MDY\",IntervalStyle=postgres,TimeZone=UTC,extra_float_digits=3,\
+        bytea_output=hex,lc_monetary=C,quote_all_identifiers=off,\
+        \"search_path=pg_catalog, pg_temp\"}\n";
     assert_eq!(pinned, expected);
 }
