@@ -170,13 +170,19 @@ impl Pipe {
             let Some(records) = wire.incoming.get_mut(..held + count) else { return Err(Gone) };
             tls.release_held(records);
             wire.outgoing.clear();
-            let mut filled = 0;
+            let (mut filled, mut is_lost) = (0, false);
             let opened = tls.open(records, &mut wire.outgoing, &mut |payload| {
                 if let Some(room) = buffer.get_mut(filled..filled + payload.len()) {
                     room.copy_from_slice(payload);
                     filled += payload.len();
+                } else {
+                    // Records never grow when they are opened; if one did, nothing may go on.
+                    is_lost = true;
                 }
             });
+            if is_lost {
+                return Err(Gone);
+            }
             let is_peer_closed = tls.is_peer_closed();
             if !wire.outgoing.is_empty() {
                 // An answer or an alert of rustls' own.
