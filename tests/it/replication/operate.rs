@@ -254,8 +254,9 @@ fn what_makes_no_sense_is_refused_with_its_reason() {
     for (sql, sqlstate) in [
         ("PAUSE SECONDARY nix.copy".to_owned(), "3D000"),
         (format!("PAUSE SECONDARY {database}.nix"), "42704"),
-        (format!("SKIP SECONDARY {database}.copy"), "55000"),
         (format!("RESYNC SECONDARY {database}.copy nix"), "42P01"),
+        // Behind the other: it may find the keeper on its way back, which is 55000 too.
+        (format!("SKIP SECONDARY {database}.copy"), "55000"),
         (format!("VERIFY {database}.copy nix"), "42P01"),
         (format!("REPAIR {database}.copy nix"), "42P01"),
         (format!("VERIFY {database}.nix"), "42704"),
