@@ -61,6 +61,9 @@ impl World {
         }
         primary.superuser(&database).rows(&format!("{}{}", workload::SCHEMA, workload::ROWS));
         secondary.superuser(&other).rows(workload::SCHEMA);
+        // Clusters of tests commit asynchronously: the first crash may come before that is on disk.
+        primary.superuser(&database).rows("CHECKPOINT");
+        secondary.superuser(&other).rows("CHECKPOINT");
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).enable_all().build().expect("a runtime");
         let relay = runtime.block_on(Relay::start(secondary.port()));
