@@ -18,9 +18,13 @@ use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::net::Stream;
 use crate::pool::spec::PoolNumber;
 use crate::session::front::StatementRules;
+use crate::session::pins::Pins;
 use crate::session::refuse;
 use crate::session::relay::{self, ServerFailure};
 use crate::wire::encode;
+
+/// Takes back all that a session can leave behind, but for [`Pins::LASTING`].
+const DISCARD_ALL: &[u8] = b"DISCARD ALL";
 
 /// How long a client may take to accept our last words.
 const FAREWELL_MS: u64 = 5_000;
@@ -159,12 +163,17 @@ impl Worker {
             return;
         }
         let Some(pool) = self.pool(session.pool) else { return };
-        let needs_reset = pool.settings.mode == PoolMode::Session
-            || session.front.rules == StatementRules::Pass
-            || session.front.pins.need_reset();
+        let needs_reset =
+            pool.settings.mode == PoolMode::Session || session.front.rules == StatementRules::Pass;
         let query = pool.settings.server_reset_query.clone();
-        if needs_reset && !query.is_empty() {
+        let state = &session.front.state;
+        if state.pins.has(Pins::LASTING) {
+            self.close_backend(lease, ServerClose::Unclean);
+        } else if needs_reset && !query.is_empty() {
             self.start_chore(lease, ChoreKind::Reset, query.as_bytes());
+        } else if !needs_reset && !(state.pins.is_empty() && state.is_settled()) {
+            // Whatever the configuration says: nobody else may find it.
+            self.start_chore(lease, ChoreKind::Reset, DISCARD_ALL);
         } else {
             self.check_in(lease);
         }
