@@ -67,6 +67,8 @@ pub struct State {
     place: Option<Place>,
     doubts: Option<Box<Doubts>>,
     asked: Option<Box<Asked>>,
+    /// Something ran that no question is sure to find: nobody else gets the backend as it is.
+    is_unseen: bool,
 }
 
 /// What is not known before the server is asked.
@@ -99,12 +101,24 @@ impl Default for State {
 impl State {
     /// Starts with nothing.
     pub fn new(rules: SessionState, bound: Option<Arc<Bound>>) -> Self {
-        Self { pins: Pins::default(), rules, bound, place: None, doubts: None, asked: None }
+        let pins = Pins::default();
+        Self { pins, rules, bound, place: None, doubts: None, asked: None, is_unseen: false }
     }
 
     /// Says whether all is known that may have been left.
     pub fn is_settled(&self) -> bool {
         self.doubts.is_none() && self.asked.is_none()
+    }
+
+    /// Says whether the client surely has left nothing.
+    pub fn is_clean(&self) -> bool {
+        self.pins.is_empty() && self.is_settled() && !self.is_unseen
+    }
+
+    /// Says whether the backend must be reset before anybody else gets it, although nothing keeps
+    /// the client there; the caller resets it.
+    pub fn take_unseen(&mut self) -> bool {
+        std::mem::take(&mut self.is_unseen)
     }
 
     /// Says whether the server has been asked, and has not answered yet.
@@ -133,6 +147,7 @@ impl State {
 
     /// Notes that something runs whose text was not seen.
     pub fn doubt_everything(&mut self) {
+        self.is_unseen = true;
         let doubts = self.doubts.get_or_insert_default();
         doubts.pins.add(askable());
         doubts.is_any = true;

@@ -113,10 +113,6 @@ pub(super) fn traces(tokens: Lexer<'_>) -> Traces {
     while let Some(token) = rest.next() {
         let called = match token.kind {
             Kind::Symbol(b'(') => before.map_or(Traces::NONE, |name| of_call(&name, rest)),
-            // An INTO that is not INSERT's or MERGE's makes a table.
-            Kind::Word if token.is("into") && !before.is_some_and(|word| is_before_into(&word)) => {
-                of_into(rest)
-            }
             _ => Traces::NONE,
         };
         runs_text |= called.has(Traces::HIDDEN);
@@ -170,14 +166,6 @@ pub(super) fn is_before_into(before: &Token<'_>) -> bool {
         || before.is("merge")
         || before.is("as")
         || before.kind == Kind::Symbol(b'.')
-}
-
-fn of_into(mut tokens: Lexer<'_>) -> Traces {
-    tokens.accept_any(&["local", "global"]);
-    let is_temporary = tokens.accept_any(&["temp", "temporary"]);
-    tokens.accept("table");
-    let is_temporary = is_temporary || tokens.next().is_some_and(|name| is_temporary_schema(&name));
-    if is_temporary { Traces::TEMPORARY } else { Traces::NONE }
 }
 
 /// Says whether a name is, or begins as, that of a schema for temporary objects.

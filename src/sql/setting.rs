@@ -145,6 +145,7 @@ impl Value<'_> {
             values.push(constant(text, &mut tokens)?);
             match tokens.next() {
                 None => return Some(values),
+                Some(end) if end.kind == Kind::Symbol(b';') => return Some(values),
                 Some(comma) if comma.kind == Kind::Symbol(b',') => {}
                 Some(_) => return None,
             }
@@ -214,7 +215,8 @@ fn constant<'a>(text: &'a [u8], tokens: &mut Lexer<'a>) -> Option<Vec<u8>> {
         return Some(name.to_vec());
     }
     let mut end = first.end();
-    while let Some(next) = tokens.peek().filter(|next| next.kind != Kind::Symbol(b',')) {
+    let is_in = |next: &Token<'_>| !matches!(next.kind, Kind::Symbol(b',' | b';'));
+    while let Some(next) = tokens.peek().filter(is_in) {
         tokens.next();
         end = next.end();
     }

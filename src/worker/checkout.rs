@@ -27,6 +27,11 @@ use crate::wire::expect::{Awaited, Reply};
 /// The first pause after a backend could not be opened; doubles up to `server_login_retry`.
 const BACK_OFF_MS: u64 = 50;
 
+/// Takes back all that a session can leave behind, but for [`Pins::LASTING`].
+///
+/// [`Pins::LASTING`]: crate::session::pins::Pins::LASTING
+pub(super) const DISCARD_ALL: &[u8] = b"DISCARD ALL";
+
 /// How eagerly new backends are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Growth {
@@ -153,10 +158,13 @@ impl Worker {
         if !self.settle_state(key, lease) || keeps || mode == PoolMode::Session {
             return;
         }
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.phase = Phase::Idle;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.phase = Phase::Idle;
+        if session.front.state.take_unseen() {
+            self.start_chore(lease, ChoreKind::Reset, DISCARD_ALL);
+        } else {
+            self.check_in(lease);
         }
-        self.check_in(lease);
     }
 
     /// Asks the server what a session has left behind, if there is a doubt; says whether there is

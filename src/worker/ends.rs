@@ -5,7 +5,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
-use super::checkout::Growth;
+use super::checkout::{DISCARD_ALL, Growth};
 use super::mailbox::{Teller, ToControl};
 use super::pool::cells_of;
 use super::session::{Departure, Phase, Session};
@@ -22,9 +22,6 @@ use crate::session::pins::Pins;
 use crate::session::refuse;
 use crate::session::relay::{self, ServerFailure};
 use crate::wire::encode;
-
-/// Takes back all that a session can leave behind, but for [`Pins::LASTING`].
-const DISCARD_ALL: &[u8] = b"DISCARD ALL";
 
 /// How long a client may take to accept our last words.
 const FAREWELL_MS: u64 = 5_000;
@@ -171,7 +168,7 @@ impl Worker {
             self.close_backend(lease, ServerClose::Unclean);
         } else if needs_reset && !query.is_empty() {
             self.start_chore(lease, ChoreKind::Reset, query.as_bytes());
-        } else if !needs_reset && !(state.pins.is_empty() && state.is_settled()) {
+        } else if !needs_reset && !state.is_clean() {
             // Whatever the configuration says: nobody else may find it.
             self.start_chore(lease, ChoreKind::Reset, DISCARD_ALL);
         } else {
