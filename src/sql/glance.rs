@@ -18,7 +18,8 @@ pub enum Glance {
 /// Looks at a query. What is [`Glance::Plain`] is so in every dialect.
 pub fn glance(query: &[u8]) -> Glance {
     let query = query.trim_ascii();
-    let query = query.strip_suffix(b";").unwrap_or(query);
+    let query = query.strip_suffix(b";").map_or(query, <[u8]>::trim_ascii_end);
+    let Some(query) = behind_comment(query) else { return Glance::Unclear };
     let length = query.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
     let (first, rest) = query.split_at_checked(length).unwrap_or_default();
     // No word is longer than this; eight bytes compare as one number.
@@ -35,6 +36,15 @@ pub fn glance(query: &[u8]) -> Glance {
         }
         _ => Glance::Unclear,
     }
+}
+
+/// Skips a comment in front, as programs put it there to say who they are.
+fn behind_comment(query: &[u8]) -> Option<&[u8]> {
+    let Some(comment) = query.strip_prefix(b"/*") else { return Some(query) };
+    let end = memchr::memmem::find(comment, b"*/")?;
+    let (inside, behind) = comment.split_at_checked(end)?;
+    let is_nested = memchr::memmem::find(inside, b"/*").is_some() || inside.ends_with(b"/");
+    behind.get(2..).filter(|_| !is_nested).map(<[u8]>::trim_ascii_start)
 }
 
 /// Says whether it is one statement and calls nothing that leaves something behind.

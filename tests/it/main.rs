@@ -20,6 +20,7 @@ mod copy;
 mod driver;
 mod extended;
 mod import;
+mod leaks;
 mod login;
 mod logs;
 mod metrics;
