@@ -4,37 +4,29 @@
 //! Each table is a transaction on the secondary, with a row in `pgtandem.copied` that says what it
 //! has: what was done is not done again after a crash, and a table copied under an earlier snapshot
 //! catches up by itself. Rows stream through; nothing here grows with them.
+//!
+//! In the first copy, which nobody can rely on before it is complete, large tables are copied in parts
+//! by several connections (`parts`), each of them a transaction; `worker` copies one table or part.
 
-use std::pin::pin;
+mod parts;
+mod worker;
+
+use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
-use futures_util::{SinkExt, StreamExt};
 use tokio::sync::watch;
 use tokio_postgres::Client;
 
+use self::parts::Part;
+use self::worker::Worker;
 use super::apply::Treatment;
-use super::catalog::{Kind, Table, TableName};
+use super::catalog::{Table, TableName};
 use super::connect::{Target, connect};
 use super::error::Error;
-use super::hook;
-use super::literal::identifier;
 use super::primary::make_durable;
 use super::snapshot::Snapshot;
-
-/// Bytes that are handed on at a time.
-const CHUNK: usize = 128 << 10;
-
-/// Types whose binary form is the same in PostgreSQL 13 to 18, by oid.
-///
-/// bool bytea char name int8 int2 int4 text oid json float4 float8 macaddr inet bpchar varchar date
-/// time timestamp timestamptz interval timetz bit varbit numeric uuid jsonb
-const BINARY: [u32; 27] = [
-    16, 17, 18, 19, 20, 21, 23, 25, 26, 114, 700, 701, 829, 869, 1042, 1043, 1082, 1083, 1114,
-    1184, 1186, 1266, 1560, 1562, 1700, 2950, 3802,
-];
 
 /// Why a copy was not made.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +34,12 @@ pub enum CopyError {
     /// A table that should be empty has rows.
     #[error("{table} is not empty; RESYNC replaces what it has")]
     NotEmpty {
+        /// The table.
+        table: TableName,
+    },
+    /// Somebody else has begun to copy a table.
+    #[error("{table} is being copied by another process")]
+    Fenced {
         /// The table.
         table: TableName,
     },
@@ -63,6 +61,7 @@ impl CopyError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::NotEmpty { .. } => false,
+            Self::Fenced { .. } => true,
             Self::Table { source: error, .. } | Self::Other(error) => error.is_transient(),
         }
     }
@@ -105,8 +104,10 @@ pub struct Plan {
     pub secondary: Target,
     /// What to copy.
     pub tables: Vec<Job>,
-    /// How many tables at a time.
+    /// How many tables or parts of tables at a time.
     pub workers: usize,
+    /// Whether nothing on the secondary follows yet, so that a table may be there in part.
+    pub is_first: bool,
     /// Whether foreign keys are checked at the end of a transaction: then there is only one.
     pub treatment: Treatment,
 }
@@ -122,24 +123,40 @@ pub struct Job {
     pub existing: Existing,
 }
 
+/// What a worker does next.
+#[derive(Debug)]
+enum Task {
+    Table(Job),
+    Part(Part),
+}
+
+impl Task {
+    fn table(&self) -> &TableName {
+        match self {
+            Self::Table(job) => &job.table.name,
+            Self::Part(part) => part.table(),
+        }
+    }
+}
+
 /// Copies tables, and says under which snapshot of the primary.
 ///
-/// The tables must be under capture already. Cancel safe: yes; what was being copied is rolled back.
+/// The tables must be under capture already. Cancel safe: yes; what was being copied is rolled back, or
+/// noted as still to be copied.
 ///
 /// # Errors
 /// [`CopyError`]. Tables that are done stay done.
 pub async fn copy(
-    plan: Plan,
+    mut plan: Plan,
     progress: &watch::Sender<Option<CopyProgress>>,
 ) -> Result<Snapshot, CopyError> {
     let holder = connect(&plan.primary).await?;
-    let (name, snapshot, written) = export(&holder).await?;
+    let Exported { name, snapshot, written, has_ranges } = export(&holder).await?;
     // Over another connection: this one's transaction must stay as it is.
     make_durable(&connect(&plan.primary).await?, &written, "").await?;
-    let mut plan = plan;
     let mut tables = std::mem::take(&mut plan.tables);
     // The largest first, so that no worker is left alone with it at the end.
-    tables.sort_by_key(|job| job.table.bytes);
+    tables.sort_by_key(|job| std::cmp::Reverse(job.table.bytes));
     progress.send_replace(Some(CopyProgress {
         tables_done: 0,
         tables: tables.len(),
@@ -150,21 +167,23 @@ pub async fn copy(
         began: Instant::now(),
     }));
     let is_one = plan.treatment == Treatment::Deferred;
-    let count = if is_one { 1 } else { plan.workers.clamp(1, tables.len().max(1)) };
-    let queue = Mutex::new(tables);
+    let can_part = plan.is_first && has_ranges && !is_one && plan.workers > 1;
+    let tasks = tasks(&plan, &holder, tables, can_part).await?;
+    let count = if is_one { 1 } else { plan.workers.clamp(1, tasks.len().max(1)) };
+    let queue = Mutex::new(tasks);
     let workers = (0..count).map(|_| async {
         let worker = Worker::start(&plan, &name).await?;
         if is_one {
             worker.begin().await?;
         }
         loop {
-            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop();
-            let Some(job) = next else { break };
-            let done = worker.copy(&job, &snapshot, progress).await;
-            done.map_err(|error| match error {
-                CopyError::Other(source) => CopyError::Table { table: job.table.name, source },
-                error @ (CopyError::NotEmpty { .. } | CopyError::Table { .. }) => error,
-            })?;
+            let next = queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+            let Some(task) = next else { break };
+            let done = match &task {
+                Task::Table(job) => worker.copy(job, &snapshot, progress).await,
+                Task::Part(part) => worker.copy_part(part, &snapshot, progress).await,
+            };
+            done.map_err(about(task.table()))?;
         }
         if is_one {
             worker.commit().await?;
@@ -176,153 +195,87 @@ pub async fn copy(
     Ok(snapshot)
 }
 
-/// Begins a transaction whose snapshot others can use, and says what it sees, and before which place
-/// of the log that was written.
-async fn export(holder: &Client) -> Result<(String, Snapshot, String), Error> {
+/// Names the table that an error is about.
+fn about(table: &TableName) -> impl FnOnce(CopyError) -> CopyError {
+    let table = table.clone();
+    move |error| match error {
+        CopyError::Other(source) => CopyError::Table { table, source },
+        error @ (CopyError::NotEmpty { .. }
+        | CopyError::Fenced { .. }
+        | CopyError::Table { .. }) => error,
+    }
+}
+
+/// Makes the tasks of tables, which are sorted; large ones are cut in parts if that `can_part`.
+async fn tasks(
+    plan: &Plan,
+    holder: &Client,
+    tables: Vec<Job>,
+    can_part: bool,
+) -> Result<VecDeque<Task>, CopyError> {
+    let mut tasks = VecDeque::with_capacity(tables.len());
+    let mut secondary = None;
+    for job in tables {
+        let count = if can_part { parts::count(&job.table) } else { 1 };
+        if count < 2 {
+            tasks.push_back(Task::Table(job));
+            continue;
+        }
+        let client = match &mut secondary {
+            Some(client) => client,
+            None => secondary.insert(connect(&plan.secondary).await?),
+        };
+        let name = job.table.name.clone();
+        let parts = parts::cut(job, count, holder, client).await.map_err(about(&name))?;
+        tasks.extend(parts.into_iter().map(Task::Part));
+    }
+    Ok(tasks)
+}
+
+/// A snapshot of the primary that others can use.
+struct Exported {
+    name: String,
+    snapshot: Snapshot,
+    /// Everything that it sees was written before this place of the log.
+    written: String,
+    /// Whether the server reads a range of a table without reading the rest: since PostgreSQL 14.
+    has_ranges: bool,
+}
+
+/// Begins a transaction whose snapshot others can use.
+async fn export(holder: &Client) -> Result<Exported, Error> {
     let wrong = || Error::sql("export a snapshot");
     let begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
     holder.batch_execute(begin).await.map_err(wrong())?;
     let sql = "SELECT pg_export_snapshot(), pg_current_snapshot()::text, \
-               pg_current_wal_insert_lsn()::text";
+               pg_current_wal_insert_lsn()::text, \
+               current_setting('server_version_num')::int >= 140000";
     let row = holder.query_one(sql, &[]).await.map_err(wrong())?;
     let snapshot: String = row.try_get(1).map_err(wrong())?;
     let snapshot =
         snapshot.parse().map_err(|error| Error::Unexpected { what: format!("{error}") })?;
-    Ok((row.try_get(0).map_err(wrong())?, snapshot, row.try_get(2).map_err(wrong())?))
+    Ok(Exported {
+        name: row.try_get(0).map_err(wrong())?,
+        snapshot,
+        written: row.try_get(2).map_err(wrong())?,
+        has_ranges: row.try_get(3).map_err(wrong())?,
+    })
 }
 
-/// A pair of connections.
-struct Worker {
-    primary: Client,
-    secondary: Client,
-    treatment: Treatment,
-}
-
-impl Worker {
-    async fn start(plan: &Plan, name: &str) -> Result<Self, Error> {
-        let (primary, secondary) = (connect(&plan.primary).await?, connect(&plan.secondary).await?);
-        let begin = format!(
-            "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
-            super::literal::text(name)
-        );
-        primary.batch_execute(&begin).await.map_err(Error::sql("use the exported snapshot"))?;
-        if plan.treatment == Treatment::Off {
-            // Refused where there are no foreign keys either.
-            let _ = secondary.batch_execute("SET session_replication_role = replica").await;
-        }
-        Ok(Self { primary, secondary, treatment: plan.treatment })
+/// Empties a table of the secondary, or makes sure that it is empty.
+async fn make_room(client: &Client, table: &Table, existing: Existing) -> Result<(), CopyError> {
+    let wrong = || Error::sql("make room for the copy");
+    if existing == Existing::Refuse {
+        return expect_empty(client, table).await;
     }
-
-    async fn begin(&self) -> Result<(), Error> {
-        let begin = match self.treatment {
-            Treatment::Off => "BEGIN",
-            Treatment::Deferred => "BEGIN; SET CONSTRAINTS ALL DEFERRED",
-        };
-        self.secondary.batch_execute(begin).await.map_err(Error::sql("begin to copy"))
-    }
-
-    async fn commit(&self) -> Result<(), Error> {
-        self.secondary.batch_execute("COMMIT").await.map_err(Error::sql("commit copied tables"))
-    }
-
-    async fn copy(
-        &self,
-        job: &Job,
-        snapshot: &Snapshot,
-        progress: &watch::Sender<Option<CopyProgress>>,
-    ) -> Result<(), CopyError> {
-        let Job { table, oid, existing } = job;
-        let there = Table { oid: *oid, ..table.clone() };
-        if self.treatment == Treatment::Off {
-            self.begin().await?;
-        }
-        self.make_room(&there, *existing).await?;
-        let (rows, bytes) = self.stream(table, progress).await?;
-        let done = "INSERT INTO pgtandem.copied AS c \
-                    (schema, name, snapshot, rows, bytes, copied_at) \
-                    VALUES ($1, $2, $3::text::pg_snapshot, $4, $5, clock_timestamp()) \
-                    ON CONFLICT (schema, name) DO UPDATE SET snapshot = excluded.snapshot, \
-                    rows = excluded.rows, bytes = excluded.bytes, copied_at = excluded.copied_at";
-        let TableName { schema, name } = &table.name;
-        let (rows_done, bytes_done) = (rows.cast_signed(), bytes.cast_signed());
-        self.secondary
-            .execute(done, &[schema, name, &snapshot.to_string(), &rows_done, &bytes_done])
-            .await
-            .map_err(Error::sql("note that a table is copied"))?;
-        let forget = "DELETE FROM pgtandem.dead_letters WHERE schema = $1 AND name = $2";
-        let forgotten = self.secondary.execute(forget, &[schema, name]).await;
-        forgotten.map_err(Error::sql("forget skipped changes"))?;
-        hook::reached("copy_table");
-        if self.treatment == Treatment::Off {
-            self.commit().await?;
-        }
-        let analyze = format!("ANALYZE {}", table.name.quoted());
-        self.secondary
-            .batch_execute(&analyze)
-            .await
-            .map_err(Error::sql("analyze a copied table"))?;
-        hook::reached("copy_table_committed");
-        progress.send_modify(|progress| {
-            if let Some(progress) = progress {
-                progress.tables_done += 1;
-            }
-        });
-        Ok(())
-    }
-
-    /// Empties the table, or makes sure that it is empty.
-    async fn make_room(&self, table: &Table, existing: Existing) -> Result<(), CopyError> {
-        let wrong = || Error::sql("make room for the copy");
-        if existing == Existing::Refuse {
-            return expect_empty(&self.secondary, table).await;
-        }
-        // TRUNCATE refuses a table that another one refers to, even one that is empty.
-        let sql = "SELECT EXISTS (SELECT FROM pg_constraint \
-                   WHERE confrelid = $1 AND conrelid <> $1 AND contype = 'f')";
-        let row = self.secondary.query_one(sql, &[&table.oid]).await.map_err(wrong())?;
-        let is_referred_to: bool = row.try_get(0).map_err(wrong())?;
-        let verb = if is_referred_to { "DELETE FROM" } else { "TRUNCATE" };
-        let clear = self.secondary.batch_execute(&format!("{verb} {}", table.only())).await;
-        Ok(clear.map_err(wrong())?)
-    }
-
-    /// Streams the rows; returns how many they were, and their bytes.
-    async fn stream(
-        &self,
-        table: &Table,
-        progress: &watch::Sender<Option<CopyProgress>>,
-    ) -> Result<(u64, u64), Error> {
-        let columns: Vec<_> = table.stored().map(|c| identifier(&c.name)).collect();
-        let (name, columns) = (table.name.quoted(), columns.join(", "));
-        let is_binary = table.stored().all(|column| BINARY.contains(&column.type_oid));
-        let format = if is_binary { "WITH (FORMAT binary)" } else { "" };
-        let out = match table.kind {
-            Kind::Ordinary => format!("COPY {name} ({columns}) TO STDOUT {format}"),
-            Kind::Partitioned => format!("COPY (SELECT {columns} FROM {name}) TO STDOUT {format}"),
-        };
-        let into = format!("COPY {name} ({columns}) FROM STDIN {format}");
-        let reading = || Error::sql("read the copy");
-        let writing = || Error::sql("write the copy");
-        let mut rows = pin!(self.primary.copy_out(&out).await.map_err(reading())?);
-        let mut sink = pin!(self.secondary.copy_in::<_, Bytes>(&into).await.map_err(writing())?);
-        let mut chunk = BytesMut::with_capacity(CHUNK);
-        // The server sends each row as a message of its own, and the end of the binary format too: a
-        // message is counted when another one comes.
-        let (mut bytes, mut held, mut last) = (0, 0, 0);
-        while let Some(row) = rows.next().await {
-            chunk.extend_from_slice(&row.map_err(reading())?);
-            held += std::mem::replace(&mut last, 1);
-            if chunk.len() >= CHUNK {
-                bytes += hand_on(&chunk, std::mem::take(&mut held), progress);
-                sink.as_mut().send(chunk.split().freeze()).await.map_err(writing())?;
-            }
-        }
-        held += if is_binary { 0 } else { last };
-        bytes += hand_on(&chunk, held, progress);
-        sink.as_mut().send(chunk.freeze()).await.map_err(writing())?;
-        let rows = sink.as_mut().finish().await.map_err(writing())?;
-        Ok((rows, bytes))
-    }
+    // TRUNCATE refuses a table that another one refers to, even one that is empty.
+    let sql = "SELECT EXISTS (SELECT FROM pg_constraint \
+               WHERE confrelid = $1 AND conrelid <> $1 AND contype = 'f')";
+    let row = client.query_one(sql, &[&table.oid]).await.map_err(wrong())?;
+    let is_referred_to: bool = row.try_get(0).map_err(wrong())?;
+    let verb = if is_referred_to { "DELETE FROM" } else { "TRUNCATE" };
+    let clear = client.batch_execute(&format!("{verb} {}", table.only())).await;
+    Ok(clear.map_err(wrong())?)
 }
 
 /// Makes sure that a table of the secondary is empty.
@@ -337,16 +290,4 @@ pub async fn expect_empty(client: &Client, table: &Table) -> Result<(), CopyErro
         return Err(CopyError::NotEmpty { table: table.name.clone() });
     }
     Ok(())
-}
-
-/// Counts what is handed on.
-fn hand_on(chunk: &BytesMut, rows: u64, progress: &watch::Sender<Option<CopyProgress>>) -> u64 {
-    let bytes = u64::try_from(chunk.len()).unwrap_or_default();
-    progress.send_modify(|progress| {
-        if let Some(progress) = progress {
-            progress.bytes += bytes;
-            progress.rows += rows;
-        }
-    });
-    bytes
 }
