@@ -22,7 +22,7 @@ use crate::fault::{Fault, SqlState};
 use crate::net::listen::{ListenError, Listeners};
 use crate::net::tls::{Acceptor, Connectors, SetupError};
 use crate::net::{Peer, Stream};
-use crate::session::login::{Accepted, Authenticated, accept};
+use crate::session::login::{Accepted, Authenticated, Reception, accept};
 use crate::signals::{Signal, Signals};
 use crate::status;
 use crate::worker::{self, MESSAGES_MAX, ToWorker};
@@ -103,7 +103,7 @@ impl App {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config_path: &Path, source: Source, config: Config) -> Result<Self, StartError> {
-        let acceptor = Acceptor::new(&config.general.client_tls)?;
+        let acceptor = Acceptor::new(&config.general)?;
         let connectors = Connectors::new(&config)?;
         let listeners = Listeners::bind(&config.general)?;
         let count = worker_count(config.general.workers);
@@ -337,9 +337,15 @@ async fn next_client(
 async fn lead_in(control: &Control, admin: &Arc<Admin>, stream: Stream, peer: Peer) {
     let config = control.config();
     let acceptor = control.acceptor.load_full();
-    let (secret, admission) = (&control.process_secret, &control.admission);
-    let accepted = accept(stream, peer, &config, &acceptor, secret, admission).await;
-    match accepted {
+    let reception = Reception {
+        config: &config,
+        acceptor: &acceptor,
+        connectors: &control.connectors,
+        lookups: &control.lookups,
+        admission: &control.admission,
+        process_secret: &control.process_secret,
+    };
+    match accept(stream, peer, reception).await {
         Accepted::Gone => {}
         Accepted::Cancel { pid, secret, stream } => {
             if !admin.cancel(pid, &secret) {

@@ -41,6 +41,7 @@ use crate::pool::registry::Registry;
 use crate::pool::spec::Spec;
 use crate::replication::supervisor::Supervisor;
 use crate::session::login::Admission;
+use crate::session::lookup::Lookups;
 use crate::worker::report::{PoolReport, WorkerReport, by_pool, collect};
 use crate::worker::{self, Done, ToWorker, WorkerHandle};
 
@@ -64,6 +65,8 @@ pub struct Control {
     pub listeners: Arc<Listeners>,
     /// The clients that are in.
     pub admission: Arc<Admission>,
+    /// Asks servers for the secrets of users.
+    pub lookups: Lookups,
     /// Begins TLS with clients.
     pub acceptor: ArcSwap<Acceptor>,
     /// Begins TLS with servers.
@@ -103,12 +106,14 @@ pub struct Parts {
 impl Control {
     /// Starts with no pools and no clients, and with a task for each secondary.
     pub fn new(parts: Parts) -> Self {
+        let registry = Arc::<Registry>::default();
         Self {
+            lookups: Lookups::new(Arc::clone(&registry)),
             config_path: parts.config_path,
             secondaries: Supervisor::start(&parts.config),
             config: Arc::new(ArcSwap::from_pointee(parts.config)),
             source: ArcSwap::from_pointee(parts.source),
-            registry: Arc::default(),
+            registry,
             workers: parts.workers,
             listeners: Arc::new(parts.listeners),
             admission: Admission::new(),

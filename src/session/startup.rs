@@ -12,9 +12,11 @@ use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
 
+use crate::config::Network;
 use crate::fault::{Fault, SqlState};
-use crate::net::Stream;
 use crate::net::tls::{Acceptor, Channel, HandshakeError, TlsStream};
+use crate::net::{Peer, Stream};
+use crate::wire::proxied::{self, Beginning};
 use crate::wire::startup::{self, FirstPacket, LENGTH_BYTES, Parameter, StartupError, Version};
 
 /// The one byte that answers an encryption request with "no".
@@ -65,6 +67,12 @@ pub(super) enum OpeningError {
     Write(#[source] io::Error),
     #[error(transparent)]
     Packet(StartupError),
+    #[error("PROXY protocol from an address that is not in proxy_protocol_from")]
+    Uninvited,
+    #[error("no PROXY protocol from an address in proxy_protocol_from")]
+    Unannounced,
+    #[error("malformed header of the PROXY protocol")]
+    Announcement,
     /// Somebody in the middle could have put it there, to be taken for encrypted (CVE-2021-23214).
     #[error("received unencrypted data after {0} request")]
     Plaintext(Encryption),
@@ -92,6 +100,9 @@ impl OpeningError {
             Self::Truncated
             | Self::Write(_)
             | Self::Packet(_)
+            | Self::Uninvited
+            | Self::Unannounced
+            | Self::Announcement
             | Self::Plaintext(_)
             | Self::Handshake(_)
             | Self::NoApplicationProtocol
@@ -111,6 +122,9 @@ impl OpeningError {
             | Self::Write(_)
             | Self::Handshake(HandshakeError::Lost(_)) => true,
             Self::Packet(_)
+            | Self::Uninvited
+            | Self::Unannounced
+            | Self::Announcement
             | Self::Plaintext(_)
             | Self::Handshake(_)
             | Self::NoApplicationProtocol
@@ -130,6 +144,9 @@ impl OpeningError {
             | Self::Read(_)
             | Self::Write(_)
             | Self::Handshake(_)
+            | Self::Uninvited
+            | Self::Unannounced
+            | Self::Announcement
             | Self::Packet(StartupError::Length) => return None,
             Self::Packet(error @ StartupError::Protocol(_)) => {
                 (SqlState::FEATURE_NOT_SUPPORTED, error.to_string())
@@ -183,6 +200,41 @@ impl fmt::Display for Encryption {
             Self::Tls => "SSL",
             Self::Gssapi => "GSSAPI encryption",
         })
+    }
+}
+
+/// Reads whose a connection is that came from `peer`, where a balancer of `from` says it.
+///
+/// It must, and nobody else may: what is in front of the connection decides who may log in. Not
+/// cancel safe.
+///
+/// # Errors
+/// See [`OpeningError`].
+pub(super) async fn announced(
+    conversation: &mut Conversation,
+    peer: Peer,
+    from: &[Network],
+) -> Result<Peer, OpeningError> {
+    let Peer::Tcp(address) = peer else { return Ok(peer) };
+    let is_balancer = from.iter().any(|network| network.contains(address.ip()));
+    conversation.fill(1).await?;
+    if !is_balancer {
+        // No length of a first packet that may be begins like this, nor does TLS.
+        return match conversation.input.first() {
+            Some(first) if proxied::FIRST_BYTES.contains(first) => Err(OpeningError::Uninvited),
+            _ => Ok(peer),
+        };
+    }
+    loop {
+        match proxied::read(&conversation.input) {
+            Beginning::Incomplete(total) => conversation.fill(total).await?,
+            Beginning::Header(length, client) => {
+                conversation.take(0, length);
+                return Ok(client.map_or(peer, Peer::Tcp));
+            }
+            Beginning::Other => return Err(OpeningError::Unannounced),
+            Beginning::Malformed => return Err(OpeningError::Announcement),
+        }
     }
 }
 

@@ -125,6 +125,33 @@ pub fn parse(out: &mut Vec<u8>, name: &[u8], rest: &[u8]) {
     });
 }
 
+/// Appends a whole question: Parse and Bind of the unnamed statement, Execute, Sync. Parameters and
+/// results are text; there are at most 65,535 parameters.
+pub fn question(out: &mut Vec<u8>, sql: &[u8], parameters: &[&[u8]]) {
+    message(out, frontend::PARSE, |out| {
+        cstr(out, b"");
+        cstr(out, sql);
+        out.extend_from_slice(&[0, 0]);
+    });
+    message(out, frontend::BIND, |out| {
+        cstr(out, b"");
+        cstr(out, b"");
+        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&u16::try_from(parameters.len()).unwrap_or(u16::MAX).to_be_bytes());
+        for parameter in parameters {
+            let length = u32::try_from(parameter.len()).unwrap_or(u32::MAX);
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(parameter);
+        }
+        out.extend_from_slice(&[0, 0]);
+    });
+    message(out, frontend::EXECUTE, |out| {
+        cstr(out, b"");
+        out.extend_from_slice(&[0; 4]);
+    });
+    sync(out);
+}
+
 /// Appends Close of a statement.
 pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
     message(out, frontend::CLOSE, |out| {

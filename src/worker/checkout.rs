@@ -264,7 +264,7 @@ impl Worker {
             if pool.slots.waiting() <= pool.slots.opening() + pool.checking {
                 return;
             }
-            if pool.failure.as_ref().is_some_and(|failure| now_ms < failure.retry_at_ms) {
+            if pool.is_backing_off(now_ms) {
                 self.fail_waiters_without_server(number);
                 return;
             }
@@ -388,13 +388,14 @@ impl Worker {
         }
         pool.cells.connect_failures.add(SqlClass::of(fault.sqlstate.0));
         let longest_ms = millis(pool.settings.server_login_retry).max(1);
-        let back_off_ms = match &pool.failure {
+        let back_off_ms = match pool.last_failure() {
             Some(failure) if now_ms < failure.retry_at_ms => failure.back_off_ms,
             Some(failure) => (failure.back_off_ms * 2).min(longest_ms),
             None => BACK_OFF_MS.min(longest_ms),
         };
         let retry_at_ms = now_ms.saturating_add(back_off_ms);
-        pool.failure = Some(Failure { fault, is_starting, retry_at_ms, back_off_ms });
+        let lessons = pool.spec.lessons();
+        pool.failure = Some(Failure { fault, is_starting, retry_at_ms, back_off_ms, lessons });
         self.is_busy = true;
         self.fail_waiters_without_server(number);
     }

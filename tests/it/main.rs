@@ -13,6 +13,7 @@
 )]
 
 mod asynchronous;
+mod auth;
 mod cancel;
 mod command_line;
 mod console;

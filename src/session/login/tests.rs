@@ -11,7 +11,7 @@ use tokio_postgres::NoTls;
 use crate::auth::md5;
 use crate::auth::scram::ScramSecret;
 use crate::config::{AuthType, Database, User};
-use crate::net::tls::Acceptor;
+use crate::net::tls::{Acceptor, Connectors};
 use crate::secret::Secret;
 use crate::wire::tag::frontend;
 
@@ -52,7 +52,26 @@ fn config(auth_type: AuthType) -> Config {
 
 /// Clients are offered no TLS.
 fn no_tls() -> Acceptor {
-    Acceptor::new(&Config::default().general.client_tls).unwrap()
+    Acceptor::new(&Config::default().general).unwrap()
+}
+
+/// Leads a connection through its login; nobody else is asked about users.
+async fn accept(
+    stream: UnixStream,
+    config: &Config,
+    acceptor: &Acceptor,
+    admission: &Arc<Admission>,
+) -> Accepted {
+    let (connectors, lookups) = (Connectors::default(), Lookups::new(Arc::default()));
+    let reception = Reception {
+        config,
+        acceptor,
+        connectors: &connectors,
+        lookups: &lookups,
+        admission,
+        process_secret: &PROCESS_SECRET,
+    };
+    super::accept(Stream::Unix(stream), Peer::Unix, reception).await
 }
 
 /// Leads one connection through `accept`, while `client` talks at its other end.
@@ -63,8 +82,7 @@ async fn meet<T, F: Future<Output = T>>(
     let (ours, theirs) = UnixStream::pair().unwrap();
     let admission = Admission::new();
     let acceptor = no_tls();
-    let ours =
-        accept(Stream::Unix(ours), Peer::Unix, config, &acceptor, &PROCESS_SECRET, &admission);
+    let ours = accept(ours, config, &acceptor, &admission);
     tokio::join!(ours, client(theirs))
 }
 
@@ -80,9 +98,7 @@ async fn answer(config: &Config, bytes: &[u8]) -> (Accepted, Vec<u8>) {
         answer
     });
     let admission = Admission::new();
-    let accepted =
-        accept(Stream::Unix(ours), Peer::Unix, config, &no_tls(), &PROCESS_SECRET, &admission)
-            .await;
+    let accepted = accept(ours, config, &no_tls(), &admission).await;
     let answer = match &accepted {
         Accepted::Gone => client.await.unwrap(),
         // The connection is still open.
@@ -101,9 +117,7 @@ async fn login(
     let (ours, theirs) = UnixStream::pair().unwrap();
     let admission = Admission::new();
     let ours = async {
-        let accepted =
-            accept(Stream::Unix(ours), Peer::Unix, config, &no_tls(), &PROCESS_SECRET, &admission)
-                .await;
+        let accepted = accept(ours, config, &no_tls(), &admission).await;
         let Accepted::Login(mut authenticated) = accepted else { return None };
         let mut greeting = authenticated.greeting.clone();
         encode::ready_for_query(&mut greeting, b'I');
@@ -136,7 +150,7 @@ async fn every_form_of_secret_answers_the_ways_it_can() {
         (Plain, "none", Err(DENIED), Err(DENIED)),
         (Plain, "nobody", Err(DENIED), Err(DENIED)),
         (Md5, "plain", Ok("password"), Err(DENIED)),
-        (Md5, "md5", Ok("nothing"), Err(DENIED)),
+        (Md5, "md5", Ok("shadow"), Err(DENIED)),
         (Md5, "scram", Ok("keys"), Err(DENIED)),
         (Md5, "none", Err(DENIED), Err(DENIED)),
         (Md5, "nobody", Err(DENIED), Err(DENIED)),
@@ -154,6 +168,7 @@ async fn every_form_of_secret_answers_the_ways_it_can() {
                     assert_eq!(learned.expose(), PASSWORD.as_bytes());
                     "password"
                 }
+                Some(Learned::Shadow(_)) => "shadow",
                 Some(Learned::Keys(_)) => "keys",
                 None => "nothing",
             });
@@ -511,8 +526,7 @@ async fn a_client_too_many_is_told_and_places_come_back() {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         theirs.write_all(STARTUP).await.unwrap();
         let acceptor = no_tls();
-        let ours =
-            accept(Stream::Unix(ours), Peer::Unix, &config, &acceptor, &PROCESS_SECRET, &admission);
+        let ours = accept(ours, &config, &acceptor, &admission);
         let mut answer = Vec::new();
         tokio::select! {
             accepted = ours => (accepted, answer),
