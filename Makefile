@@ -6,7 +6,7 @@ BENCH ?=
 REGRESS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test differential reload-under-load chaos regress matrix-verify lint doc bench bench-quick bench-replication bench-micro check
+.PHONY: help demo test differential reload-under-load chaos regress matrix-verify matrix-protocol lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ regress: ## PostgreSQL's own regression suite through the proxy; options as in R
 
 matrix-verify: ## comparisons between major versions of PostgreSQL, with binaries from npm
 	@.ci/matrix-verify
+
+matrix-protocol: ## the proxy compared with other major versions, message by message; binaries from npm
+	@.ci/matrix-protocol
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --check

@@ -319,7 +319,7 @@ async fn broken_openings_end_as_in_postgresql() {
     check(&10_005_i32.to_be_bytes(), b"", "").await;
     check(&[0, 0, 0, 7, 0, 3, 0], b"", "").await;
     check(&[0, 0, 0, 12, 4, 210, 22, 46, 0, 0, 0, 1], b"", "").await;
-    let versions = "server supports 3.0 to 3.0";
+    let versions = "server supports 3.0 to 3.2";
     check(&[0, 0, 0, 8, 0, 2, 0, 0], b"", &format!("{unsupported} 2.0: {versions}")).await;
     check(&[0, 0, 0, 8, 0, 4, 0, 0], b"", &format!("{unsupported} 4.0: {versions}")).await;
     check(
@@ -405,7 +405,7 @@ async fn one_negotiation_and_the_rest_of_the_startup_message_pooling_43() {
     encode::query(&mut out, b"SELECT 1");
     let (accepted, _) = answer(&config, &out).await;
     let Accepted::Login(authenticated) = accepted else { panic!("{accepted:?}") };
-    let negotiation = b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.a\0";
+    let negotiation = b"v\0\0\0\x13\0\x03\0\x02\0\0\0\x01_pq_.a\0";
     assert_eq!(authenticated.greeting, [negotiation, AUTHENTICATION_OK].concat());
     assert_eq!((&authenticated.database[..], &authenticated.user[..]), ("d", "u"));
     let parameters = [(&b"TimeZone"[..], &b"CET"[..]), (b"options", b"-c a=b")];

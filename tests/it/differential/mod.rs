@@ -34,12 +34,12 @@ use std::{
 };
 
 pub use everywhere::everywhere;
-use generate::Author;
+use generate::{Author, Keeps};
 use interfere::interfere;
-use setup::{SETUPS, Setup, World};
+use setup::{Lane, SETUPS, Setup, World, make_database};
 use shrink::shrink;
 
-use crate::support::{EndsWith, login::Login};
+use crate::support::{EndsWith, cluster::Cluster, login::Login};
 
 /// How long the test plays when nobody says how many sequences.
 const SHORT: Duration = Duration::from_secs(20);
@@ -104,7 +104,7 @@ impl Campaign {
 }
 
 /// The shortest script that shows the difference too.
-fn explain(lane: &mut setup::Lane, script: script::Script, difference: &str) -> String {
+fn explain(lane: &mut Lane, script: script::Script, difference: &str) -> String {
     let mut story = String::new();
     let Some(mut seen) = lane.differ_afresh(&script) else {
         let _ = write!(story, "{script}{difference}\n(not over new connections)");
@@ -156,4 +156,24 @@ fn random_sequences() {
         started.elapsed().as_secs()
     );
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn a_difference_is_found_and_shrunk() {
+    let cluster = Cluster::shared();
+    let databases = ["plain", "german"];
+    for name in databases {
+        make_database(cluster, name);
+    }
+    let mut observer = cluster.superuser("postgres");
+    observer.rows("ALTER DATABASE german SET datestyle = 'German'");
+    let mut lane = Lane::between(cluster, databases, cluster.tcp());
+    let script = (0..1_000)
+        .map(|seed| Author::write(seed, Keeps::Session, 1))
+        .find(|script| lane.differ(script).is_some())
+        .expect("some script looks at a date");
+    let shortest = shrink(script, |script| lane.differ_afresh(script).is_some());
+    assert!(shortest.acts.len() == 1, "{shortest}");
+    observer.rows("ALTER DATABASE german RESET datestyle");
+    lane.differ_afresh(&shortest).map_or((), |difference| panic!("{difference}"));
 }

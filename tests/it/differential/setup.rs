@@ -9,7 +9,7 @@ use crate::support::{
     cluster::Cluster,
     config::Config,
     fixture::{Fixture, first_difference},
-    login::Login,
+    login::{Address, Login},
     proxy::Proxy,
     wire::Client,
 };
@@ -70,16 +70,9 @@ fn direct_database(setup: &Setup) -> String {
 impl World {
     pub fn start() -> Self {
         let cluster = Cluster::shared();
-        let mut postgres = cluster.superuser("postgres");
         for setup in &SETUPS {
-            for database in [setup.name.to_owned(), direct_database(setup)] {
-                postgres.rows(&format!("CREATE DATABASE {database}"));
-                let mut ground = cluster.superuser(&database);
-                for table in 0..TABLES {
-                    ground
-                        .rows(&format!("CREATE TABLE s{table} (id int CHECK (id < 100), v text)"));
-                }
-            }
+            make_database(cluster, setup.name);
+            make_database(cluster, &direct_database(setup));
         }
         let settings: [&[&str]; 2] =
             [&["workers = 1"], &["workers = 2", "max_prepared_statements = 1"]];
@@ -90,12 +83,8 @@ impl World {
 
     /// The two sides that the sequences of a setup are played on.
     pub fn lane(&self, setup: &'static Setup) -> Lane {
-        let direct = direct_database(setup);
-        Lane {
-            grounds: [direct.as_str(), setup.name].map(|name| self.cluster.superuser(name)),
-            direct: Side::new(self.cluster.tcp(), Login::new("postgres", &direct)),
-            proxied: Side::new(self.proxy(setup).tcp(), Login::new("postgres", setup.name)),
-        }
+        let databases = [&direct_database(setup), setup.name];
+        Lane::between(self.cluster, databases, self.proxy(setup).tcp())
     }
 
     pub fn proxy(&self, setup: &Setup) -> &Proxy {
@@ -126,6 +115,15 @@ fn start_proxy(cluster: &Cluster, number: usize, settings: &[&str]) -> Proxy {
     Proxy::start(cluster, config)
 }
 
+/// Makes a database with the tables that scripts use.
+pub fn make_database(cluster: &Cluster, name: &str) {
+    cluster.superuser("postgres").rows(&format!("CREATE DATABASE {name}"));
+    let mut ground = cluster.superuser(name);
+    for table in 0..TABLES {
+        ground.rows(&format!("CREATE TABLE s{table} (id int CHECK (id < 100), v text)"));
+    }
+}
+
 /// Both sides of one setup.
 pub struct Lane {
     direct: Side,
@@ -135,6 +133,16 @@ pub struct Lane {
 }
 
 impl Lane {
+    /// Compares PostgreSQL's first database with whoever offers the second at `address`.
+    pub fn between(cluster: &Cluster, databases: [&str; 2], address: Address) -> Self {
+        let [direct, proxied] = databases.map(|name| Login::new("postgres", name));
+        Self {
+            direct: Side::new(cluster.tcp(), direct),
+            proxied: Side::new(address, proxied),
+            grounds: databases.map(|name| cluster.superuser(name)),
+        }
+    }
+
     /// Plays a script on both sides; the first difference, if there is one.
     pub fn differ(&mut self, script: &Script) -> Option<String> {
         if !script.tables.is_empty() {
