@@ -14,18 +14,18 @@ use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
-use super::pool::Pool;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
 use super::{Worker, micros, next_serial, session_token};
-use crate::backend::params::{self, ParamSet};
-use crate::config::PoolMode;
+use crate::backend::params::{self, Param, ParamSet};
+use crate::config::{PoolMode, SessionState};
 use crate::fault::{Fault, SqlState};
 use crate::metrics::labels::{ClientEnd, ServerClose};
 use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
 use crate::session::front::Front;
 use crate::session::login::Authenticated;
 use crate::session::options;
+use crate::session::state::State;
 use crate::wire::encode;
 
 impl Worker {
@@ -51,6 +51,7 @@ impl Worker {
         let Some(pool) = self.pool_of(spec) else { return };
         pool.sessions += 1;
         let mut front = Front::new(pool.statement_rules(), Arc::default());
+        front.state = State::new(pool.settings.session_state, Some(Arc::clone(&pool.spec.pinned)));
         front.length_max = front.length_max.min(pool.settings.max_packet_size);
         let greeting = Greeting {
             hello: greeting,
@@ -177,6 +178,14 @@ impl Worker {
         error: Option<Fault>,
     ) {
         let was_set = error.is_none();
+        if error.is_none()
+            && let Some(backend) = self.backends.get_mut(lease)
+            && !backend.link.params.carried().is_empty()
+        {
+            // What the client before had set was taken back in front.
+            let fresh = backend.link.params.carrying(Vec::new());
+            backend.link.params = self.shared.interner.intern(fresh);
+        }
         let canonical =
             self.backends.get_mut(lease).map(|backend| Arc::clone(&backend.link.params));
         if let (Some(key), Some(canonical)) = (session, canonical) {
@@ -220,13 +229,19 @@ impl Worker {
         }
     }
 
-    /// What to tell a client that wants a parameter which the server knows, but does not report: it
-    /// could not be restored on the next backend. A client that has only one gets it set there,
+    /// What to tell a client that wants a parameter which the server knows, but does not report, and
+    /// that cannot go with it to the next backend. A client that has only one gets it set there,
     /// provided that it will be taken back before the next client.
     fn unsupported(&mut self, key: Key<Session>) -> Option<Fault> {
         let session = self.sessions.get(key)?;
         let Phase::Greeting(greeting) = &session.phase else { return None };
-        if self.may_set_foreign(key) {
+        let pool = self.pool(session.pool)?;
+        let is_possible = if session.keeps_first_backend() {
+            self.may_set_foreign(key)
+        } else {
+            pool.settings.session_state == SessionState::Track
+        };
+        if is_possible {
             return None;
         }
         let (name, _) = greeting.foreign.first()?;
@@ -272,6 +287,12 @@ impl Worker {
         let took_us = self
             .now_us
             .saturating_sub(micros(greeting.accepted_at.saturating_duration_since(self.epoch)));
+        let mut params = params;
+        if lease.is_none() && !greeting.foreign.is_empty() {
+            let lower = |(name, value): Wish| (name.to_ascii_lowercase().into(), value.into());
+            let carried: Vec<Param> = greeting.foreign.into_iter().map(lower).collect();
+            params = self.shared.interner.intern(params.carrying(carried));
+        }
         let mut hello = greeting.hello;
         if let Some(pool) = pool {
             pool.cells.login.record(took_us);

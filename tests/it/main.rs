@@ -21,6 +21,7 @@ mod differential;
 mod driver;
 mod extended;
 mod import;
+mod leaks;
 mod login;
 mod logs;
 mod metrics;

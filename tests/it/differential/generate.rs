@@ -132,6 +132,26 @@ const COPY: [&str; 9] = [
     "copy %t from stdin; copy %t from stdin",
 ];
 
+/// What a client leaves behind for its own next transaction, and looks for.
+const LEFT: [&str; 16] = [
+    "set statement_timeout = '70s'",
+    "set local statement_timeout = '71s'",
+    "set lock_timeout = '72s'",
+    "reset statement_timeout",
+    "reset all",
+    "show statement_timeout",
+    "show lock_timeout",
+    "set role dave",
+    "reset role",
+    "select current_user",
+    "select set_config('my.x', 'y', false)",
+    "select nullif(current_setting('my.x', true), '')",
+    "create temp table if not exists mine (a int)",
+    "drop table if exists mine",
+    "select count(*) from pg_class where relname = 'mine' and relnamespace = pg_my_temp_schema()",
+    "select pg_advisory_lock_shared(1)",
+];
+
 /// What only a client with a backend of its own may rely on.
 const KEPT: [&str; 15] = [
     "create temp table tmp (x int)",
@@ -264,7 +284,8 @@ impl Author {
 
     /// A text for either protocol.
     fn text(&mut self, client: usize, is_simple: bool) -> String {
-        let text = match self.dice.roll(12) {
+        let text = match self.dice.roll(14) {
+            12..=13 => self.dice.pick(&LEFT),
             0..=3 => self.dice.pick(&CONTROL),
             4..=5 if is_simple => self.dice.pick(&SEVERAL),
             6..=7 if self.keeps == Keeps::Session => self.dice.pick(&KEPT),
