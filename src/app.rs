@@ -334,7 +334,7 @@ async fn next_client(
 
 /// Leads one new connection through its login, and hands it to the least loaded worker, or to the
 /// admin console.
-async fn lead_in(control: &Control, admin: &Arc<Admin>, stream: Stream, peer: Peer) {
+async fn lead_in(control: &Arc<Control>, admin: &Arc<Admin>, stream: Stream, peer: Peer) {
     let config = control.config();
     let acceptor = control.acceptor.load_full();
     let reception = Reception {
@@ -360,7 +360,7 @@ async fn lead_in(control: &Control, admin: &Arc<Admin>, stream: Stream, peer: Pe
     }
 }
 
-async fn hand_over(control: &Control, mut client: Box<Authenticated>) {
+async fn hand_over(control: &Arc<Control>, mut client: Box<Authenticated>) {
     if let Some(fault) = control.refusal(&client.database) {
         client.turn_away(&fault).await;
         return;
@@ -373,6 +373,12 @@ async fn hand_over(control: &Control, mut client: Box<Authenticated>) {
     };
     if let Some(learned) = client.learned.take() {
         spec.learn(learned);
+    }
+    if client.replication.is_some() {
+        let control = Arc::clone(control);
+        // LIMIT: each is a client, and bounded with them.
+        tokio::spawn(async move { control.replicate(client, spec).await });
+        return;
     }
     let Some(worker) = control.workers.iter().min_by_key(|worker| worker.clients()) else {
         return;

@@ -35,7 +35,7 @@ async fn carry_out(control: &Control, message: ToControl) {
             // An ended worker drops the connection and its place.
             let _ = worker.send(open(control, spec, permit).await).await;
         }
-        ToControl::Cancel { settings, key, tell, client } => {
+        ToControl::Cancel { settings, key, tell, done: told } => {
             let limit = control.config().general.cancel_wait_timeout;
             let connector = control.connectors.of(&settings.host, &settings.tls);
             let done = match connector.map_err(io::Error::other) {
@@ -52,9 +52,7 @@ async fn carry_out(control: &Control, message: ToControl) {
                 tracing::warn!(%error, "cannot cancel a query");
             }
             // The server has been told: now the client may go on.
-            if let Some(mut client) = client {
-                client.try_close();
-            }
+            drop(told);
             if let Some(tell) = tell
                 && let Some(worker) = control.workers.get(tell.worker)
             {

@@ -144,6 +144,7 @@ impl Control {
     pub async fn kill(&self, database: &str) -> Result<(), CommandError> {
         let gate = self.gate(database)?;
         gate.hold();
+        self.walsenders.kill(&gate);
         self.tell_all(|done| ToWorker::Kill { gate: Arc::clone(&gate), done }).await;
         // If it is resumed meanwhile, what was to be killed is dead all the same.
         let _ = self.until_closed(&gate, Some(database)).await;

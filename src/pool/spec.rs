@@ -19,6 +19,8 @@ pub struct PoolNumber(pub u32);
 /// What servers of a pool say to a fresh session.
 #[derive(Debug)]
 pub struct Welcome {
+    /// What it wants its clients to know: whole messages.
+    pub notices: Box<[u8]>,
     /// Reported facts about the server.
     pub facts: Vec<Param>,
     /// The tracked parameters before any client changed them.

@@ -27,7 +27,9 @@ use crate::log::{Kind, Plain, admit};
 use crate::metrics::labels::LoginOutcome;
 use crate::net::tls::{Acceptor, Connectors};
 use crate::net::{Peer, Stream};
+use crate::secret::Secret;
 use crate::wire::encode;
+use crate::wire::startup::Version;
 
 pub use super::admission::{Admission, Admitted};
 use super::lookup::Lookups;
@@ -84,6 +86,11 @@ pub struct Authenticated {
     pub database: String,
     /// The user it is.
     pub user: String,
+    /// What is spoken with it.
+    pub protocol: Version,
+    /// Where it asks for replication: what is to be asked of the server. Such a client gets no
+    /// session, but a connection to the server of its own.
+    pub replication: Option<Vec<u8>>,
     /// Startup parameters without user, database and protocol options, in order, each name once.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// What its login taught us that opens servers too.
@@ -100,6 +107,15 @@ pub struct Authenticated {
 }
 
 impl Authenticated {
+    /// Makes the second half of its cancel key, as long as its protocol allows and anybody needs.
+    pub fn cancel_secret(&self) -> Secret {
+        if self.protocol.has_long_keys() {
+            Secret::new(rand::random::<[u8; 32]>())
+        } else {
+            Secret::new(rand::random::<[u8; 4]>())
+        }
+    }
+
     /// Refuses the client a session after all, and waits for up to a second until it has read why.
     pub async fn turn_away(self, fault: &Fault) {
         let sqlstate = fault.sqlstate;
@@ -214,6 +230,8 @@ pub async fn accept(stream: Stream, peer: Peer, reception: Reception<'_>) -> Acc
                     peer: login.peer(),
                     database: request.database,
                     user: request.user,
+                    protocol: request.protocol,
+                    replication: request.replication,
                     parameters: request.parameters,
                     learned,
                     greeting: output,

@@ -49,6 +49,10 @@ pub(super) enum Opening {
 pub(super) struct Request {
     pub(super) database: String,
     pub(super) user: String,
+    /// What is spoken from now on.
+    pub(super) protocol: Version,
+    /// Where it asks for replication: what is to be asked of the server.
+    pub(super) replication: Option<Vec<u8>>,
     /// What is left for the session: settings and `options`, in order, each name once.
     pub(super) parameters: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -87,8 +91,6 @@ pub(super) enum OpeningError {
     Encoding { field: &'static str },
     #[error("replication parameter is not a boolean")]
     ReplicationValue { value: Vec<u8> },
-    #[error("replication connection")]
-    Replication,
 }
 
 impl OpeningError {
@@ -108,8 +110,7 @@ impl OpeningError {
             | Self::NoApplicationProtocol
             | Self::NoUser
             | Self::Encoding { .. }
-            | Self::ReplicationValue { .. }
-            | Self::Replication => false,
+            | Self::ReplicationValue { .. } => false,
         }
     }
 
@@ -130,8 +131,7 @@ impl OpeningError {
             | Self::NoApplicationProtocol
             | Self::NoUser
             | Self::Encoding { .. }
-            | Self::ReplicationValue { .. }
-            | Self::Replication => false,
+            | Self::ReplicationValue { .. } => false,
         }
     }
 
@@ -168,10 +168,6 @@ impl OpeningError {
                 let message = format!("invalid value for parameter \"replication\": \"{value}\"");
                 (SqlState::INVALID_PARAMETER_VALUE, message)
             }
-            Self::Replication => (
-                SqlState::FEATURE_NOT_SUPPORTED,
-                "replication connections are not supported".to_owned(),
-            ),
         };
         Some(Fault::fatal(sqlstate, message))
     }
@@ -260,8 +256,9 @@ pub(super) async fn open(
         let body = conversation.first_packet().await?;
         let encryption = match startup::parse(&body).map_err(OpeningError::Packet)? {
             FirstPacket::Startup { protocol, parameters } => {
-                startup::negotiate(&mut conversation.output, protocol, &parameters);
-                return Request::new(&parameters).map(Opening::Login);
+                let output = &mut conversation.output;
+                let protocol = startup::negotiate(output, protocol, &parameters);
+                return Request::new(protocol, &parameters).map(Opening::Login);
             }
             FirstPacket::Cancel { pid, secret } => {
                 return Ok(Opening::Cancel { pid, secret: secret.to_vec() });
@@ -310,14 +307,14 @@ async fn direct(conversation: &mut Conversation, acceptor: &Acceptor) -> Result<
 }
 
 impl Request {
-    fn new(parameters: &[Parameter<'_>]) -> Result<Self, OpeningError> {
-        let (mut database, mut user, mut is_replication) = (&b""[..], &b""[..], false);
+    fn new(protocol: Version, parameters: &[Parameter<'_>]) -> Result<Self, OpeningError> {
+        let (mut database, mut user, mut replication) = (&b""[..], &b""[..], None);
         let mut rest = Vec::new();
         for &(name, value) in parameters {
             match name {
                 b"database" => database = value,
                 b"user" => user = value,
-                b"replication" => is_replication = replication(value)?,
+                b"replication" => replication = is_replication(value)?.then(|| value.to_vec()),
                 name if startup::is_protocol_option(name) => {}
                 name => rest.push((name.to_vec(), value.to_vec())),
             }
@@ -328,21 +325,24 @@ impl Request {
         if database.is_empty() {
             database = user;
         }
-        if is_replication {
-            return Err(OpeningError::Replication);
-        }
         let text = |field, name: &[u8]| {
             String::from_utf8(name.to_vec()).map_err(|_| OpeningError::Encoding { field })
         };
         let user = text("user", user)?;
-        Ok(Self { database: text("database", database)?, user, parameters: rest })
+        Ok(Self {
+            database: text("database", database)?,
+            user,
+            protocol,
+            replication,
+            parameters: rest,
+        })
     }
 }
 
 /// Reads the value of `replication`: `database`, or a boolean that may be abbreviated.
 ///
 /// Source: PostgreSQL `src/backend/utils/adt/bool.c`, `parse_bool_with_len`.
-fn replication(value: &[u8]) -> Result<bool, OpeningError> {
+fn is_replication(value: &[u8]) -> Result<bool, OpeningError> {
     let is = |word: &str, least| {
         value.len() >= least
             && word
