@@ -18,19 +18,21 @@ use zeroize::Zeroizing;
 
 use crate::auth::Credentials;
 use crate::auth::scram::{self, Binding, ClientExchange, ScramError};
-use crate::config::PoolSettings;
+use crate::backend::standing::Standing;
+use crate::config::{PoolSettings, Server as ServerName, SessionAttrs};
 use crate::fault::SqlState;
-use crate::net::Raw;
 use crate::net::tls::{Connector, TlsStream};
+use crate::net::{Place, Raw};
 use crate::wire::cursor::{Cursor, Malformed};
 use crate::wire::header::{self, HEADER_BYTES};
 use crate::wire::tag::backend as tag;
 use crate::wire::{backend, encode, startup};
 
 mod error;
+mod role;
 mod secure;
 
-pub use error::ConnectError;
+pub use error::{ConnectError, Lack};
 pub(super) use secure::dial;
 
 /// LIMIT: the length word of one message before `ReadyForQuery`.
@@ -63,10 +65,41 @@ pub struct Opened {
     pub unread: Vec<u8>,
     /// What the server reported, in order of first appearance, each name once.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where that is.
+    pub place: Place,
+    /// What the server is; `None` if it does not say, and nobody has asked.
+    pub standing: Option<Standing>,
     /// What a cancel request must show; without a secret if the server gave none.
     pub cancel_key: CancelKey,
     /// How long it took to connect and to log in.
     pub took: Duration,
+}
+
+impl Opened {
+    /// Closes a connection that is not wanted after all, so that the server need not log it as lost.
+    pub async fn close(self) {
+        let mut goodbye = Vec::new();
+        encode::terminate(&mut goodbye);
+        if let Ok(mut stream) = self.raw.into_stream()
+            && stream.write_all(&goodbye).await.is_ok()
+        {
+            // Best effort: it sees the end of the connection anyway.
+            let _ = stream.flush().await;
+        }
+    }
+}
+
+/// Where a backend is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// The server.
+    pub server: &'a ServerName,
+    /// Where it may be reached; tried in this order.
+    pub places: &'a [Place],
+    /// Begins TLS with it; `None` goes without.
+    pub connector: Option<&'a Connector>,
+    /// The bound on all of it.
+    pub limit: Option<Duration>,
 }
 
 /// What a cancel request must show to the server.
@@ -84,42 +117,49 @@ impl fmt::Debug for CancelKey {
     }
 }
 
-/// Opens one backend of the pool that `settings` describe.
+/// Opens one backend of the pool that `settings` describe, at one of its servers.
 ///
-/// With TLS if there is a `connector`. Bounded by `settings.server_connect_timeout`. The startup packet has only user and database:
-/// whatever else a session wants is set when the session gets the backend.
+/// The startup packet has only user and database: whatever else a session wants is set when the
+/// session gets the backend. A server that does not say what it is (before version 14) is asked if
+/// that matters.
 /// Cancel safe: yes, a connection that is not finished is closed.
 ///
 /// # Errors
 /// See [`ConnectError`]; [`ConnectError::fault`] has the SQLSTATE.
 pub async fn open(
+    site: Site<'_>,
     settings: &PoolSettings,
     credentials: &Credentials,
-    connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
-    match settings.server_connect_timeout {
-        Some(limit) => timeout(limit, open_unbounded(settings, credentials, connector))
+    match site.limit {
+        Some(limit) => timeout(limit, open_unbounded(site, settings, credentials))
             .await
             .unwrap_or(Err(ConnectError::TimedOut { limit })),
-        None => open_unbounded(settings, credentials, connector).await,
+        None => open_unbounded(site, settings, credentials).await,
     }
 }
 
 async fn open_unbounded(
+    site: Site<'_>,
     settings: &PoolSettings,
     credentials: &Credentials,
-    connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
     let started = Instant::now();
-    let stream = dial(&settings.host, settings.port, connector).await?;
+    let (stream, place) = dial(site).await?;
+    let place = place.clone();
     let binding = stream.tls().and_then(TlsStream::binding);
     let mut server = Server::new(stream);
     server.binding = binding.map_or(Binding::Unsupported, Binding::EndPoint);
     let Greeting { parameters, cancel_key } =
         log_in(&mut server, &settings.user, &settings.dbname, credentials).await?;
+    let standing = match Standing::reported(&parameters) {
+        None if settings.attrs != SessionAttrs::Any => Some(role::ask(&mut server).await?),
+        reported => reported,
+    };
     let unread = server.inbox.to_vec();
     let raw = server.stream.into_raw().map_err(|source| ConnectError::Lost { source })?;
-    Ok(Opened { raw, unread, parameters, cancel_key, took: started.elapsed() })
+    let took = started.elapsed();
+    Ok(Opened { raw, unread, parameters, place, standing, cancel_key, took })
 }
 
 async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(

@@ -18,6 +18,7 @@ mod kind;
 mod problem;
 mod raw;
 mod read;
+mod servers;
 mod source;
 mod suggest;
 mod tls;
@@ -30,12 +31,13 @@ mod tests;
 use std::path::Path;
 
 pub use checked::{
-    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, Host, LogFormat,
-    Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary, User,
+    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, LogFormat, Logging,
+    Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary, User,
 };
 pub use diff::{Difference, Sections, is_for_start};
 pub use entries::Entry;
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
+pub use servers::{Host, LoadBalance, Server, SessionAttrs};
 pub use source::Source;
 pub use tls::{
     Ciphers, ClientTls, DatabaseTls, ServerTls, SslMode, TLS12_CIPHERS, TLS13_CIPHERS, TlsFile,

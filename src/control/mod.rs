@@ -10,8 +10,10 @@ mod command;
 mod inspect;
 mod janitor;
 mod logging;
+mod open;
 mod reload;
 mod reloads;
+mod servers;
 mod shutdown;
 
 use std::path::PathBuf;
@@ -28,6 +30,7 @@ pub use janitor::janitor;
 pub use logging::log_settings;
 pub use reload::{Changes, ReloadError, Sections, SetError};
 pub use reloads::Reloads;
+pub use servers::watch_servers;
 pub use shutdown::Mode;
 
 pub use crate::pool::registry::{PoolChange, PoolEffect};
@@ -35,6 +38,7 @@ pub use crate::pool::registry::{PoolChange, PoolEffect};
 use crate::config::{Config, Source};
 use crate::net::Stream;
 use crate::net::listen::Listeners;
+use crate::net::names::Names;
 use crate::net::tls::{Acceptor, Connectors};
 use crate::pool::gate::Gate;
 use crate::pool::registry::Registry;
@@ -68,6 +72,8 @@ pub struct Control {
     pub acceptor: ArcSwap<Acceptor>,
     /// Begins TLS with servers.
     pub connectors: Connectors,
+    /// The addresses of servers.
+    names: Names,
     /// How often the configuration has changed.
     pub reloads: Reloads,
     /// Makes challenges for unknown users the same each time; never leaves the process.
@@ -114,6 +120,7 @@ impl Control {
             admission: Admission::new(),
             acceptor: ArcSwap::from_pointee(parts.acceptor),
             connectors: parts.connectors,
+            names: Names::default(),
             reloads: Reloads::default(),
             process_secret: rand::random(),
             suspension: parts.suspension,
@@ -150,6 +157,11 @@ impl Control {
             // An ended worker has no session to cancel.
             let _ = worker.send(ToWorker::Cancel { session, secret, client }).await;
         }
+    }
+
+    /// Has all workers look at their backends, some of which are of no use any more.
+    fn review_soon(&self) {
+        drop(tell_all(&self.workers, |done| ToWorker::Review { done }));
     }
 
     /// Tells all workers something, and waits until all have done it.

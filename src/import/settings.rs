@@ -52,7 +52,7 @@ const INSIDE: &str = "not needed: it tunes the inside of PgBouncer";
 const QUERY: &str = "not available in this version: users need a [users.NAME] with their password";
 const CURVES: &str =
     "not available: the curves X25519, P-256 and P-384 are used, and X25519MLKEM768";
-const NAMES: &str = "not needed: names are looked up whenever a connection is opened";
+const NAMES: &str = "not needed: what is not found is looked up again for the next connection";
 
 const fn key(name: &'static str, shape: Shape, default: &'static str) -> Setting {
     Setting { name, here: name, shape, default, same: &[], lack: LATER }
@@ -168,7 +168,7 @@ pub const GENERAL: &[Setting] = &[
     key("server_tls_protocols", Text, "secure"),
     key("server_tls_ciphers", Text, "default"),
     key("server_tls13_ciphers", Text, ""),
-    other("dns_max_ttl", Seconds, ANY, NAMES),
+    key("dns_max_ttl", Seconds, "15"),
     other("dns_nxdomain_ttl", Seconds, ANY, NAMES),
     other("dns_zone_check_period", Seconds, ZERO, NAMES),
     other("resolv_conf", Text, EMPTY, "not available: the system's resolver is used"),
@@ -210,7 +210,7 @@ pub const DATABASE: &[Setting] = &[
     other("timezone", Text, EMPTY, LATER),
     other("application_name", Text, EMPTY, LATER),
     other("connect_query", Text, EMPTY, LATER),
-    other("load_balance_hosts", Word, EMPTY, LATER),
+    key("load_balance_hosts", Word, ""),
 ];
 
 /// The keys of a line in `[users]`.

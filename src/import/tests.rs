@@ -131,7 +131,6 @@ fn what_is_lost_is_listed_with_its_line() {
     let notes = notes(&imported);
     let begins = [
         "2 databases.a.connect_query: not available",
-        "2 databases.a.host: a list of hosts",
         "3 databases.b.nonsense: unknown key",
         "3 databases.b.password: without user",
         "4 databases.c: it is not a list of key=value: the database is left out",

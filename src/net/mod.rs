@@ -2,7 +2,9 @@
 
 pub mod dial;
 pub mod listen;
+pub mod names;
 pub mod stream;
 pub mod tls;
 
+pub use dial::Place;
 pub use stream::{Peer, Raw, Socket, Stream};

@@ -19,6 +19,7 @@ mod console;
 mod copy;
 mod driver;
 mod extended;
+mod hosts;
 mod import;
 mod login;
 mod logs;
