@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checked::{AuthType, Capture, Consistency, LogFormat, PoolMode};
+use super::checked::{AuthType, Capture, Consistency, LogFormat, PoolMode, SessionState};
 use super::problem::{Hint, Reason, Unavailable};
 use super::servers::{Host, LoadBalance, SessionAttrs};
 use super::suggest;
@@ -465,6 +465,16 @@ pub(super) fn session_attrs(value: &Value) -> Result<SessionAttrs, Reason> {
         "primary" => Ok(SessionAttrs::Primary),
         "standby" => Ok(SessionAttrs::Standby),
         "prefer-standby" => Ok(SessionAttrs::PreferStandby),
+        other => Err(not_a_choice(other, CHOICES)),
+    }
+}
+
+pub(super) fn session_state(value: &Value) -> Result<SessionState, Reason> {
+    const CHOICES: &[&str] = &["track", "pin", "reject"];
+    match text(value)?.as_str() {
+        "track" => Ok(SessionState::Track),
+        "pin" => Ok(SessionState::Pin),
+        "reject" => Ok(SessionState::Reject),
         other => Err(not_a_choice(other, CHOICES)),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::gate::Gate;
-use super::ledger::Ledger;
+use super::ledger::{Bound, Ledger};
 use super::roster::Roster;
 use crate::auth::scram::DerivedKeys;
 use crate::auth::{Credentials, Learned};
@@ -48,6 +48,8 @@ pub struct Spec {
     pub ledger: Arc<Ledger>,
     /// The servers of its database.
     pub roster: Arc<Roster>,
+    /// Its clients that are pinned to a backend, or may be.
+    pub pinned: Arc<Bound>,
     gates: Gates,
     clients: AtomicU32,
     settings: ArcSwap<PoolSettings>,
@@ -109,6 +111,7 @@ impl Spec {
             user: user.to_owned(),
             ledger,
             roster,
+            pinned: Arc::new(Bound::new(settings.max_pinned_connections)),
             gates,
             clients: AtomicU32::new(0),
             settings: ArcSwap::from_pointee(settings),
@@ -181,6 +184,7 @@ impl Spec {
             self.welcome.store(None);
         }
         self.ledger.pool().set_limit(Some(settings.size));
+        self.pinned.set_limit(settings.max_pinned_connections);
         self.settings.store(Arc::new(settings));
         if change == Change::Backends {
             self.begin_generation();
