@@ -28,7 +28,7 @@ const MAINTENANCE_DATABASE: &str = "postgres";
 /// What to do besides reading the file.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Args {
-    /// Log in at the server of every database, with what is stored
+    /// Log in at every server of every database, with what is stored
     #[arg(long)]
     pub connect: bool,
 }
