@@ -3,7 +3,7 @@
 //! All state of sessions and backends is the workers'; what is here is the way to them, the
 //! configuration in force, the registry of pools, and the commands of operators: [`command`] is
 //! about databases and clients, [`reload`] about the configuration, [`shutdown`] about the end,
-//! [`inspect`] only looks.
+//! [`inspect`] only looks. [`open`] opens backends for the workers, and [`servers`] looks after where.
 
 mod carry;
 mod command;
