@@ -125,5 +125,5 @@ fn a_server_that_refuses_the_login_ends_the_search() {
     let Some(proxy) = start(config) else { return };
     let said =
         Login::new("postgres", "none").connect(&proxy.tcp()).err().expect("no such database");
-    assert_eq!(said.last().map(|_| format!("{said:?}").contains("3D000")), Some(true), "{said:?}");
+    assert!(format!("{said:?}").contains("3D000"), "{said:?}");
 }
