@@ -53,6 +53,8 @@ impl General {
             stats_period,
             shutdown_timeout,
             suspend_timeout,
+            dns_max_ttl,
+            server_role_check_period,
             autodb_idle_timeout,
             client_tls,
             server_tls,
@@ -87,6 +89,8 @@ impl General {
             ("stats_period", seconds(*stats_period)),
             ("shutdown_timeout", timeout(*shutdown_timeout)),
             ("suspend_timeout", seconds(*suspend_timeout)),
+            ("dns_max_ttl", seconds(*dns_max_ttl)),
+            ("server_role_check_period", timeout(*server_role_check_period)),
             ("autodb_idle_timeout", timeout(*autodb_idle_timeout)),
         ];
         entries.extend(auth_entries(auth));
@@ -162,6 +166,7 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         server_idle_timeout,
         server_connect_timeout,
         server_login_retry,
+        failover_timeout,
         server_check_delay,
         server_check_query,
         server_reset_query,
@@ -188,6 +193,7 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         ("server_idle_timeout", seconds(*server_idle_timeout)),
         ("server_connect_timeout", seconds(*server_connect_timeout)),
         ("server_login_retry", seconds(*server_login_retry)),
+        ("failover_timeout", seconds(*failover_timeout)),
         ("server_check_delay", seconds(*server_check_delay)),
         ("server_check_query", server_check_query.clone()),
         ("server_reset_query", server_reset_query.clone()),

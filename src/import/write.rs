@@ -261,13 +261,8 @@ impl Writer<'_> {
             Some((_, host)) => host.as_str(),
             None => source.socket_dir(),
         };
-        let (first, more) = host.split_once(',').unwrap_or((host, ""));
-        if !more.is_empty() {
-            let reason =
-                format!("a list of hosts is not available in this version: {first} is used");
-            self.note(Some(place), &format!("{path}.host"), reason);
-        }
-        let host = format!("host = {}", text(first));
+        let is_list = host.contains(',');
+        let host = format!("host = {}", text(host));
         if let Verdict::Refused(reason) = try_out(&header, &host) {
             return self.note(Some(place), &format!("{path}.host"), left_out(&reason));
         }
@@ -282,7 +277,7 @@ impl Writer<'_> {
                 continue;
             }
             self.has_secrets |= setting.name == "password";
-            if setting.name == "load_balance_hosts" && more.is_empty() {
+            if setting.name == "load_balance_hosts" && !is_list {
                 continue;
             }
             self.take(setting, &header, &format!("{path}."), Some(place), value);

@@ -21,6 +21,7 @@ mod copy;
 mod differential;
 mod driver;
 mod extended;
+mod hosts;
 mod import;
 mod leaks;
 mod login;
