@@ -199,8 +199,7 @@ impl<'a> Turn<'a, '_> {
         let error = view::error_response(body);
         self.link.has_said_why |= matches!(error.severity, b"FATAL" | b"PANIC");
         let Link { expect, held, .. } = &mut *self.link;
-        let head = expect.entries().next().map(|entry| entry.awaited);
-        if expect.head_is_swallowed() && head == Some(Awaited::Query) {
+        if expect.runs_query_of_ours() {
             return Err(ServerFailure::ParameterRefused {
                 sqlstate: error.sqlstate,
                 message: error.message.to_vec(),
