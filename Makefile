@@ -5,7 +5,7 @@ CARGO ?= cargo
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reload-under-load chaos matrix-verify lint doc bench bench-quick bench-replication bench-micro check
+.PHONY: help demo test reload-under-load chaos drivers matrix-verify lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ chaos: ## 200 disasters (crashes, hangs, cut connections, full disk) under load:
 	@.ci/install test
 	PGTANDEM_IT_CHAOS_ROUNDS=$${PGTANDEM_IT_CHAOS_ROUNDS:-200} \
 		$(CARGO) test --locked --test it replication::chaos::rounds -- --exact --nocapture
+
+drivers: ## programs of a dozen drivers, directly and through the proxy, in both pool modes
+	@.ci/install test
+	PGTANDEM_IT_SQLX=1 $(CARGO) test --locked --test it drivers:: -- --test-threads 2
 
 matrix-verify: ## comparisons between major versions of PostgreSQL, with binaries from npm
 	@.ci/matrix-verify

@@ -18,6 +18,7 @@ mod command_line;
 mod console;
 mod copy;
 mod driver;
+mod drivers;
 mod extended;
 mod import;
 mod login;
