@@ -5,7 +5,7 @@ CARGO ?= cargo
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reload-under-load chaos drivers matrix-verify lint doc bench bench-quick bench-replication bench-micro check
+.PHONY: help demo test reload-under-load chaos drivers matrix lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,8 +38,9 @@ drivers: ## programs of a dozen drivers, directly and through the proxy, in both
 	@.ci/install test
 	PGTANDEM_IT_SQLX=1 $(CARGO) test --locked --test it drivers:: -- --test-threads 2
 
-matrix-verify: ## comparisons between major versions of PostgreSQL, with binaries from npm
-	@.ci/matrix-verify
+matrix: ## the tests that depend on the server, over PostgreSQL 13 to 18; VERSIONS="13 18"
+	@.ci/install test
+	@.ci/matrix $(VERSIONS)
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --check
