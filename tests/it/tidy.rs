@@ -119,7 +119,11 @@ fn every_point_names_tests_that_exist() {
         let last = cells.last().expect("a row has cells");
         let names: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
         let names: Vec<&str> = names.into_iter().filter(|name| name.contains("::")).collect();
-        assert!(!names.is_empty() || last.contains("open: "), "{}: no test and no reason", cells[0]);
+        assert!(
+            !names.is_empty() || last.contains("open: "),
+            "{}: no test and no reason",
+            cells[0]
+        );
         for name in names {
             assert!(is_test(root, name), "{}: there is no test {name}", cells[0]);
         }
