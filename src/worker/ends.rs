@@ -5,7 +5,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
-use super::checkout::Growth;
+use super::checkout::{DISCARD_ALL, Growth};
 use super::mailbox::{Teller, ToControl};
 use super::pool::cells_of;
 use super::session::{Departure, Phase, Session};
@@ -18,6 +18,7 @@ use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::net::Stream;
 use crate::pool::spec::PoolNumber;
 use crate::session::front::StatementRules;
+use crate::session::pins::Pins;
 use crate::session::refuse;
 use crate::session::relay::{self, ServerFailure};
 use crate::wire::encode;
@@ -173,12 +174,17 @@ impl Worker {
             return;
         }
         let Some(pool) = self.pool(session.pool) else { return };
-        let needs_reset = pool.settings.mode == PoolMode::Session
-            || session.front.rules == StatementRules::Pass
-            || session.front.pins.need_reset();
+        let needs_reset =
+            pool.settings.mode == PoolMode::Session || session.front.rules == StatementRules::Pass;
         let query = pool.settings.server_reset_query.clone();
-        if needs_reset && !query.is_empty() {
+        let state = &session.front.state;
+        if state.pins.has(Pins::LASTING) {
+            self.close_backend(lease, ServerClose::Unclean);
+        } else if needs_reset && !query.is_empty() {
             self.start_chore(lease, ChoreKind::Reset, query.as_bytes());
+        } else if !needs_reset && !state.is_clean() {
+            // Whatever the configuration says: nobody else may find it.
+            self.start_chore(lease, ChoreKind::Reset, DISCARD_ALL);
         } else {
             self.check_in(lease);
         }

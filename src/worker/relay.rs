@@ -11,7 +11,7 @@ use super::session::{Phase, Session};
 use super::slab::Key;
 use super::{Flow, TURNS_MAX, Worker, bytes, length};
 use crate::backend::link::Effect;
-use crate::backend::params;
+use crate::backend::params::{self, Interner};
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::metrics::cells::Cells;
@@ -165,7 +165,7 @@ impl Worker {
         let was_between = backend.link.expect.is_between_segments();
         let was_at_rest = backend.link.expect.is_at_rest();
         if std::mem::take(&mut session.is_fresh) {
-            restore_parameters(session, backend, &mut out);
+            restore_parameters(session, backend, &mut self.shared.interner, &mut out);
         }
         let mut replies = Vec::new();
         let (front, link) = (&mut session.front, &mut backend.link);
@@ -314,6 +314,7 @@ impl Worker {
         if ran_ours
             && !backend.link.expect.runs_query_of_ours()
             && let Some(client) = backend.cancel_due.take()
+            && !backend.link.expect.is_empty()
         {
             self.send_cancel(key, Some(client));
         }
@@ -478,7 +479,12 @@ fn count_queries(cells: &mut Cells, times: &mut Times, turn: &ServerTurn<'_>, no
 
 /// Puts in front of a lease's first message what takes the backend to the session's parameters. It
 /// costs no round trip: the replies are dropped when they come.
-fn restore_parameters(session: &mut Session, backend: &mut Backend, out: &mut Vec<u8>) {
+fn restore_parameters(
+    session: &mut Session,
+    backend: &mut Backend,
+    interner: &mut Interner,
+    out: &mut Vec<u8>,
+) {
     if Arc::ptr_eq(&session.front.params, &backend.link.params) && session.unreported.is_empty() {
         return;
     }
@@ -490,5 +496,10 @@ fn restore_parameters(session: &mut Session, backend: &mut Backend, out: &mut Ve
     if !sql.is_empty() {
         encode::query(out, &sql);
         backend.link.expect.push(Awaited::Query, Reply::Swallow, Effect::None);
+        // What is reported changes when that is reported; the rest holds, or the backend is closed.
+        let (at, wanted) = (&backend.link.params, &session.front.params);
+        if at.carried() != wanted.carried() {
+            backend.link.params = interner.intern(at.carrying(wanted.carried().to_vec()));
+        }
     }
 }
