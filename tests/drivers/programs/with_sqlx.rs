@@ -193,10 +193,10 @@ async fn interruptions(connection: &mut PgConnection) -> Outcome {
 
 async fn settings() -> Outcome {
     let options =
-        PgConnectOptions::new().application_name("a program").options([("timezone", "Asia/Tokyo")]);
+        PgConnectOptions::new().application_name("a program").options([("IntervalStyle", "iso_8601")]);
     let mut connection = PgConnection::connect_with(&options).await?;
     for _ in 0..3 {
-        let sql = "select current_setting('application_name') || current_setting('timezone')";
+        let sql = "select current_setting('application_name') || current_setting('IntervalStyle')";
         say("settings", sqlx::query_scalar::<_, String>(sql).fetch_one(&mut connection).await?);
     }
     connection.close().await?;
