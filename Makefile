@@ -6,7 +6,7 @@ BENCH ?=
 REGRESS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test differential reload-under-load chaos regress matrix-verify matrix-protocol lint doc bench bench-quick bench-replication bench-micro check
+.PHONY: help demo test differential reload-under-load chaos regress drivers matrix matrix-protocol lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,8 +46,13 @@ regress: ## PostgreSQL's own regression suite through the proxy; options as in R
 	$(CARGO) build --locked
 	@python3 tests/regress/run.py $(REGRESS)
 
-matrix-verify: ## comparisons between major versions of PostgreSQL, with binaries from npm
-	@.ci/matrix-verify
+drivers: ## programs of a dozen drivers, directly and through the proxy, in both pool modes
+	@.ci/install test
+	PGTANDEM_IT_SQLX=1 $(CARGO) test --locked --test it drivers:: -- --test-threads 2
+
+matrix: ## the tests that depend on the server, over PostgreSQL 13 to 18; VERSIONS="13 18"
+	@.ci/install test
+	@.ci/matrix $(VERSIONS)
 
 matrix-protocol: ## the proxy compared with other major versions, message by message; binaries from npm
 	@.ci/matrix-protocol

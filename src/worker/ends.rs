@@ -430,7 +430,7 @@ impl Worker {
             }
             Phase::Leased(lease) => {
                 let Some(backend) = self.backends.get_mut(lease) else { return };
-                if backend.link.expect.head_is_swallowed() {
+                if backend.link.expect.runs_query_of_ours() {
                     // What runs now is ours, not the client's. Pooling point D38.
                     backend.cancel_due = Some(done);
                 } else if !backend.link.expect.is_empty() {

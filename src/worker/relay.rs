@@ -279,7 +279,7 @@ impl Worker {
         };
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        let was_swallowing = backend.link.expect.head_is_swallowed();
+        let ran_ours = backend.link.expect.runs_query_of_ours();
         let turn =
             from_server(&input, &mut session.front, &mut backend.link, &mut self.shared, &mut out);
         let mut sent = Ok(());
@@ -311,8 +311,8 @@ impl Worker {
             }
         };
         self.out = out;
-        if was_swallowing
-            && !backend.link.expect.head_is_swallowed()
+        if ran_ours
+            && !backend.link.expect.runs_query_of_ours()
             && let Some(done) = backend.cancel_due.take()
             && !backend.link.expect.is_empty()
         {

@@ -20,6 +20,7 @@ mod console;
 mod copy;
 mod differential;
 mod driver;
+mod drivers;
 mod extended;
 mod hosts;
 mod import;
