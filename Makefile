@@ -3,9 +3,10 @@
 SHELL := /bin/sh
 CARGO ?= cargo
 BENCH ?=
+REGRESS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reload-under-load chaos matrix-verify lint doc bench bench-quick bench-replication bench-micro check
+.PHONY: help demo test reload-under-load chaos regress matrix-verify lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,6 +34,11 @@ chaos: ## 200 disasters (crashes, hangs, cut connections, full disk) under load:
 	@.ci/install test
 	PGTANDEM_IT_CHAOS_ROUNDS=$${PGTANDEM_IT_CHAOS_ROUNDS:-200} \
 		$(CARGO) test --locked --test it replication::chaos::rounds -- --exact --nocapture
+
+regress: ## PostgreSQL's own regression suite through the proxy; options as in REGRESS="--help"
+	@.ci/install regress
+	$(CARGO) build --locked
+	@python3 tests/regress/run.py $(REGRESS)
 
 matrix-verify: ## comparisons between major versions of PostgreSQL, with binaries from npm
 	@.ci/matrix-verify

@@ -139,11 +139,16 @@ fn of_call(name: &Token<'_>, arguments: Lexer<'_>) -> Traces {
     }
 }
 
-/// Says whether the third argument is the constant `true`.
+/// LIMIT: tokens of the arguments of a call that are looked at. Calls may be nested without end, and
+/// each is looked at.
+const ARGUMENT_TOKENS_MAX: usize = 32;
+
+/// Says whether the third argument is plainly the constant `true`.
 fn is_local(mut arguments: Lexer<'_>) -> bool {
     let mut depth = 0_usize;
     let mut commas = 0;
-    while let Some(token) = arguments.next() {
+    for _ in 0..ARGUMENT_TOKENS_MAX {
+        let Some(token) = arguments.next() else { return false };
         match token.kind {
             Kind::Symbol(b'(' | b'[') => depth += 1,
             Kind::Symbol(b')' | b']') if depth == 0 => return false,

@@ -62,10 +62,11 @@ fn is_harmless_before_call(before: &[u8]) -> bool {
     let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0B;
     let blanks = before.iter().rev().take_while(|byte| is_blank(byte)).count();
     let (before, blank) = before.split_at(before.len() - blanks);
-    // There may be a comment between the name and the parenthesis.
-    if blank.iter().any(|byte| matches!(byte, b'\n' | b'\r'))
-        && memchr::memmem::find(before, b"--").is_some()
-    {
+    // There may be a comment between the name and the parenthesis. It would be on the last line: each
+    // line is looked at once, however many parentheses begin one.
+    let is_line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let line = before.rsplit(is_line_end).next().unwrap_or_default();
+    if blank.iter().any(is_line_end) && memchr::memmem::find(line, b"--").is_some() {
         return false;
     }
     let name = match before.split_last() {

@@ -68,8 +68,12 @@ impl Worker {
                 return;
             }
         }
+        let is_queued = matches!(session.phase, Phase::Waiting);
         if let Some(cells) = cells_of(&mut self.pools, session.pool) {
             cells.client_ends.add(how.end());
+        }
+        if is_queued && how == Leave::Terminate {
+            self.want_no_backend(key);
         }
         self.remove_session(key);
     }
@@ -140,6 +144,16 @@ impl Worker {
         let Some(pool) = self.pool_mut(number) else { return };
         if let Some(waiter) = pool.slots.leave(key) {
             pool.cells.wait.record(now_us.saturating_sub(waiter.since_us));
+        }
+    }
+
+    /// Takes a session out of the queue that needs no backend after all: that was no wait for one.
+    pub(super) fn want_no_backend(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.phase = Phase::Idle;
+        let number = session.pool;
+        if let Some(pool) = self.pool_mut(number) {
+            pool.slots.leave(key);
         }
     }
 

@@ -43,7 +43,7 @@ impl Worker {
                 Phase::Idle if session.has_input() => self.checkout(key),
                 Phase::Refusing(progress) => self.refuse(key, progress),
                 Phase::Waiting | Phase::Greeting(_) if session.pipe.is_read_closed() => {
-                    self.client_leaves(key, Leave::Lost);
+                    self.give_up(key);
                     return;
                 }
                 Phase::Idle
@@ -72,6 +72,10 @@ impl Worker {
                 }
             }
         }
+        if session.pipe.stash.first() == Some(&tag::TERMINATE) {
+            self.client_leaves(key, Leave::Terminate);
+            return Flow::Blocked;
+        }
         let stash = std::mem::take(&mut session.pipe.stash);
         let mut replies = Vec::new();
         let done = answer_alone(&stash, &mut session.front, &mut self.shared, &mut replies);
@@ -81,21 +85,30 @@ impl Worker {
             return Flow::Blocked;
         }
         let number = session.pool;
-        session.phase = Phase::Idle;
         let is_sent = session.pipe.send(&replies, &mut self.wire).is_ok();
         if let Some(cells) = cells_of(&mut self.pools, number) {
             cells.received_bytes += bytes(stash.get(..done).unwrap_or_default());
             cells.sent_bytes += bytes(&replies);
             self.shared.noted.count_into(cells);
         }
-        if let Some(pool) = self.pool_mut(number) {
-            pool.slots.leave(key);
-        }
+        self.want_no_backend(key);
         if is_sent {
             return Flow::Again;
         }
         self.client_leaves(key, Leave::Lost);
         Flow::Blocked
+    }
+
+    /// A client that waits has closed its side: it goes, and its words are read for what they are.
+    fn give_up(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.pipe.stash.is_empty()
+            && let Ok(Input::Bytes(count)) = session.pipe.read(&mut self.scratch, &mut self.wire)
+        {
+            session.pipe.stash.extend_from_slice(self.scratch.get(..count).unwrap_or_default());
+        }
+        let is_goodbye = session.pipe.stash.first() == Some(&tag::TERMINATE);
+        self.client_leaves(key, if is_goodbye { Leave::Terminate } else { Leave::Lost });
     }
 
     /// A client without a lease has closed its side: what it sent before is looked at first, so
