@@ -108,6 +108,13 @@ impl ParamSet {
         changed
     }
 
+    /// Returns a set that carries the same parameters, but with values that nobody wants: something
+    /// has happened to them.
+    pub fn carrying_uncertain(&self) -> Self {
+        let uncertain = |(name, _): &Param| (name.clone(), Box::from(*b"\0"));
+        self.carrying(self.carried.iter().map(uncertain))
+    }
+
     /// Returns how statements are read under these parameters.
     pub fn lexical(&self) -> sql::Dialect {
         lexical(&self.dialect)
@@ -116,6 +123,18 @@ impl ParamSet {
     /// Returns the parameters in order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.params.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Writes the statement that has to come before any other that takes a session standing at `self`
+    /// to `wanted`: its encoding, if there are texts that need it.
+    pub fn write_encoding_of(&self, wanted: &Self, sql: &mut Vec<u8>) {
+        let name = b"client_encoding";
+        let is_needed = wanted.carried.iter().any(|(_, value)| !value.is_ascii());
+        if let Some(encoding) = wanted.value(name).filter(|_| is_needed)
+            && self.value(name) != Some(encoding)
+        {
+            write_set(sql, name, encoding);
+        }
     }
 
     /// Writes the statements that take a session standing at `self` to `wanted`, or nothing.

@@ -350,7 +350,8 @@ impl<'a> Look<'a> {
         match class.action {
             Action::Set(setting) => self.set(&setting, text),
             Action::Discard(Discard::All) => {
-                self.doubts.pins.add(self.known.without(Pins::LASTING));
+                // It may fail: the other reasons go when it has not.
+                self.doubts.pins.add(self.known.within(askable()));
                 self.reset_all();
             }
             Action::Discard(Discard::Temporary) => self.takes_back(Pins::TEMPORARY),
