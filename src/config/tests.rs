@@ -293,3 +293,16 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_database_says_of_session_state_goes_first() {
+    let text = "[general]\nsession_state = \"reject\"\nmax_pinned_connections = 3\n\
+                [databases.a]\nsession_state = \"pin\"\nmax_pinned_connections = 0\n[databases.b]\n";
+    let config = Config::parse(text, "", &|_| None).expect("it is a good one");
+    let of = |database| {
+        let settings = config.pool_settings(database, "u").expect("there is such a database");
+        (settings.session_state, settings.max_pinned_connections)
+    };
+    assert_eq!(of("a"), (SessionState::Pin, None));
+    assert_eq!(of("b"), (SessionState::Reject, Some(3)));
+}

@@ -489,6 +489,13 @@ fn restore_parameters(
         return;
     }
     let mut sql = Vec::new();
+    backend.link.params.write_encoding_of(&session.front.params, &mut sql);
+    if !sql.is_empty() {
+        // A query is read in one encoding to its end.
+        encode::query(out, &sql);
+        backend.link.expect.push(Awaited::Query, Reply::Swallow, Effect::None);
+        sql.clear();
+    }
     backend.link.params.write_changes_to(&session.front.params, &mut sql);
     if !sql.is_empty() {
         encode::query(out, &sql);
