@@ -147,6 +147,7 @@ impl<'a> Login<'a> {
             address,
             has_tls: conversation.stream.tls().is_some(),
             database: &request.database,
+            is_physical: request.is_physical(),
             user: &request.user,
         }
     }
