@@ -61,7 +61,6 @@ impl General {
             pool,
         } = self;
         let socket_dir = unix_socket_dir.as_ref().map(|path| path.display().to_string());
-        let user_timeout_ms = tcp_user_timeout.unwrap_or_default().as_millis();
         let mut entries = vec![
             ("listen_addr", listen_addr.join(",")),
             ("listen_port", listen_port.to_string()),
@@ -79,7 +78,7 @@ impl General {
             ("tcp_keepidle", timeout(*tcp_keepidle)),
             ("tcp_keepintvl", timeout(*tcp_keepintvl)),
             ("tcp_keepcnt", tcp_keepcnt.unwrap_or_default().to_string()),
-            ("tcp_user_timeout", user_timeout_ms.to_string()),
+            ("tcp_user_timeout", tcp_user_timeout.unwrap_or_default().as_millis().to_string()),
             ("ignore_startup_parameters", ignore_startup_parameters.join(",")),
             ("admin_users", admin_users.join(",")),
             ("stats_users", stats_users.join(",")),
@@ -93,11 +92,9 @@ impl General {
             ("server_role_check_period", timeout(*server_role_check_period)),
             ("autodb_idle_timeout", timeout(*autodb_idle_timeout)),
         ];
-        entries.extend(auth_entries(auth));
-        entries.extend(log_entries(log));
-        entries.extend(pool_entries(pool));
-        entries.extend(client_tls_entries(client_tls));
-        entries.extend(server_tls_entries(server_tls));
+        let more = [auth_entries(auth), log_entries(log), pool_entries(pool)];
+        let tls = [client_tls_entries(client_tls), server_tls_entries(server_tls)];
+        entries.extend(more.into_iter().chain(tls).flatten());
         entries.sort_unstable();
         let entry = |(key, value)| Entry { key, value, is_changeable: !is_for_start(key) };
         entries.into_iter().map(entry).collect()

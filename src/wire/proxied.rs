@@ -106,15 +106,15 @@ fn v2(bytes: &[u8]) -> Beginning {
         match command {
             // LOCAL: the balancer looks whether we are there.
             0x20 => Some(Beginning::Header(total, None)),
-            0x21 => Some(Beginning::Header(total, source(family, addresses)?)),
+            0x21 => source(family, addresses, total),
             _ => None,
         }
     };
     header().unwrap_or(Beginning::Malformed)
 }
 
-/// Reads the source of addresses; the outer `None` says that they are not what `family` says.
-fn source(family: u8, addresses: &[u8]) -> Option<Option<SocketAddr>> {
+/// Reads the source of addresses; `None` says that they are not what `family` says.
+fn source(family: u8, addresses: &[u8], total: usize) -> Option<Beginning> {
     let (ip, ports) = match family {
         // TCP over IPv4: two addresses, two ports.
         0x11 => {
@@ -126,12 +126,13 @@ fn source(family: u8, addresses: &[u8]) -> Option<Option<SocketAddr>> {
             (IpAddr::V6(Ipv6Addr::from(*source)), rest.get(16..)?)
         }
         // Unspecified, datagrams, Unix sockets: the client has no address of ours.
-        0x00 | 0x12 | 0x22 | 0x31 | 0x32 => return Some(None),
+        0x00 | 0x12 | 0x22 | 0x31 | 0x32 => return Some(Beginning::Header(total, None)),
         _ => return None,
     };
     let (port, rest) = ports.split_first_chunk::<2>()?;
     rest.first_chunk::<2>()?;
-    Some(Some(SocketAddr::new(ip, u16::from_be_bytes(*port))))
+    let source = SocketAddr::new(ip, u16::from_be_bytes(*port));
+    Some(Beginning::Header(total, Some(source)))
 }
 
 #[cfg(test)]

@@ -240,6 +240,29 @@ fn who_can_log_in_is_the_same() {
 }
 
 #[test]
+fn users_of_the_server_log_in_the_same() {
+    Cluster::shared().superuser("postgres").rows("CREATE ROLE erin LOGIN PASSWORD 'erin-pw'");
+    let ini = FORTY.replace("auth_type = md5", "auth_type = md5\nauth_user = postgres");
+    let Some(pair) = Pair::start(&ini) else { return };
+    let mut seen = Vec::new();
+    for (user, password) in [
+        ("erin", "erin-pw"),
+        ("erin", "wrong"),
+        ("alice", "alice-pw"),
+        ("dave", ""),
+        ("nobody", "x"),
+        ("locked", "x"),
+    ] {
+        for database in ["app", "single", "postgres"] {
+            seen.push(pair.both(&format!("{user} {password:?} {database}"), |pooler| {
+                login(&pooler.tcp(), user, password, database).to_owned()
+            }));
+        }
+    }
+    assert_eq!(seen.iter().filter(|seen| *seen == "ok").count(), 6, "{seen:?}");
+}
+
+#[test]
 fn rules_let_the_same_in() {
     let ini = FORTY.replace("auth_type = md5", "auth_type = hba\nauth_hba_file = @DIR@/hba.conf");
     let Some(pair) = Pair::start(&ini) else { return };

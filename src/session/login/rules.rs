@@ -88,12 +88,11 @@ impl<'a> Login<'a> {
             return Err(out(Ruling::NoCertificate, Some(rule)).into());
         }
         let method = match rule.method {
-            RuleMethod::Trust => None,
+            RuleMethod::Trust | RuleMethod::Cert => None,
             RuleMethod::Reject => return Err(out(Ruling::Rejected, Some(rule)).into()),
             RuleMethod::Password => Some(Method::Plain),
             RuleMethod::Md5 => Some(Method::Md5),
             RuleMethod::Scram => Some(Method::Scram),
-            RuleMethod::Cert => None,
             RuleMethod::Peer => {
                 let uid = conversation.stream.peer_uid();
                 let account = match uid {
@@ -153,7 +152,7 @@ impl<'a> Login<'a> {
     }
 
     fn ruled_out(self, ruling: Ruling, rule: Option<&Rule>, caller: &Caller<'_>) -> RuledOut {
-        let host = caller.address.map_or("[local]".to_owned(), |host| host.to_string());
+        let host = caller.address.as_ref().map_or("[local]".to_owned(), ToString::to_string);
         let Caller { user, database, .. } = caller;
         let encryption = if caller.has_tls { "SSL encryption" } else { "no encryption" };
         let connection =
