@@ -22,6 +22,7 @@ use super::error::Error;
 use super::hook;
 use super::literal::identifier;
 use super::primary::make_durable;
+use super::schema_copy::Made;
 use super::snapshot::Snapshot;
 
 /// Bytes that are handed on at a time.
@@ -83,8 +84,19 @@ pub struct CopyProgress {
     pub bytes: u64,
     /// Bytes that all tables take on the primary, nearly what will go through.
     pub bytes_estimate: u64,
+    /// Of a schema that is made too, what comes after the rows.
+    pub schema: Option<Made>,
     /// When it began.
     pub began: Instant,
+}
+
+impl CopyProgress {
+    /// One that has copied all rows, and makes the rest of the schema.
+    pub fn of_schema(made: Made, began: Instant) -> Self {
+        let (tables_done, tables, rows, rows_estimate, bytes, bytes_estimate) = (0, 0, 0, 0, 0, 0);
+        let schema = Some(made);
+        Self { tables_done, tables, rows, rows_estimate, bytes, bytes_estimate, schema, began }
+    }
 }
 
 /// What a copy does with rows that the secondary has.
@@ -147,6 +159,7 @@ pub async fn copy(
         rows_estimate: tables.iter().map(|job| job.table.rows_estimate).sum(),
         bytes: 0,
         bytes_estimate: tables.iter().map(|job| job.table.bytes).sum(),
+        schema: None,
         began: Instant::now(),
     }));
     let is_one = plan.treatment == Treatment::Deferred;
