@@ -177,6 +177,33 @@ pub struct PoolDefaults {
     pub max_prepared_statements: u32,
     /// Bytes of one message.
     pub max_packet_size: u32,
+    /// What becomes of session state where backends change.
+    pub session_state: SessionState,
+    /// Backends of a pool that may be pinned at a time; 0 means all of them.
+    pub max_pinned_connections: u32,
+}
+
+/// What becomes of what a client leaves in its session, where its backends change between
+/// transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionState {
+    /// Parameters go with the client; whatever else is left keeps it at its backend.
+    Track,
+    /// Whatever is left keeps it at its backend.
+    Pin,
+    /// Statements that would leave something are refused.
+    Reject,
+}
+
+impl SessionState {
+    /// Returns the word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Track => "track",
+            Self::Pin => "pin",
+            Self::Reject => "reject",
+        }
+    }
 }
 
 /// `[databases.NAME]`: where a database is, and what overrides `[general]`; zero stays zero.
@@ -206,6 +233,10 @@ pub struct Database {
     pub server_lifetime: Option<Duration>,
     /// See [`PoolDefaults::query_wait_timeout`].
     pub query_wait_timeout: Option<Duration>,
+    /// See [`PoolDefaults::session_state`].
+    pub session_state: Option<SessionState>,
+    /// See [`PoolDefaults::max_pinned_connections`].
+    pub max_pinned_connections: Option<u32>,
     /// TLS with its server.
     pub tls: DatabaseTls,
     /// `[databases.NAME.replication]`; without it the database is only pooled.
@@ -405,6 +436,10 @@ pub struct PoolSettings {
     pub max_prepared_statements: u32,
     /// Bytes of one message.
     pub max_packet_size: u32,
+    /// What becomes of session state.
+    pub session_state: SessionState,
+    /// Backends that may be pinned at a time.
+    pub max_pinned_connections: Option<u32>,
 }
 
 impl PoolSettings {
@@ -497,6 +532,10 @@ impl Config {
             server_round_robin: general.server_round_robin,
             max_prepared_statements: general.max_prepared_statements,
             max_packet_size: general.max_packet_size,
+            session_state: entry.session_state.unwrap_or(general.session_state),
+            max_pinned_connections: bound(
+                entry.max_pinned_connections.unwrap_or(general.max_pinned_connections),
+            ),
         })
     }
 }

@@ -166,6 +166,8 @@ fn pool_keys(old: &PoolDefaults, new: &PoolDefaults) -> Vec<&'static str> {
             transaction_timeout,
             max_prepared_statements,
             max_packet_size,
+            session_state,
+            max_pinned_connections,
         ]
     )
 }
@@ -249,6 +251,8 @@ fn database_own_keys(old: &Database, new: &Database) -> Vec<&'static str> {
             max_db_connections,
             server_lifetime,
             query_wait_timeout,
+            session_state,
+            max_pinned_connections,
             tls,
             replication,
             secondaries,

@@ -145,6 +145,8 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         transaction_timeout,
         max_prepared_statements,
         max_packet_size,
+        session_state,
+        max_pinned_connections,
     } = pool;
     vec![
         ("default_pool_size", default_pool_size.to_string()),
@@ -169,6 +171,8 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         ("transaction_timeout", seconds(*transaction_timeout)),
         ("max_prepared_statements", max_prepared_statements.to_string()),
         ("max_packet_size", max_packet_size.to_string()),
+        ("session_state", session_state.as_str().to_owned()),
+        ("max_pinned_connections", max_pinned_connections.to_string()),
     ]
 }
 

@@ -10,7 +10,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::checked::{
     ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, Host, LogFormat,
-    Logging, Metrics, PoolDefaults, PoolMode, Replication, Secondary, User,
+    Logging, Metrics, PoolDefaults, PoolMode, Replication, Secondary, SessionState, User,
 };
 use super::kind::Kind;
 use super::problem::{Reason, Unavailable};
@@ -224,6 +224,8 @@ fn pool_defaults(section: &mut Section<'_, '_>) -> PoolDefaults {
             PACKET_MAX,
             read::size(PACKET_MIN..=PACKET_MAX),
         ),
+        session_state: section.get("session_state", SessionState::Track, read::session_state),
+        max_pinned_connections: section.get("max_pinned_connections", 0, backends()),
     }
 }
 
@@ -242,6 +244,8 @@ pub(super) fn database(section: &mut Section<'_, '_>) -> Database {
         max_db_connections: section.find("max_db_connections", backends()),
         server_lifetime: section.find("server_lifetime", read::duration),
         query_wait_timeout: section.find("query_wait_timeout", read::duration),
+        session_state: section.find("session_state", read::session_state),
+        max_pinned_connections: section.find("max_pinned_connections", backends()),
         tls: tls::database(section),
         replication: section.below("replication").and_then(|(walk, below)| {
             let table = walk.section(&below.path, below.value)?;

@@ -31,7 +31,8 @@ use std::path::Path;
 
 pub use checked::{
     ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, Host, LogFormat,
-    Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary, User,
+    Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary, SessionState,
+    User,
 };
 pub use diff::{Difference, Sections, is_for_start};
 pub use entries::Entry;

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checked::{AuthType, Capture, Consistency, Host, LogFormat, PoolMode};
+use super::checked::{AuthType, Capture, Consistency, Host, LogFormat, PoolMode, SessionState};
 use super::problem::{Hint, Reason, Unavailable};
 use super::suggest;
 use super::units;
@@ -389,6 +389,16 @@ pub(super) fn pool_mode(value: &Value) -> Result<PoolMode, Reason> {
         "session" => Ok(PoolMode::Session),
         "transaction" => Ok(PoolMode::Transaction),
         "statement" => Ok(PoolMode::Statement),
+        other => Err(not_a_choice(other, CHOICES)),
+    }
+}
+
+pub(super) fn session_state(value: &Value) -> Result<SessionState, Reason> {
+    const CHOICES: &[&str] = &["track", "pin", "reject"];
+    match text(value)?.as_str() {
+        "track" => Ok(SessionState::Track),
+        "pin" => Ok(SessionState::Pin),
+        "reject" => Ok(SessionState::Reject),
         other => Err(not_a_choice(other, CHOICES)),
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::gate::Gate;
-use super::ledger::Ledger;
+use super::ledger::{Bound, Ledger};
 use crate::auth::scram::DerivedKeys;
 use crate::auth::{Credentials, Learned};
 use crate::backend::params::{Param, ParamSet};
@@ -45,6 +45,8 @@ pub struct Spec {
     pub user: String,
     /// Its places.
     pub ledger: Arc<Ledger>,
+    /// Its clients that are pinned to a backend, or may be.
+    pub pinned: Arc<Bound>,
     gates: Gates,
     clients: AtomicU32,
     settings: ArcSwap<PoolSettings>,
@@ -100,6 +102,7 @@ impl Spec {
             database: database.to_owned(),
             user: user.to_owned(),
             ledger,
+            pinned: Arc::new(Bound::new(settings.max_pinned_connections)),
             gates,
             clients: AtomicU32::new(0),
             settings: ArcSwap::from_pointee(settings),
@@ -172,6 +175,7 @@ impl Spec {
             self.welcome.store(None);
         }
         self.ledger.pool().set_limit(Some(settings.size));
+        self.pinned.set_limit(settings.max_pinned_connections);
         self.settings.store(Arc::new(settings));
         if change == Change::Backends {
             self.begin_generation();

@@ -5,6 +5,8 @@ pub mod admission;
 pub mod front;
 pub mod login;
 pub mod options;
+pub mod pins;
 pub mod refuse;
 pub mod relay;
 pub mod startup;
+pub mod state;

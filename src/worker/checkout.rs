@@ -11,7 +11,7 @@ use super::session::{Phase, Session};
 use super::slab::Key;
 use super::{Flow, Worker, backend_token, micros, millis, next_serial};
 use crate::backend::connect::Opened;
-use crate::backend::link::Link;
+use crate::backend::link::{Effect, Link};
 use crate::backend::params::{Param, ParamSet, is_fact};
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
@@ -21,9 +21,16 @@ use crate::pool::ledger::{Full, Permit};
 use crate::pool::slots::{Checkout, Order};
 use crate::pool::spec::{PoolNumber, Spec, Welcome};
 use crate::session::front::StatementRules;
+use crate::wire::encode;
+use crate::wire::expect::{Awaited, Reply};
 
 /// The first pause after a backend could not be opened; doubles up to `server_login_retry`.
 const BACK_OFF_MS: u64 = 50;
+
+/// Takes back all that a session can leave behind, but for [`Pins::LASTING`].
+///
+/// [`Pins::LASTING`]: crate::session::pins::Pins::LASTING
+pub(super) const DISCARD_ALL: &[u8] = b"DISCARD ALL";
 
 /// How eagerly new backends are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,13 +155,41 @@ impl Worker {
             self.send_off(key);
             return;
         }
-        if keeps || mode == PoolMode::Session {
+        if !self.settle_state(key, lease) || keeps || mode == PoolMode::Session {
             return;
         }
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.phase = Phase::Idle;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.phase = Phase::Idle;
+        if session.front.state.take_unseen() {
+            self.start_chore(lease, ChoreKind::Reset, DISCARD_ALL);
+        } else {
+            self.check_in(lease);
         }
-        self.check_in(lease);
+    }
+
+    /// Asks the server what a session has left behind, if there is a doubt; says whether there is
+    /// none.
+    fn settle_state(&mut self, key: Key<Session>, lease: Key<Backend>) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return true };
+        let front = &mut session.front;
+        // A query of ours would drop a long unnamed statement, which nobody else has.
+        if front.state.is_settled() || front.has_long_unnamed() {
+            return true;
+        }
+        let Some(question) = front.state.question(&front.params) else { return true };
+        let Some(backend) = self.backends.get_mut(lease) else { return true };
+        let mut query = Vec::with_capacity(question.len() + 8);
+        encode::query(&mut query, &question);
+        backend.link.has_unnamed = false;
+        backend.link.expect.push(Awaited::Query, Reply::Swallow, Effect::None);
+        backend.times.query_ms = self.now_ms;
+        if let Some(cells) = cells_of(&mut self.pools, session.pool) {
+            cells.state_questions += 1;
+        }
+        if backend.pipe.send(&query, &mut self.wire).is_err() {
+            self.backend_gone(lease);
+        }
+        false
     }
 
     /// Takes a busy backend back at rest: closes, resets or hands it on.

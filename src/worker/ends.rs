@@ -5,7 +5,7 @@ use std::sync::Arc;
 use subtle::ConstantTimeEq;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
-use super::checkout::Growth;
+use super::checkout::{DISCARD_ALL, Growth};
 use super::mailbox::{Teller, ToControl};
 use super::pool::cells_of;
 use super::session::{Departure, Phase, Session};
@@ -18,6 +18,7 @@ use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::net::Stream;
 use crate::pool::spec::PoolNumber;
 use crate::session::front::StatementRules;
+use crate::session::pins::Pins;
 use crate::session::refuse;
 use crate::session::relay::{self, ServerFailure};
 use crate::wire::encode;
@@ -67,8 +68,12 @@ impl Worker {
                 return;
             }
         }
+        let is_queued = matches!(session.phase, Phase::Waiting);
         if let Some(cells) = cells_of(&mut self.pools, session.pool) {
             cells.client_ends.add(how.end());
+        }
+        if is_queued && how == Leave::Terminate {
+            self.want_no_backend(key);
         }
         self.remove_session(key);
     }
@@ -142,6 +147,16 @@ impl Worker {
         }
     }
 
+    /// Takes a session out of the queue that needs no backend after all: that was no wait for one.
+    pub(super) fn want_no_backend(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.phase = Phase::Idle;
+        let number = session.pool;
+        if let Some(pool) = self.pool_mut(number) {
+            pool.slots.leave(key);
+        }
+    }
+
     /// The session of a lease is gone: the backend goes back only if nothing is under way on it.
     fn end_lease(&mut self, session: &Session, lease: Key<Backend>) {
         let Some(backend) = self.backends.get_mut(lease) else { return };
@@ -159,12 +174,17 @@ impl Worker {
             return;
         }
         let Some(pool) = self.pool(session.pool) else { return };
-        let needs_reset = pool.settings.mode == PoolMode::Session
-            || session.front.rules == StatementRules::Pass
-            || session.front.pins.need_reset();
+        let needs_reset =
+            pool.settings.mode == PoolMode::Session || session.front.rules == StatementRules::Pass;
         let query = pool.settings.server_reset_query.clone();
-        if needs_reset && !query.is_empty() {
+        let state = &session.front.state;
+        if state.pins.has(Pins::LASTING) {
+            self.close_backend(lease, ServerClose::Unclean);
+        } else if needs_reset && !query.is_empty() {
             self.start_chore(lease, ChoreKind::Reset, query.as_bytes());
+        } else if !needs_reset && !state.is_clean() {
+            // Whatever the configuration says: nobody else may find it.
+            self.start_chore(lease, ChoreKind::Reset, DISCARD_ALL);
         } else {
             self.check_in(lease);
         }

@@ -11,17 +11,18 @@ use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
-use super::pool::Pool;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
 use super::{Worker, micros, next_serial, session_token};
-use crate::backend::params::{self, ParamSet};
+use crate::backend::params::{self, Param, ParamSet};
+use crate::config::SessionState;
 use crate::fault::{Fault, SqlState};
 use crate::metrics::labels::{ClientEnd, ServerClose};
 use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
 use crate::session::front::{Front, StatementRules};
 use crate::session::login::Authenticated;
 use crate::session::options;
+use crate::session::state::State;
 use crate::wire::encode;
 
 impl Worker {
@@ -46,6 +47,7 @@ impl Worker {
         let Some(pool) = self.pool_of(spec) else { return };
         pool.sessions += 1;
         let mut front = Front::new(pool.statement_rules(), Arc::default());
+        front.state = State::new(pool.settings.session_state, Some(Arc::clone(&pool.spec.pinned)));
         front.length_max = front.length_max.min(pool.settings.max_packet_size);
         let greeting = Greeting {
             hello: greeting,
@@ -173,6 +175,14 @@ impl Worker {
         session: Option<Key<Session>>,
         error: Option<Fault>,
     ) {
+        if error.is_none()
+            && let Some(backend) = self.backends.get_mut(lease)
+            && !backend.link.params.carried().is_empty()
+        {
+            // What the client before had set was taken back in front.
+            let fresh = backend.link.params.carrying(Vec::new());
+            backend.link.params = self.shared.interner.intern(fresh);
+        }
         let canonical =
             self.backends.get_mut(lease).map(|backend| Arc::clone(&backend.link.params));
         if let (Some(key), Some(canonical)) = (session, canonical) {
@@ -197,16 +207,19 @@ impl Worker {
         self.check_in(lease);
     }
 
-    /// What to tell a client that wants a parameter which the server knows, but does not report: it
-    /// could not be restored on the next backend. A client that has only one gets it set there,
+    /// What to tell a client that wants a parameter which the server knows, but does not report, and
+    /// that cannot go with it to the next backend. A client that has only one gets it set there,
     /// provided that it will be taken back before the next client.
     fn unsupported(&mut self, key: Key<Session>) -> Option<Fault> {
         let session = self.sessions.get(key)?;
         let Phase::Greeting(greeting) = &session.phase else { return None };
-        let resets = |pool: &Pool| !pool.settings.server_reset_query.is_empty();
-        if session.front.rules == StatementRules::Pass
-            && self.pool(session.pool).is_some_and(resets)
-        {
+        let pool = self.pool(session.pool)?;
+        let is_possible = if session.front.rules == StatementRules::Pass {
+            !pool.settings.server_reset_query.is_empty()
+        } else {
+            pool.settings.session_state == SessionState::Track
+        };
+        if is_possible {
             return None;
         }
         let (name, _) = greeting.foreign.first()?;
@@ -244,7 +257,14 @@ impl Worker {
         let took_us = self
             .now_us
             .saturating_sub(micros(greeting.accepted_at.saturating_duration_since(self.epoch)));
-        session.unreported = greeting.foreign.into();
+        let mut params = params;
+        if session.front.rules == StatementRules::Pass {
+            session.unreported = greeting.foreign.into();
+        } else if !greeting.foreign.is_empty() {
+            let lower = |(name, value): Wish| (name.to_ascii_lowercase().into(), value.into());
+            let carried: Vec<Param> = greeting.foreign.into_iter().map(lower).collect();
+            params = self.shared.interner.intern(params.carrying(carried));
+        }
         let mut hello = greeting.hello;
         if let Some(pool) = pool {
             pool.cells.login.record(took_us);

@@ -13,7 +13,7 @@ const CLIENTS: usize = 3;
 const BATCHES: usize = 25;
 
 /// Statement texts; some cannot be parsed, some fail at run time.
-const TEXTS: [&str; 9] = [
+const TEXTS: [&str; 12] = [
     "select 1",
     "select 'two'",
     "select $1::text",
@@ -22,10 +22,13 @@ const TEXTS: [&str; 9] = [
     "selec",
     "select * from nowhere",
     "show application_name",
+    "set statement_timeout = '73s'",
+    "show statement_timeout",
+    "select pg_advisory_lock_shared(1)",
     "",
 ];
 
-const QUERIES: [&str; 14] = [
+const QUERIES: [&str; 30] = [
     "select 1",
     "select 2; select 3",
     "begin",
@@ -40,6 +43,22 @@ const QUERIES: [&str; 14] = [
     "discard all",
     "",
     "selec",
+    "savepoint s",
+    "rollback to s",
+    "set statement_timeout = '70s'",
+    "set local statement_timeout = '71s'; set lock_timeout = '72s'",
+    "reset statement_timeout",
+    "reset all; select 1/0",
+    "show statement_timeout",
+    "show lock_timeout",
+    "set role dave",
+    "reset role",
+    "select current_user",
+    "select set_config('my.x', 'y', false)",
+    "select nullif(current_setting('my.x', true), '')",
+    "create temp table if not exists mine (a int)",
+    "drop table if exists mine",
+    "select count(*) from pg_class where relname = 'mine' and relnamespace = pg_my_temp_schema()",
 ];
 
 /// A small generator, good enough to choose (Knuth's MMIX constants).
