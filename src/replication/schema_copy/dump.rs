@@ -101,20 +101,13 @@ impl Program {
             }
         }
         let new_enough = known.iter().filter(|(version, _)| *version >= wanted);
-        match new_enough.min_by_key(|(version, _)| *version) {
-            Some((_, path)) => Ok(Self(path.clone())),
-            None => {
-                let found: Vec<_> = known
-                    .iter()
-                    .map(|(version, path)| format!("{version} at {}", path.display()))
-                    .collect();
-                let found = match found.as_slice() {
-                    [] => String::new(),
-                    found => format!(" (found {})", found.join(", ")),
-                };
-                Err(DumpError::TooOld { wanted, found })
-            }
+        if let Some((_, path)) = new_enough.min_by_key(|(version, _)| *version) {
+            return Ok(Self(path.clone()));
         }
+        let name = |(version, path): &(u32, PathBuf)| format!("{version} at {}", path.display());
+        let found = known.iter().map(name).collect::<Vec<_>>().join(", ");
+        let found = if found.is_empty() { found } else { format!(" (found {found})") };
+        Err(DumpError::TooOld { wanted, found })
     }
 
     /// Reads a part of a schema, as it is in an exported snapshot of `target`.

@@ -178,7 +178,7 @@ impl Keeper {
         tokio::select! {
             biased;
             request = self.requests.recv() => Err(request.map_or(Halt::Over, Halt::Asked)),
-            made = make => made,
+            outcome = make => outcome,
         }
     }
 }
