@@ -241,7 +241,8 @@ impl Worker {
             id: session.serial,
             spec: Arc::clone(&pool.spec),
             state,
-            peer: socket.peer(),
+            // What a balancer said, if one did.
+            peer: Some(session.peer),
             local: socket.local(),
             process: socket.peer_process(),
             connected: self.moment(session.login_ms),
