@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-use crate::config::Host;
+use crate::config::{Host, Server};
 use crate::replication::connect::Target;
 
 /// Where packages put PostgreSQL's programs: `<here>/<version>/bin`, or `<here><version>/bin`.
@@ -229,15 +229,20 @@ fn candidates() -> Vec<PathBuf> {
 
 /// Where to connect, in libpq's words; the password is not for everybody's eyes.
 fn conninfo(target: &Target) -> String {
-    let host = match &target.host {
+    let host = |server: &Server| match &server.host {
         Host::Tcp(name) => name.clone(),
         Host::Unix(folder) => folder.display().to_string(),
     };
+    let hosts: Vec<String> = target.servers.iter().map(host).collect();
+    let ports: Vec<String> = target.servers.iter().map(|server| server.port.to_string()).collect();
+    // What a standby shows is not the present. Older libpqs know no word for a primary.
+    let attrs = if target.is_primary && hosts.len() > 1 { "read-write" } else { "any" };
     let quoted = |text: &str| text.replace('\\', "\\\\").replace('\'', "\\'");
     format!(
-        "host='{}' port='{}' user='{}' dbname='{}' application_name='{}' connect_timeout='{}'",
-        quoted(&host),
-        target.port,
+        "host='{}' port='{}' target_session_attrs='{attrs}' user='{}' dbname='{}' \
+         application_name='{}' connect_timeout='{}'",
+        quoted(&hosts.join(",")),
+        ports.join(","),
         quoted(&target.user),
         quoted(&target.dbname),
         crate::replication::connect::APPLICATION_NAME,
