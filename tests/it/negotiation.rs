@@ -82,7 +82,7 @@ fn f43_cancel_keys_are_as_long_as_the_protocol_allows() {
         cancel(&[&key[..], b"x"].concat());
         assert!(fixture.is_running("pg_sleep"));
         cancel(&key);
-        assert_eq!(client.ready(1), "E 57014 | Z I");
+        assert_eq!(client.ready(1), "T | E 57014 | Z I");
     }
 }
 
