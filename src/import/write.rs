@@ -176,12 +176,11 @@ impl Writer<'_> {
             return self.note(place, &key, "it is not UTF-8");
         }
         let found;
-        let value = match setting.shape {
-            Shape::File if !value.is_empty() => {
-                found = located(value, self.top).display().to_string();
-                &found
-            }
-            _ => value,
+        let value = if setting.shape == Shape::File && !value.is_empty() {
+            found = located(value, self.top).display().to_string();
+            &found
+        } else {
+            value
         };
         let toml = match setting.toml(value, self.clients_max) {
             Ok(Some(toml)) => toml,

@@ -77,7 +77,7 @@ impl<'a> Login<'a> {
         conversation: &Conversation,
     ) -> Result<Demand<'a>, ProofError> {
         let caller = self.caller(request, conversation);
-        let out = |ruling, rule: Option<&Rule>| self.ruled_out(ruling, rule, &caller);
+        let out = |ruling, rule: Option<&Rule>| ruled_out(ruling, rule, &caller);
         let rules = self.reception.config.general.auth.auth_hba_file.entries();
         let rule =
             decide(rules, &caller, &system::interfaces).ok_or_else(|| out(Ruling::NoRule, None))?;
@@ -150,15 +150,15 @@ impl<'a> Login<'a> {
             user: &request.user,
         }
     }
+}
 
-    fn ruled_out(self, ruling: Ruling, rule: Option<&Rule>, caller: &Caller<'_>) -> RuledOut {
-        let host = caller.address.as_ref().map_or("[local]".to_owned(), ToString::to_string);
-        let Caller { user, database, .. } = caller;
-        let encryption = if caller.has_tls { "SSL encryption" } else { "no encryption" };
-        let connection =
-            format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}");
-        let place = rule.map(|rule| format!(" ({}:{})", rule.file.display(), rule.line));
-        let place = place.unwrap_or_default();
-        RuledOut { ruling, place, connection, user: (*user).to_owned() }
-    }
+fn ruled_out(ruling: Ruling, rule: Option<&Rule>, caller: &Caller<'_>) -> RuledOut {
+    let host = caller.address.as_ref().map_or("[local]".to_owned(), ToString::to_string);
+    let Caller { user, database, .. } = caller;
+    let encryption = if caller.has_tls { "SSL encryption" } else { "no encryption" };
+    let connection =
+        format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}");
+    let place = rule.map(|rule| format!(" ({}:{})", rule.file.display(), rule.line));
+    let place = place.unwrap_or_default();
+    RuledOut { ruling, place, connection, user: (*user).to_owned() }
 }
