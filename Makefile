@@ -6,7 +6,7 @@ BENCH ?=
 REGRESS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reload-under-load chaos regress drivers matrix lint doc bench bench-quick bench-replication bench-micro check
+.PHONY: help demo test differential reload-under-load chaos regress drivers matrix lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,12 @@ test: ## all tests, against a throw-away PostgreSQL
 	else \
 		set -x; $(CARGO) test --locked --lib --bins --tests; \
 	fi
+
+differential: ## 100,000 random sequences of messages: PostgreSQL and the proxy answer alike
+	@.ci/install test
+	PGTANDEM_IT_SEQUENCES=$${PGTANDEM_IT_SEQUENCES:-100000} \
+		PGTANDEM_IT_FIRST=$${PGTANDEM_IT_FIRST:-$$(date +%s)000} \
+		$(CARGO) test --locked --test it differential::random_sequences -- --exact --nocapture
 
 reload-under-load: ## 50 reloads, PAUSEs, RECONNECTs and KILLs under pgbench: nothing fails
 	@.ci/install test

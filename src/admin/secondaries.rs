@@ -133,7 +133,7 @@ fn of_database(error: &Error) -> SqlState {
         return SqlState(code);
     }
     match error {
-        Error::Dial { .. } | Error::Login { .. } => SqlState(*b"08001"),
+        Error::Dial { .. } | Error::Login { .. } | Error::Standby { .. } => SqlState(*b"08001"),
         Error::TimedOut { .. } | Error::Sql { .. } => SqlState(*b"08006"),
         Error::Unexpected { .. } => SqlState(*b"58000"),
     }

@@ -18,19 +18,22 @@ use zeroize::Zeroizing;
 
 use crate::auth::Credentials;
 use crate::auth::scram::{self, Binding, ClientExchange, ScramError};
-use crate::config::PoolSettings;
+use crate::backend::standing::Standing;
+use crate::config::{PoolSettings, Server as ServerName, SessionAttrs};
 use crate::fault::SqlState;
-use crate::net::Raw;
 use crate::net::tls::{Connector, TlsStream};
+use crate::net::{Place, Raw, Stream};
 use crate::wire::cursor::{Cursor, Malformed};
 use crate::wire::header::{self, HEADER_BYTES};
+use crate::wire::startup::{Parameter, Version};
 use crate::wire::tag::backend as tag;
 use crate::wire::{backend, encode, startup};
 
 mod error;
+mod role;
 mod secure;
 
-pub use error::ConnectError;
+pub use error::{ConnectError, Lack};
 pub(super) use secure::dial;
 
 /// LIMIT: the length word of one message before `ReadyForQuery`.
@@ -39,8 +42,13 @@ const MESSAGE_BYTES_MAX: u32 = 64 * 1024;
 const LOGIN_BYTES_MAX: usize = 1024 * 1024;
 /// LIMIT: parameters that a server reports; PostgreSQL 18 has 15.
 const PARAMETERS_MAX: usize = 256;
+/// LIMIT: bytes of the notices that are kept for clients; the others are dropped.
+const NOTICE_BYTES_MAX: usize = 8 * 1024;
 /// LIMIT: bytes of the secret half of a cancel key, as of protocol 3.2; before, it has four.
 const CANCEL_SECRET_BYTES_MAX: usize = startup::MAX_CANCEL_SECRET_BYTES;
+/// What servers say that do not negotiate: `feature_not_supported`, or a violation of the protocol.
+const REFUSES_VERSION: [SqlState; 2] =
+    [SqlState::FEATURE_NOT_SUPPORTED, SqlState::PROTOCOL_VIOLATION];
 /// Bytes that are read at a time; a whole greeting of PostgreSQL has about 400.
 const READ_BYTES: usize = 4096;
 
@@ -63,10 +71,43 @@ pub struct Opened {
     pub unread: Vec<u8>,
     /// What the server reported, in order of first appearance, each name once.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where that is.
+    pub place: Place,
+    /// What the server is; `None` if it does not say, and nobody has asked.
+    pub standing: Option<Standing>,
     /// What a cancel request must show; without a secret if the server gave none.
     pub cancel_key: CancelKey,
+    /// What the server wanted its client to know: whole messages.
+    pub notices: Vec<u8>,
     /// How long it took to connect and to log in.
     pub took: Duration,
+}
+
+impl Opened {
+    /// Closes a connection that is not wanted after all, so that the server need not log it as lost.
+    pub async fn close(self) {
+        let mut goodbye = Vec::new();
+        encode::terminate(&mut goodbye);
+        if let Ok(mut stream) = self.raw.into_stream()
+            && stream.write_all(&goodbye).await.is_ok()
+        {
+            // Best effort: it sees the end of the connection anyway.
+            let _ = stream.flush().await;
+        }
+    }
+}
+
+/// Where a backend is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// The server.
+    pub server: &'a ServerName,
+    /// Where it may be reached; tried in this order.
+    pub places: &'a [Place],
+    /// Begins TLS with it; `None` goes without.
+    pub connector: Option<&'a Connector>,
+    /// The bound on all of it.
+    pub limit: Option<Duration>,
 }
 
 /// What a cancel request must show to the server.
@@ -84,52 +125,97 @@ impl fmt::Debug for CancelKey {
     }
 }
 
-/// Opens one backend of the pool that `settings` describe.
+/// Opens one backend of the pool that `settings` describe, at one of its servers.
 ///
-/// With TLS if there is a `connector`. Bounded by `settings.server_connect_timeout`. The startup packet has only user and database:
-/// whatever else a session wants is set when the session gets the backend.
+/// The startup packet has only user and database: whatever else a session wants is set when the
+/// session gets the backend. A server that does not say what it is (before version 14) is asked if
+/// that matters.
 /// Cancel safe: yes, a connection that is not finished is closed.
 ///
 /// # Errors
 /// See [`ConnectError`]; [`ConnectError::fault`] has the SQLSTATE.
 pub async fn open(
+    site: Site<'_>,
     settings: &PoolSettings,
     credentials: &Credentials,
-    connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
-    match settings.server_connect_timeout {
-        Some(limit) => timeout(limit, open_unbounded(settings, credentials, connector))
-            .await
-            .unwrap_or(Err(ConnectError::TimedOut { limit })),
-        None => open_unbounded(settings, credentials, connector).await,
+    open_with(&[], site, settings, credentials).await
+}
+
+/// Opens a connection for a client of its own, with that client's startup parameters.
+///
+/// Cancel safe, and failing, as [`open`].
+pub async fn open_with(
+    parameters: &[(Vec<u8>, Vec<u8>)],
+    site: Site<'_>,
+    settings: &PoolSettings,
+    credentials: &Credentials,
+) -> Result<Opened, ConnectError> {
+    let opening = open_unbounded(parameters, site, settings, credentials);
+    match site.limit {
+        Some(limit) => {
+            timeout(limit, opening).await.unwrap_or(Err(ConnectError::TimedOut { limit }))
+        }
+        None => opening.await,
     }
 }
 
 async fn open_unbounded(
+    parameters: &[(Vec<u8>, Vec<u8>)],
+    site: Site<'_>,
     settings: &PoolSettings,
     credentials: &Credentials,
-    connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
     let started = Instant::now();
-    let stream = dial(&settings.host, settings.port, connector).await?;
+    let by = |protocol| log_in_by(protocol, parameters, site, settings, credentials);
+    let newest = by(Version::NEWEST).await;
+    let (mut server, place, greeting) = match newest {
+        // PostgreSQL names the version that it speaks; what only looks like it may refuse.
+        Err(ConnectError::Refused { sqlstate, .. }) if REFUSES_VERSION.contains(&sqlstate) => {
+            by(Version::OLDEST).await?
+        }
+        outcome => outcome?,
+    };
+    let Greeting { parameters, cancel_key, notices } = greeting;
+    let standing = match Standing::reported(&parameters) {
+        None if settings.attrs != SessionAttrs::Any => Some(role::ask(&mut server).await?),
+        reported => reported,
+    };
+    let unread = server.inbox.to_vec();
+    let raw = server.stream.into_raw().map_err(|source| ConnectError::Lost { source })?;
+    let took = started.elapsed();
+    Ok(Opened { raw, unread, parameters, place, standing, cancel_key, notices, took })
+}
+
+/// Connects and logs in, asking for this version of the protocol.
+async fn log_in_by(
+    protocol: Version,
+    parameters: &[(Vec<u8>, Vec<u8>)],
+    site: Site<'_>,
+    settings: &PoolSettings,
+    credentials: &Credentials,
+) -> Result<(Server<Stream>, Place, Greeting), ConnectError> {
+    let (stream, place) = dial(site).await?;
+    let place = place.clone();
     let binding = stream.tls().and_then(TlsStream::binding);
     let mut server = Server::new(stream);
     server.binding = binding.map_or(Binding::Unsupported, Binding::EndPoint);
-    let Greeting { parameters, cancel_key } =
-        log_in(&mut server, &settings.user, &settings.dbname, credentials).await?;
-    let unread = server.inbox.to_vec();
-    let raw = server.stream.into_raw().map_err(|source| ConnectError::Lost { source })?;
-    Ok(Opened { raw, unread, parameters, cancel_key, took: started.elapsed() })
+    let names =
+        [(&b"user"[..], settings.user.as_bytes()), (b"database", settings.dbname.as_bytes())];
+    let parameters = parameters.iter().map(|(name, value)| (&name[..], &value[..]));
+    let parameters: Vec<Parameter<'_>> = names.into_iter().chain(parameters).collect();
+    let greeting = log_in(&mut server, protocol, &parameters, &settings.user, credentials).await?;
+    Ok((server, place, greeting))
 }
 
 async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     server: &mut Server<S>,
+    protocol: Version,
+    parameters: &[Parameter<'_>],
     user: &str,
-    database: &str,
     credentials: &Credentials,
 ) -> Result<Greeting, ConnectError> {
-    let parameters = [(&b"user"[..], user.as_bytes()), (b"database", database.as_bytes())];
-    server.send(|out| startup::write_startup(out, &parameters)).await?;
+    server.send(|out| startup::write_startup(out, protocol, parameters)).await?;
     authenticate(server, user, credentials).await?;
     Greeting::receive(server).await
 }
@@ -233,6 +319,7 @@ fn binding(names: &[u8], own: &Binding) -> Option<Binding> {
 struct Greeting {
     parameters: Vec<(Vec<u8>, Vec<u8>)>,
     cancel_key: CancelKey,
+    notices: Vec<u8>,
 }
 
 impl Greeting {
@@ -244,6 +331,7 @@ impl Greeting {
             let Message { tag, body } = server.message().await?;
             let malformed = |source| ConnectError::Malformed { tag, source };
             match tag {
+                tag::NOTICE_RESPONSE => greeting.keep_notice(&body),
                 tag::PARAMETER_STATUS => {
                     let reported = backend::parameter_status(&body).map_err(malformed)?;
                     greeting.keep(reported.name, reported.value)?;
@@ -256,6 +344,14 @@ impl Greeting {
                 tag::READY_FOR_QUERY => return Err(malformed(Malformed::UnknownValue)),
                 _ => return Err(ConnectError::Unexpected { tag }),
             }
+        }
+    }
+
+    fn keep_notice(&mut self, body: &[u8]) {
+        if self.notices.len() + HEADER_BYTES + body.len() <= NOTICE_BYTES_MAX {
+            encode::message(&mut self.notices, tag::NOTICE_RESPONSE, |out| {
+                out.extend_from_slice(body);
+            });
         }
     }
 
@@ -332,7 +428,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
 
     /// Receives an authentication request: its code and its data.
     async fn request(&mut self) -> Result<(i32, BytesMut), ConnectError> {
-        let Message { tag, mut body } = self.message().await?;
+        let Message { tag, mut body } = loop {
+            let message = self.message().await?;
+            // Nobody has a client yet to be told.
+            if message.tag != tag::NOTICE_RESPONSE {
+                break message;
+            }
+        };
         if tag != tag::AUTHENTICATION {
             return Err(ConnectError::Unexpected { tag });
         }
@@ -342,13 +444,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
         Ok((code, data))
     }
 
-    /// Receives the next message that matters: neither a notice nor a version that is offered
-    /// instead of ours (we ask for the oldest that exists). An error ends the login.
+    /// Receives the next message that matters: not an older version that is offered
+    /// instead of ours (they differ in the length of the cancel key, which is read as it comes). An
+    /// error ends the login.
     async fn message(&mut self) -> Result<Message, ConnectError> {
         loop {
             let message = self.any_message().await?;
             match message.tag {
-                tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => {}
+                tag::NEGOTIATE_PROTOCOL_VERSION => {}
                 tag::ERROR_RESPONSE => return Err(refusal(&message.body)),
                 _ => return Ok(message),
             }

@@ -14,7 +14,9 @@ use tokio::sync::Semaphore;
 pub use probe::{Answer, ProbeError};
 
 use crate::auth::Stored;
-use crate::config::{ANY_DATABASE, Config, PoolSettings};
+use crate::backend::ask::AskError;
+use crate::backend::standing::Fit;
+use crate::config::{ANY_DATABASE, Config, PoolSettings, Server};
 use crate::fault::SqlState;
 use crate::net::tls::{Acceptor, Connectors, SetupError};
 
@@ -27,17 +29,30 @@ const MAINTENANCE_DATABASE: &str = "postgres";
 /// What to do besides reading the file.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Args {
-    /// Log in at the server of every database, with what is stored
+    /// Log in at every server of every database, with what is stored
     #[arg(long)]
     pub connect: bool,
 }
 
-/// Lists what is allowed and probably not meant about the file itself.
+/// Lists what is allowed and probably not meant about the files themselves.
 pub fn file_advice(path: &Path, config: &Config) -> Vec<String> {
+    let mut advice = mode_advice(path, config.has_secrets());
+    let users = &config.general.auth.auth_file;
+    if !users.file.is_none() {
+        advice.extend(mode_advice(users.file.path(), !users.users().is_empty()));
+    }
+    let rules = &config.general.auth.auth_hba_file.file;
+    if !rules.is_none() {
+        advice.extend(mode_advice(rules.path(), false));
+    }
+    advice
+}
+
+fn mode_advice(path: &Path, has_secrets: bool) -> Vec<String> {
     let Ok(metadata) = path.metadata() else { return Vec::new() };
     let mode = metadata.permissions().mode() & 0o777;
     let mut advice = Vec::new();
-    if mode & 0o004 != 0 && config.has_secrets() {
+    if mode & 0o004 != 0 && has_secrets {
         advice.push(format!(
             "{} holds passwords and can be read by everybody (mode {mode:04o}): chmod 600",
             path.display()
@@ -57,7 +72,7 @@ pub fn file_advice(path: &Path, config: &Config) -> Vec<String> {
 /// # Errors
 /// See [`SetupError`].
 pub fn tls(config: &Config) -> Result<(), SetupError> {
-    Acceptor::new(&config.general.client_tls)?;
+    Acceptor::new(&config.general)?;
     Connectors::new(config)?;
     Ok(())
 }
@@ -104,14 +119,20 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.database)?;
         match &self.outcome {
-            Outcome::In(answer) => write!(
-                f,
-                "ok: PostgreSQL {}, max_connections {}, login {:.1} ms, query {:.1} ms",
-                answer.version,
-                answer.connections_max,
-                answer.login.as_secs_f64() * 1000.0,
-                answer.query.as_secs_f64() * 1000.0
-            )?,
+            Outcome::In(answer) => {
+                write!(f, "ok: PostgreSQL {}", answer.version)?;
+                if let Some((standing, fit)) = answer.standing {
+                    let left = matches!(fit, Fit::Wrong(_));
+                    write!(f, ", {standing}{}", if left { " (not wanted)" } else { "" })?;
+                }
+                write!(
+                    f,
+                    ", max_connections {}, login {:.1} ms, query {:.1} ms",
+                    answer.connections_max,
+                    answer.login.as_secs_f64() * 1000.0,
+                    answer.query.as_secs_f64() * 1000.0
+                )?;
+            }
             Outcome::Out(error) => {
                 write!(f, "FAILED: {}: {error}", error.sqlstate())?;
                 let causes =
@@ -129,39 +150,50 @@ impl fmt::Display for Report {
     }
 }
 
-/// Logs in for every database, several at a time; in the order of their names.
+/// Logs in for every database at each of its servers, several at a time; in the order of their names.
 ///
 /// Each is bounded; see [`probe::probe`]. Must be called inside a tokio runtime.
 pub async fn connect(config: &Config) -> Vec<Report> {
     let places = Arc::new(Semaphore::new(PROBES_MAX));
     let mut probes = Vec::new();
     for name in config.databases.keys() {
-        let choice = choose(config, name);
-        let places = Arc::clone(&places);
-        let probe = tokio::spawn(async move {
-            let settings = match choice {
-                Ok(settings) => settings,
-                Err(reason) => return (None, Outcome::Skipped(reason)),
-            };
-            let target = Target { server: settings.server(), user: settings.user.clone() };
-            // It is never closed.
-            let _place = places.acquire().await;
-            let outcome = match probe::probe(settings).await {
-                Ok(answer) => Outcome::In(answer),
-                Err(error) => Outcome::Out(error),
-            };
-            (Some(target), outcome)
-        });
-        probes.push((name.clone(), probe));
+        match choose(config, name) {
+            Ok(settings) => {
+                for server in settings.servers.iter() {
+                    let probe = try_out(settings.clone(), server.clone(), Arc::clone(&places));
+                    probes.push((name.clone(), tokio::spawn(probe)));
+                }
+            }
+            Err(reason) => {
+                let skipped = async move { (None, Outcome::Skipped(reason)) };
+                probes.push((name.clone(), tokio::spawn(skipped)));
+            }
+        }
     }
     let mut reports = Vec::new();
     for (database, probe) in probes {
         // One that panicked has no answer.
-        let (target, outcome) = probe.await.unwrap_or((None, Outcome::Out(ProbeError::NoAnswer)));
+        let (target, outcome) =
+            probe.await.unwrap_or((None, Outcome::Out(ProbeError::Ask(AskError::NoAnswer))));
         let outcome = forgive_any(config, &database, outcome);
         reports.push(Report { database, target, outcome });
     }
     reports
+}
+
+async fn try_out(
+    settings: PoolSettings,
+    server: Server,
+    places: Arc<Semaphore>,
+) -> (Option<Target>, Outcome) {
+    let target = Target { server: server.to_string(), user: settings.user.clone() };
+    // It is never closed.
+    let _place = places.acquire().await;
+    let outcome = match probe::probe(settings, &server).await {
+        Ok(answer) => Outcome::In(answer),
+        Err(error) => Outcome::Out(error),
+    };
+    (Some(target), outcome)
 }
 
 /// A server that lets us in but has no maintenance database is in order.
@@ -185,8 +217,7 @@ fn choose(config: &Config, database: &str) -> Result<PoolSettings, &'static str>
         let mut settings = config.pool_settings(name, user)?;
         // `"*"` has its own entry, even where a database is called as the one that stands for it.
         if let Some(entry) = config.databases.get(database) {
-            settings.host = entry.host.clone();
-            settings.port = entry.port;
+            settings.servers = entry.servers().into();
             if let Some(dbname) = &entry.dbname {
                 settings.dbname.clone_from(dbname);
             }
@@ -198,7 +229,10 @@ fn choose(config: &Config, database: &str) -> Result<PoolSettings, &'static str>
         matches!(stored, Some(Stored::Plain(_) | Stored::Md5(_)))
     };
     let forced = config.database(database).is_some_and(|entry| entry.user.is_some());
-    let users = || config.users.keys().filter_map(|user| settings(user));
+    // Whoever looks up others logs in there anyway.
+    let asks = config.auth_lookup(name).map(|lookup| lookup.settings.user);
+    let listed = config.users.keys().chain(config.general.auth.auth_file.users().keys());
+    let users = || asks.iter().chain(listed.clone()).filter_map(|user| settings(user));
     if forced {
         return settings("").ok_or("there is no such database");
     }
@@ -209,7 +243,7 @@ fn choose(config: &Config, database: &str) -> Result<PoolSettings, &'static str>
     match users().next() {
         Some(settings) if !has_secrets => Ok(settings),
         Some(_) => Err("users have SCRAM secrets only, which open a server once they log in"),
-        None => Err("there is no [users.NAME] to log in as"),
+        None => Err("there is no user to log in as"),
     }
 }
 

@@ -153,6 +153,14 @@ pub enum Reason {
         /// The pool size in force.
         size: u32,
     },
+    /// A list of ports that does not go with the list of hosts.
+    #[error("{ports} ports for {hosts} hosts: give one for each, or one for all")]
+    PortsOfHosts {
+        /// How many hosts there are.
+        hosts: usize,
+        /// How many ports there are.
+        ports: usize,
+    },
     /// A file that a key names, and that is needed now.
     #[error("{path}: cannot be read: {error}")]
     Unreadable {
@@ -170,6 +178,12 @@ pub enum Reason {
     /// Logins by certificates that nobody checks.
     #[error("\"cert\" needs client_tls_sslmode = \"verify-ca\" or \"verify-full\"")]
     CertWithoutCa,
+    /// A database that others are to be asked about, and that is not configured.
+    #[error("{0:?} is no database of this file")]
+    NoSuchDatabase(String),
+    /// A line of a file that a key names.
+    #[error("{0}")]
+    Line(String),
     /// Neither TCP nor a Unix socket.
     #[error("nothing to listen on: both listen_addr and unix_socket_dir are empty")]
     NothingToListenOn,

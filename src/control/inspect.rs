@@ -56,6 +56,13 @@ pub struct PoolInfo {
     pub is_paused: bool,
 }
 
+impl PoolInfo {
+    /// Says whether no server would do when one was asked for last.
+    pub fn is_lost(&self) -> bool {
+        self.spec.roster.lost_since().is_some()
+    }
+}
+
 /// One user: those with a section of their own, and those who have a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserReport {
@@ -128,7 +135,8 @@ impl Control {
     pub fn users(&self) -> Vec<UserReport> {
         let config = self.config();
         let mut used = self.registry.users();
-        for name in config.users.keys() {
+        let listed = config.general.auth.auth_file.users().keys();
+        for name in config.users.keys().chain(listed) {
             used.entry(name.clone()).or_default();
         }
         let report = |(name, known): (String, UserUse)| UserReport {

@@ -5,10 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::dead::DeadServers;
 use super::gate::Gate;
 use super::ledger::{Bound, Ledger};
+use super::roster::{Plan, Roster};
 use super::spec::{Change, Gates, PoolNumber, Spec};
-use crate::config::{Config, PoolSettings};
+use crate::config::{self, Config, PoolSettings, Server};
 use crate::log::Plain;
 
 /// All pools that a client has asked for.
@@ -17,6 +19,8 @@ pub struct Registry {
     // Locked for a lookup at each login, at reload and by commands; never across a wait.
     tables: Mutex<Tables>,
     pooler: Arc<Gate>,
+    /// Servers that nobody reaches, of whatever database.
+    pub dead: DeadServers,
 }
 
 #[derive(Debug, Default)]
@@ -41,6 +45,7 @@ struct Entry {
 struct Database {
     bound: Arc<Bound>,
     gate: Arc<Gate>,
+    roster: Arc<Roster>,
 }
 
 /// What becomes of one pool when another configuration comes into force.
@@ -72,6 +77,8 @@ pub struct DatabaseUse {
     pub bound: Arc<Bound>,
     /// Its gate.
     pub gate: Arc<Gate>,
+    /// Its servers.
+    pub roster: Arc<Roster>,
     /// Its clients.
     pub clients: u32,
 }
@@ -97,6 +104,28 @@ impl Registry {
         let is_known =
             config.databases.contains_key(database) || tables.databases.contains_key(database);
         is_known.then(|| tables.database(config, database).gate)
+    }
+
+    /// Says whether nobody may have a connection to a database: PAUSE of it, or of everything.
+    pub fn is_paused(&self, database: &str) -> bool {
+        let is_paused = |known: &Database| known.gate.is_paused();
+        self.pooler.is_paused() || self.tables().databases.get(database).is_some_and(is_paused)
+    }
+
+    /// Waits until a database is not paused. Cancel safe: yes.
+    pub async fn until_open(&self, database: &str) {
+        loop {
+            let known = self.tables().databases.get(database).map(|known| Arc::clone(&known.gate));
+            let gate = known.unwrap_or_default();
+            let (of_database, of_all) = (gate.changed(), self.pooler.changed());
+            if !gate.is_paused() && !self.pooler.is_paused() {
+                return;
+            }
+            tokio::select! {
+                () = of_database => {}
+                () = of_all => {}
+            }
+        }
     }
 
     /// Says whether new clients of a database are refused by DISABLE.
@@ -127,10 +156,11 @@ impl Registry {
         }
         let shared = tables.database(config, database);
         let user_bound = tables.user(&settings);
+        let roster = shared.roster;
         let gates = Gates { database: shared.gate, pooler: Arc::clone(&self.pooler) };
         let ledger = Arc::new(Ledger::new(settings.size, shared.bound, user_bound));
         let number = tables.take_number();
-        let spec = Arc::new(Spec::new(number, (database, user), settings, ledger, gates));
+        let spec = Arc::new(Spec::new(number, (database, user), settings, ledger, roster, gates));
         tables.pools.insert(key, Entry { spec: Arc::clone(&spec), unused_since: None });
         tracing::debug!(database, user, "new pool");
         Some(spec)
@@ -146,9 +176,9 @@ impl Registry {
     /// Returns all databases that have been used, or that a command was about.
     pub fn databases(&self) -> BTreeMap<String, DatabaseUse> {
         let tables = self.tables();
-        let known = tables.databases.iter().map(|(name, Database { bound, gate })| {
+        let known = tables.databases.iter().map(|(name, Database { bound, gate, roster })| {
             let (bound, gate) = (Arc::clone(bound), Arc::clone(gate));
-            (name.clone(), DatabaseUse { bound, gate, clients: 0 })
+            (name.clone(), DatabaseUse { bound, gate, roster: Arc::clone(roster), clients: 0 })
         });
         let mut databases: BTreeMap<_, _> = known.collect();
         for entry in tables.pools.values() {
@@ -191,13 +221,20 @@ impl Registry {
     /// Puts the settings of a new configuration in force.
     pub fn reload(&self, config: &Config) {
         let mut tables = self.tables();
+        let mut moved = Vec::new();
         for (name, database) in &tables.databases {
             let entry = config.database(name);
             database.gate.set_removed(entry.is_none());
             if let Some(entry) = entry {
                 database.bound.set_limit(config.max_db_connections(entry));
+                if database.roster.follow(Plan::from(entry), &self.dead) {
+                    moved.push(Arc::clone(&database.gate));
+                }
             }
         }
+        let entries = config.databases.values();
+        let servers: BTreeSet<Server> = entries.flat_map(config::Database::servers).collect();
+        self.dead.keep_only(|server| servers.contains(server));
         for (name, bound) in &tables.users {
             bound.set_limit(config.max_user_connections(name));
         }
@@ -210,6 +247,8 @@ impl Registry {
             }
             spec.update(settings);
         }
+        // Whatever is being opened for them begins anew.
+        moved.iter().for_each(|gate| gate.touch());
     }
 
     /// Returns the pools that nobody has used for `timeout`, or whose database is gone and that
@@ -293,8 +332,13 @@ impl Entry {
 
 impl Tables {
     fn database(&mut self, config: &Config, name: &str) -> Database {
-        let limit = config.database(name).and_then(|entry| config.max_db_connections(entry));
-        let made = || Database { bound: Arc::new(Bound::new(limit)), gate: Arc::default() };
+        let entry = config.database(name);
+        let limit = entry.and_then(|entry| config.max_db_connections(entry));
+        let made = || Database {
+            bound: Arc::new(Bound::new(limit)),
+            gate: Arc::default(),
+            roster: Arc::new(Roster::new(entry.map_or_else(Plan::default, Plan::from))),
+        };
         self.databases.entry(name.to_owned()).or_insert_with(made).clone()
     }
 

@@ -1,12 +1,13 @@
 //! What a pool is: shared by the control plane and all workers.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::gate::Gate;
 use super::ledger::{Bound, Ledger};
+use super::roster::Roster;
 use crate::auth::scram::DerivedKeys;
 use crate::auth::{Credentials, Learned};
 use crate::backend::params::{Param, ParamSet};
@@ -19,6 +20,8 @@ pub struct PoolNumber(pub u32);
 /// What servers of a pool say to a fresh session.
 #[derive(Debug)]
 pub struct Welcome {
+    /// What it wants its clients to know: whole messages.
+    pub notices: Box<[u8]>,
     /// Reported facts about the server.
     pub facts: Vec<Param>,
     /// The tracked parameters before any client changed them.
@@ -45,6 +48,8 @@ pub struct Spec {
     pub user: String,
     /// Its places.
     pub ledger: Arc<Ledger>,
+    /// The servers of its database.
+    pub roster: Arc<Roster>,
     /// Its clients that are pinned to a backend, or may be.
     pub pinned: Arc<Bound>,
     gates: Gates,
@@ -53,6 +58,8 @@ pub struct Spec {
     /// Counts changes that make existing backends useless: another server, another login.
     generation: AtomicU64,
     learned: Mutex<Option<Learned>>,
+    /// Counts what was learned and not known before.
+    lessons: AtomicU64,
     derived: Arc<DerivedKeys>,
     /// As of the backend opened last, by whichever worker.
     welcome: ArcSwapOption<Welcome>,
@@ -84,8 +91,12 @@ impl Change {
     }
 }
 
+/// Says whether backends may go on: some server is in both lists. Those to the others go by their
+/// origin.
 fn is_same_server(old: &PoolSettings, new: &PoolSettings) -> bool {
-    old.host == new.host && old.port == new.port && old.dbname == new.dbname && old.user == new.user
+    old.servers.iter().any(|server| new.servers.contains(server))
+        && old.dbname == new.dbname
+        && old.user == new.user
 }
 
 impl Spec {
@@ -95,6 +106,7 @@ impl Spec {
         (database, user): (&str, &str),
         settings: PoolSettings,
         ledger: Arc<Ledger>,
+        roster: Arc<Roster>,
         gates: Gates,
     ) -> Self {
         Self {
@@ -102,12 +114,14 @@ impl Spec {
             database: database.to_owned(),
             user: user.to_owned(),
             ledger,
+            roster,
             pinned: Arc::new(Bound::new(settings.max_pinned_connections)),
             gates,
             clients: AtomicU32::new(0),
             settings: ArcSwap::from_pointee(settings),
             generation: AtomicU64::new(0),
             learned: Mutex::new(None),
+            lessons: AtomicU64::new(0),
             derived: Arc::default(),
             welcome: ArcSwapOption::empty(),
         }
@@ -193,22 +207,57 @@ impl Spec {
         self.welcome.store(Some(Arc::new(welcome)));
     }
 
+    /// Corrects what a fresh session is told about the server: one has become something else.
+    pub fn set_fact(&self, name: &[u8], value: &[u8]) {
+        self.welcome.rcu(|welcome| {
+            let welcome = welcome.as_ref()?;
+            let mut facts = welcome.facts.clone();
+            if let Some(fact) = facts.iter_mut().find(|(known, _)| **known == *name) {
+                fact.1 = value.into();
+            }
+            let (notices, base) = (welcome.notices.clone(), Arc::clone(&welcome.base));
+            Some(Arc::new(Welcome { notices, facts, base }))
+        });
+    }
+
     /// Keeps what a client's login taught us.
     pub fn learn(&self, learned: Learned) {
-        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = Some(learned);
+        let mut known = self.learned();
+        if known.as_ref() != Some(&learned) {
+            *known = Some(learned);
+            self.lessons.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Forgets what a login taught us, because the server does not take it any more; says whether
+    /// nobody has taught us something else meanwhile.
+    pub fn unlearn(&self, refused: &Learned) -> bool {
+        let mut known = self.learned();
+        let is_known = known.as_ref() == Some(refused);
+        if is_known {
+            *known = None;
+        }
+        is_known
+    }
+
+    /// Returns how often logins have taught us something else than before.
+    pub fn lessons(&self) -> u64 {
+        self.lessons.load(Ordering::Acquire)
     }
 
     /// Returns what there is to log in with at the server.
     pub fn credentials(&self) -> Credentials {
         let settings = self.settings();
         // What a client proved for its own name opens nothing for another user.
-        let learned = if settings.forced_user {
-            None
-        } else {
-            self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        };
+        let learned = if settings.forced_user { None } else { self.learned().clone() };
         let derived = Arc::clone(&self.derived);
         Credentials { stored: settings.password.clone(), learned, derived }
+    }
+}
+
+impl Spec {
+    fn learned(&self) -> MutexGuard<'_, Option<Learned>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

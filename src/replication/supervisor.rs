@@ -24,7 +24,7 @@ use super::verify::schedule::verify_forever;
 use super::verify::{self, Verifier};
 use super::view::View;
 use super::wait::{Moment, WaitError, Waiter};
-use crate::config::{Config, Database, Replication, Secondary};
+use crate::config::{Config, Database, Replication, Secondary, Server};
 
 /// LIMIT: commands that wait for one secondary.
 const COMMANDS_MAX: usize = 16;
@@ -397,8 +397,8 @@ fn primary(
     let password = replication.admin_password.as_ref();
     let password = password.or(database.password.as_ref().filter(|_| !has_own_user));
     Target {
-        host: database.host.clone(),
-        port: database.port,
+        servers: database.servers().into(),
+        is_primary: true,
         dbname: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
         user: user.cloned().unwrap_or_default(),
         password: password.cloned(),
@@ -410,8 +410,8 @@ fn target(primary: &Target, secondary: &Secondary) -> Target {
     let has_own_user = secondary.user.is_some();
     let password = secondary.password.as_ref();
     Target {
-        host: secondary.host.clone(),
-        port: secondary.port,
+        servers: Arc::new([Server { host: secondary.host.clone(), port: secondary.port }]),
+        is_primary: false,
         dbname: secondary.dbname.clone().unwrap_or_else(|| primary.dbname.clone()),
         user: secondary.user.clone().unwrap_or_else(|| primary.user.clone()),
         password: password.or(primary.password.as_ref().filter(|_| !has_own_user)).cloned(),

@@ -4,6 +4,7 @@
 pub mod admission;
 pub mod front;
 pub mod login;
+pub mod lookup;
 pub mod options;
 pub mod pins;
 pub mod refuse;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::mailbox::Done;
 use super::pipe::Pipe;
 use super::session::Session;
 use super::slab::Key;
@@ -9,8 +10,8 @@ use crate::backend::connect::CancelKey;
 use crate::backend::link::Link;
 use crate::config::PoolSettings;
 use crate::fault::Fault;
-use crate::net::Stream;
 use crate::pool::ledger::Permit;
+use crate::pool::roster::Origin;
 use crate::pool::spec::PoolNumber;
 
 /// What a backend is used for.
@@ -83,7 +84,9 @@ pub struct Backend {
     pub permit: Permit,
     /// The pool's generation that it belongs to.
     pub generation: u64,
-    /// Where its server is: a reload may have sent the pool elsewhere since.
+    /// Where its server is.
+    pub origin: Arc<Origin>,
+    /// How to reach it: a reload may have changed that since.
     pub opened_with: Arc<PoolSettings>,
     /// The server's key to cancel what it runs.
     pub cancel_key: Arc<CancelKey>,
@@ -94,5 +97,12 @@ pub struct Backend {
     /// Cancel requests that were sent for it and are not carried out yet.
     pub cancels: u32,
     /// A cancel request that waits until the server works for the client, not for us.
-    pub cancel_due: Option<Stream>,
+    pub cancel_due: Option<Done>,
+}
+
+impl Backend {
+    /// Returns the number of its server process.
+    pub fn process(&self) -> i32 {
+        self.cancel_key.pid
+    }
 }

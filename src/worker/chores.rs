@@ -162,7 +162,10 @@ fn hear(bytes: &[u8], link: &mut Link, interner: &mut Interner) -> (Heard, usize
     };
     let heard = match header.tag {
         tag::PARAMETER_STATUS => match view::parameter_status(body) {
-            Ok(reported) if is_fact(reported.name) => Heard::Nothing,
+            Ok(reported) if is_fact(reported.name) => {
+                link.note_fact(reported.name, reported.value);
+                Heard::Nothing
+            }
             Ok(reported) => {
                 if let Some(changed) = link.params.with(reported.name, reported.value) {
                     link.params = interner.intern(changed);

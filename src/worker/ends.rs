@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use subtle::ConstantTimeEq;
-
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::checkout::{DISCARD_ALL, Growth};
-use super::mailbox::{Teller, ToControl};
+use super::greet::from_cancel_pid;
+use super::mailbox::{Done, Teller, ToControl};
 use super::pool::cells_of;
 use super::session::{Departure, Phase, Session};
 use super::slab::Key;
@@ -15,8 +14,8 @@ use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::log::{Kind, admit};
 use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
-use crate::net::Stream;
 use crate::pool::spec::PoolNumber;
+use crate::secret::Secret;
 use crate::session::front::StatementRules;
 use crate::session::pins::Pins;
 use crate::session::refuse;
@@ -397,12 +396,28 @@ impl Worker {
         }
     }
 
-    /// A client asks to cancel what the session at `key` runs, if it knows the session's secret.
-    pub(super) fn cancel(&mut self, key: Key<Session>, secret: [u8; 4], client: Stream) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if !bool::from(session.secret.ct_eq(&secret)) {
-            return;
+    /// Finds the session with this cancel key.
+    fn find_by_key(&self, pid: i32, secret: &Secret) -> Option<Key<Session>> {
+        let is_it = |key: &Key<Session>, keeps_backend| {
+            self.sessions.get(*key).is_some_and(|session| {
+                session.secret == *secret && session.keeps_first_backend() == keeps_backend
+            })
+        };
+        let place = from_cancel_pid(pid).filter(|(worker, _)| *worker == self.number);
+        if let Some(key) = place.map(|(_, place)| Key::new(place)).filter(|key| is_it(key, false)) {
+            return Some(key);
         }
+        // Or it is the process id of a backend that is its client's own.
+        self.backends.range(0, self.backends.places()).find_map(|(_, backend)| match backend.role {
+            Role::Leased(key) if backend.process() == pid && is_it(&key, true) => Some(key),
+            Role::Leased(_) | Role::Idle | Role::Chore(_) | Role::Cancelling => None,
+        })
+    }
+
+    /// A client asks to cancel what the session with this key runs.
+    pub(super) fn cancel(&mut self, pid: i32, secret: &Secret, done: Done) {
+        let Some(key) = self.find_by_key(pid, secret) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
         let number = session.pool;
         if let Some(cells) = cells_of(&mut self.pools, number) {
             cells.cancel_requests += 1;
@@ -417,9 +432,9 @@ impl Worker {
                 let Some(backend) = self.backends.get_mut(lease) else { return };
                 if backend.link.expect.runs_query_of_ours() {
                     // What runs now is ours, not the client's. Pooling point D38.
-                    backend.cancel_due = Some(client);
+                    backend.cancel_due = Some(done);
                 } else if !backend.link.expect.is_empty() {
-                    self.send_cancel(lease, Some(client));
+                    self.send_cancel(lease, Some(done));
                 }
             }
             Phase::Greeting(_)
@@ -432,16 +447,17 @@ impl Worker {
 
     /// Has the server cancel what a leased backend runs. The backend goes to nobody else before
     /// that is done. Pooling point D34.
-    pub(super) fn send_cancel(&mut self, key: Key<Backend>, client: Option<Stream>) {
+    pub(super) fn send_cancel(&mut self, lease: Key<Backend>, done: Option<Done>) {
         let worker = self.number;
-        let Some(backend) = self.backends.get_mut(key) else { return };
-        let tell = Teller { worker, backend: key.index(), serial: backend.serial };
+        let Some(backend) = self.backends.get_mut(lease) else { return };
+        let tell = Teller { worker, backend: lease.index(), serial: backend.serial };
         let cancel_key = Arc::clone(&backend.cancel_key);
         let number = backend.pool;
-        let settings = Arc::clone(&backend.opened_with);
-        let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), client };
+        let (origin, settings) = (Arc::clone(&backend.origin), Arc::clone(&backend.opened_with));
+        let (key, tell) = (cancel_key, Some(tell));
+        let message = ToControl::Cancel { origin, settings, key, tell, done };
         if self.control.try_send(message).is_ok()
-            && let Some(backend) = self.backends.get_mut(key)
+            && let Some(backend) = self.backends.get_mut(lease)
         {
             backend.cancels += 1;
             if let Some(cells) = cells_of(&mut self.pools, number) {
@@ -457,9 +473,9 @@ impl Worker {
             return;
         }
         let number = backend.pool;
-        let settings = Arc::clone(&backend.opened_with);
-        let cancel_key = Arc::clone(&backend.cancel_key);
-        let message = ToControl::Cancel { settings, key: cancel_key, tell: None, client: None };
+        let (origin, settings) = (Arc::clone(&backend.origin), Arc::clone(&backend.opened_with));
+        let key = Arc::clone(&backend.cancel_key);
+        let message = ToControl::Cancel { origin, settings, key, tell: None, done: None };
         if self.control.try_send(message).is_err() && admit(Kind::Cancel) {
             tracing::warn!("too busy to cancel an abandoned query");
         } else if let Some(cells) = cells_of(&mut self.pools, number) {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::backend::Backend;
 use super::gates::Passage;
+use super::mailbox::Failed;
+use super::millis;
 use super::session::Session;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
@@ -23,12 +25,16 @@ const GREETINGS_MAX: usize = 1000;
 pub struct Failure {
     /// What clients are told while no backend is left.
     pub fault: Fault,
-    /// Whether the server will accept connections soon: clients keep waiting.
-    pub is_starting: bool,
+    /// Whether there is hope.
+    pub failed: Failed,
+    /// Since when no server would do, in the common milliseconds.
+    pub lost_since_ms: u64,
     /// No attempt before this time, in the worker's milliseconds.
     pub retry_at_ms: u64,
     /// How long that was after the last attempt.
     pub back_off_ms: u64,
+    /// What logins had taught us by then: [`Spec::lessons`].
+    pub lessons: u64,
 }
 
 /// Returns the counters of a pool, apart from the rest of the worker.
@@ -108,6 +114,30 @@ impl Pool {
             (PoolMode::Transaction | PoolMode::Statement, limit) => {
                 StatementRules::Rename { limit: usize::try_from(limit).unwrap_or(usize::MAX) }
             }
+        }
+    }
+
+    /// Says whether no backend may be asked for yet, because the last could not be opened. What a
+    /// login has taught us since may be just what was missing.
+    pub fn is_backing_off(&self, now_ms: u64) -> bool {
+        self.last_failure().is_some_and(|failure| now_ms < failure.retry_at_ms)
+    }
+
+    /// Returns the last failure, unless there is something else to log in with since.
+    pub fn last_failure(&self) -> Option<&Failure> {
+        self.failure.as_ref().filter(|failure| failure.lessons == self.spec.lessons())
+    }
+
+    /// Says whether clients that need a backend wait for one although none could be opened.
+    pub fn holds_waiters(&self, now_ms: u64) -> bool {
+        let Some(failure) = &self.failure else { return false };
+        match failure.failed {
+            Failed::Refused => false,
+            Failed::Starting => true,
+            Failed::Lost => self
+                .settings
+                .failover_timeout
+                .is_some_and(|limit| now_ms < failure.lost_since_ms.saturating_add(millis(limit))),
         }
     }
 

@@ -11,7 +11,7 @@ use super::session::{Phase, Session};
 use super::slab::Key;
 use super::{Flow, TURNS_MAX, Worker, bytes, length};
 use crate::backend::link::Effect;
-use crate::backend::params::{self, Interner};
+use crate::backend::params::Interner;
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::metrics::cells::Cells;
@@ -313,10 +313,10 @@ impl Worker {
         self.out = out;
         if ran_ours
             && !backend.link.expect.runs_query_of_ours()
-            && let Some(client) = backend.cancel_due.take()
+            && let Some(done) = backend.cancel_due.take()
             && !backend.link.expect.is_empty()
         {
-            self.send_cancel(key, Some(client));
+            self.send_cancel(key, Some(done));
         }
         if sent.is_err() {
             self.client_leaves(lessee, Leave::Lost);
@@ -480,19 +480,16 @@ fn count_queries(cells: &mut Cells, times: &mut Times, turn: &ServerTurn<'_>, no
 /// Puts in front of a lease's first message what takes the backend to the session's parameters. It
 /// costs no round trip: the replies are dropped when they come.
 fn restore_parameters(
-    session: &mut Session,
+    session: &Session,
     backend: &mut Backend,
     interner: &mut Interner,
     out: &mut Vec<u8>,
 ) {
-    if Arc::ptr_eq(&session.front.params, &backend.link.params) && session.unreported.is_empty() {
+    if Arc::ptr_eq(&session.front.params, &backend.link.params) {
         return;
     }
     let mut sql = Vec::new();
     backend.link.params.write_changes_to(&session.front.params, &mut sql);
-    for (name, value) in std::mem::take(&mut session.unreported) {
-        params::write_set_config(&mut sql, &name, &value);
-    }
     if !sql.is_empty() {
         encode::query(out, &sql);
         backend.link.expect.push(Awaited::Query, Reply::Swallow, Effect::None);

@@ -9,6 +9,7 @@ use crate::fault::{Fault, SqlState};
 use crate::net::{Peer, Stream};
 use crate::pool::registry::Registry;
 use crate::session::login::{Admission, Authenticated};
+use crate::wire::startup::Version;
 
 /// A worker without a thread, and the control plane's side of it.
 struct Bench {
@@ -73,6 +74,8 @@ impl Bench {
             peer: Peer::Unix,
             database: database.to_owned(),
             user: "postgres".to_owned(),
+            protocol: Version::OLDEST,
+            replication: None,
             parameters: Vec::new(),
             learned: None,
             greeting: Vec::new(),
@@ -108,7 +111,8 @@ async fn an_event_about_who_was_there_before_is_not_for_who_takes_the_place() {
     // In one batch: mail that takes the first client out and lets another one in, and behind it the
     // end of the first one's connection.
     let fault = Fault::fatal(SqlState::CANNOT_CONNECT, "no such server");
-    bench.post(ToWorker::OpenFailed { spec: bench.pool("a"), fault, is_starting: false });
+    let (spec, failed, lost_since) = (bench.pool("a"), Failed::Refused, Instant::now());
+    bench.post(ToWorker::OpenFailed { spec, fault, failed, lost_since });
     let mut second = bench.post_client("b");
     drop(first);
     assert_eq!(bench.turn(), [MAILBOX, Token(session_token(Key::new(0)))]);

@@ -13,13 +13,16 @@
 )]
 
 mod asynchronous;
+mod auth;
 mod cancel;
 mod command_line;
 mod console;
 mod copy;
+mod differential;
 mod driver;
 mod drivers;
 mod extended;
+mod hosts;
 mod import;
 mod leaks;
 mod login;
@@ -32,7 +35,6 @@ mod pools;
 mod prepared;
 mod programs;
 mod queue;
-mod random;
 mod release;
 mod reload;
 mod replication;
@@ -45,4 +47,5 @@ mod support;
 mod tidy;
 mod timeouts;
 mod tls;
+mod walsender;
 mod workers;

@@ -48,6 +48,7 @@ pub const POOLS: &[Column] = &[
     int("cl_idle"),
     int("pool_size"),
     int("paused"),
+    int("server_lost"),
 ];
 
 pub const CLIENTS: &[Column] = &[
@@ -196,6 +197,9 @@ pub const DATABASES: &[Column] = &[
     int("current_client_connections"),
     // Ours.
     int("auto"),
+    text("servers"),
+    text("target_session_attrs"),
+    int("failover_timeout"),
 ];
 
 pub const USERS: &[Column] = &[

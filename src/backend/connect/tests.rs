@@ -12,6 +12,7 @@ use crate::secret::Secret;
 use crate::wire::encode::{authentication, authentication_ok, message, parameter_status};
 
 const READY: &[u8] = b"Z\0\0\0\x05I";
+const NAMES: [Parameter<'_>; 2] = [(b"user", b"u"), (b"database", b"d")];
 const KEY: &[u8] = b"K\0\0\0\x0c\0\0\0\x07\x01\x02\x03\x04";
 const SASL_OFFER: &[u8] = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
 
@@ -76,7 +77,7 @@ async fn log_in_to<F: Future<Output = ()>>(
     let (ours, theirs) = duplex(1024);
     let mut server = Server::new(ours);
     let login = async {
-        let outcome = log_in(&mut server, "u", "d", credentials).await;
+        let outcome = log_in(&mut server, Version::NEWEST, &NAMES, "u", credentials).await;
         let unread = server.inbox.to_vec();
         drop(server);
         outcome.map(|greeting| (greeting, unread))
@@ -135,7 +136,7 @@ fn error(fields: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn trust_collects_what_the_server_reports() {
     let (greeting, unread) = log_in_to(&Credentials::default(), async |mut script: Script| {
-        assert_eq!(script.startup().await, b"\0\x03\0\0user\0u\0database\0d\0\0");
+        assert_eq!(script.startup().await, b"\0\x03\0\x02user\0u\0database\0d\0\0");
         script.send(b"v\0\0\0\x0c\0\0\0\0\0\0\0\0").await;
         script.send(b"N\0\0\0\x0dSNOTICE\0\0").await;
         script.send(&greeting()).await;
@@ -294,7 +295,7 @@ async fn errors_of_the_server_keep_their_code_and_text() {
     let check = async |fields: &[u8], sqlstate: &[u8; 5], text: &str| {
         let error = log_in_to_reply(&error(fields)).await.unwrap_err();
         assert_eq!(error.fault(), Fault::fatal(SqlState(*sqlstate), text.to_owned()));
-        assert_eq!(error.is_retryable(), sqlstate == b"57P03");
+        assert_eq!(error.lack() == Lack::Starting, sqlstate == b"57P03");
     };
     check(b"SFATAL\0VFATAL\0C3D000\0Mno such database\0\0", b"3D000", "no such database").await;
     check(b"C57P03\0Mstarting up\0\0", b"57P03", "starting up").await;
@@ -308,7 +309,8 @@ async fn errors_of_the_server_count_although_it_closed_before_we_sent() {
     let (ours, mut theirs) = duplex(1024);
     theirs.write_all(&error(b"C53300\0Mtoo many\0\0")).await.unwrap();
     drop(theirs);
-    let outcome = log_in(&mut Server::new(ours), "u", "d", &Credentials::default()).await;
+    let outcome =
+        log_in(&mut Server::new(ours), Version::NEWEST, &NAMES, "u", &Credentials::default()).await;
     assert_eq!(outcome.unwrap_err().fault().message, "too many");
 }
 
@@ -364,11 +366,19 @@ fn settings(port: u16) -> PoolSettings {
     Config::parse(&text, "proxy.toml", &|_| None).unwrap().pool_settings("d", "u").unwrap()
 }
 
+async fn open_at(settings: &PoolSettings) -> Result<Opened, ConnectError> {
+    let server = &settings.servers[0];
+    let places = [Place::Tcp(([127, 0, 0, 1], server.port).into())];
+    let limit = settings.server_connect_timeout;
+    let site = Site { server, places: &places, connector: None, limit };
+    open(site, settings, &Credentials::default()).await
+}
+
 #[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let settings = settings(listener.local_addr().unwrap().port());
-    let error = open(&settings, &Credentials::default(), None).await.unwrap_err();
+    let error = open_at(&settings).await.unwrap_err();
     let expected = Duration::from_millis(100);
     assert!(matches!(error, ConnectError::TimedOut { limit } if limit == expected), "{error}");
     assert_eq!(
@@ -383,8 +393,8 @@ async fn a_refused_port_is_told_without_address() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    let error = open(&settings(port), &Credentials::default(), None).await.unwrap_err();
-    assert!(!error.is_retryable());
+    let error = open_at(&settings(port)).await.unwrap_err();
+    assert_eq!(error.lack(), Lack::Lost);
     assert_eq!(
         error.fault(),
         Fault::fatal(SqlState::CANNOT_CONNECT, "cannot connect to server: connection refused")

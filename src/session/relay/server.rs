@@ -198,6 +198,7 @@ impl<'a> Turn<'a, '_> {
             .map_err(|_| ServerFailure::Malformed { tag: tag::PARAMETER_STATUS })?;
         let verdict = self.unless_swallowed();
         if params::is_fact(reported.name) {
+            self.link.note_fact(reported.name, reported.value);
             return Ok(verdict);
         }
         let was_same = Arc::ptr_eq(&self.link.params, &self.front.params);

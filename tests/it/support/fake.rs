@@ -1,7 +1,7 @@
 //! A server that behaves as a test tells it to, for what PostgreSQL does too seldom.
 
 use std::{
-    net::TcpListener,
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,7 +10,6 @@ use std::{
 };
 
 use super::{
-    login::Address,
     message::{Bytes, CANCEL_REQUEST, SSL_REQUEST, cstr, message},
     reply::Reply,
     wire::{Client, Stream},
@@ -18,6 +17,7 @@ use super::{
 
 /// Listens on a loopback port and hands every connection to the script, in a thread of its own.
 pub struct FakeServer {
+    address: SocketAddr,
     port: u16,
     over: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
@@ -30,13 +30,23 @@ pub struct Caller {
     pub number: usize,
     /// Whether this is a cancel request.
     pub is_cancel: bool,
+    /// The version of the protocol that it asks for.
+    pub version: u32,
+    /// What was behind that; the key of a cancel request.
+    pub packet: Vec<u8>,
     pub connection: Client,
 }
 
 impl FakeServer {
     /// Starts one; `script` is called for each connection and may end it by returning.
     pub fn start(script: impl Fn(Caller) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        Self::start_at("127.0.0.1:0", script)
+    }
+
+    /// Starts one at an address of its own.
+    pub fn start_at(address: &str, script: impl Fn(Caller) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("loopback");
+        let address = listener.local_addr().expect("it is bound");
         let port = listener.local_addr().expect("it is bound").port();
         let over = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(AtomicUsize::new(0));
@@ -57,20 +67,25 @@ impl FakeServer {
                             connection.try_send(b"N").expect("the proxy waits for an answer");
                             first = connection.first_packet();
                         }
-                        if let Some((code, _)) = first {
-                            let is_cancel = code == CANCEL_REQUEST;
-                            script(Caller { number, is_cancel, connection });
+                        if let Some((version, packet)) = first {
+                            let is_cancel = version == CANCEL_REQUEST;
+                            script(Caller { number, is_cancel, version, packet, connection });
                         }
                     });
                 }
             }
         });
-        Self { port, over, connections, listening: Some(listening) }
+        Self { address, port, over, connections, listening: Some(listening) }
     }
 
     /// The lines of a `[databases.NAME]` section that lead here.
     pub fn database(&self) -> [String; 2] {
         ["host = \"127.0.0.1\"".to_owned(), format!("port = {}", self.port)]
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// How many connections have come.
@@ -83,7 +98,7 @@ impl Drop for FakeServer {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         // Wakes the listening thread.
-        let _ = Address::Tcp(self.port).try_open();
+        let _ = TcpStream::connect(self.address);
         if let Some(listening) = self.listening.take() {
             let _ = listening.join();
         }
@@ -93,7 +108,11 @@ impl Drop for FakeServer {
 impl Caller {
     /// Lets the client in without a password.
     pub fn welcome(&mut self) {
-        let key = [7_u32.to_be_bytes(), 42_u32.to_be_bytes()].concat();
+        self.welcome_with_key(&[7_u32.to_be_bytes(), 42_u32.to_be_bytes()].concat());
+    }
+
+    /// The same with a cancel key of any length.
+    pub fn welcome_with_key(&mut self, key: &[u8]) {
         self.send(&[
             message(b'R', &0_u32.to_be_bytes()),
             parameter("server_version", "15.0"),
@@ -102,7 +121,7 @@ impl Caller {
             parameter("TimeZone", "UTC"),
             parameter("application_name", ""),
             parameter("standard_conforming_strings", "on"),
-            message(b'K', &key),
+            message(b'K', key),
             ready(b'I'),
         ]);
     }
