@@ -6,7 +6,7 @@ BENCH ?=
 REGRESS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test differential reload-under-load chaos regress drivers matrix matrix-protocol lint doc bench bench-quick bench-replication bench-micro check
+.PHONY: help demo test differential reload-under-load chaos regress drivers matrix lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -53,9 +53,6 @@ drivers: ## programs of a dozen drivers, directly and through the proxy, in both
 matrix: ## the tests that depend on the server, over PostgreSQL 13 to 18; VERSIONS="13 18"
 	@.ci/install test
 	@.ci/matrix $(VERSIONS)
-
-matrix-protocol: ## the proxy compared with other major versions, message by message; binaries from npm
-	@.ci/matrix-protocol
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --check
