@@ -270,6 +270,8 @@ pub struct Replication {
     pub batch_bytes: u32,
     /// Tables copied at a time.
     pub copy_workers: u32,
+    /// The program that reads the primary's schema; `None` means one that is found.
+    pub pg_dump: Option<PathBuf>,
     /// Bytes of the change log that detach the secondaries; 0 means no limit.
     pub log_limit_bytes: u64,
     /// Age of the oldest change not applied that detaches a secondary; 0 means no limit.

@@ -271,6 +271,7 @@ pub(super) fn replication(section: &mut Section<'_, '_>) -> Replication {
         batch_rows: section.get("batch_rows", 500_000, read::count(1..=BATCH_ROWS_MAX)),
         batch_bytes: section.get("batch_bytes", 128 << 20, read::size(BATCH_BYTES)),
         copy_workers: section.get("copy_workers", 2, read::count(1..=COPY_WORKERS_MAX)),
+        pg_dump: section.get("pg_dump", None, read::file),
         log_limit_bytes: section.get("log_limit_bytes", 8 << 30, read::large_size),
         log_limit_age: section.get("log_limit_age", 24 * HOUR, read::duration),
         verify_interval: section.get("verify_interval", 24 * HOUR, read::duration),

@@ -76,7 +76,8 @@ impl Error {
     }
 }
 
-fn is_transient(error: &tokio_postgres::Error) -> bool {
+/// Whether the same may succeed later, by what a server said.
+pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
     let Some(code) = error.code() else {
         // No SQLSTATE: the connection broke. A value that does not fit its type is our mistake, and
         // is met again at the next try.

@@ -531,8 +531,7 @@ fn a_bad_reload_is_counted() {
 #[test]
 fn a_goodbye_is_no_wait_for_a_server() {
     for mode in ["transaction", "session"] {
-        let watched =
-            Watched::start(|config| config.general(&format!("pool_mode = \"{mode}\"")));
+        let watched = Watched::start(|config| config.general(&format!("pool_mode = \"{mode}\"")));
         let mut holder = watched.fixture.connect();
         holder.query("begin");
         let mut leaver = watched.fixture.connect();

@@ -283,6 +283,8 @@ pub const SECONDARIES: &[Column] = &[
     big("verify_rows_different"),
     float("verify_seconds_left"),
     int("is_configured"),
+    big("copy_objects_done"),
+    big("copy_objects"),
 ];
 
 /// Ours: what is captured on each primary.

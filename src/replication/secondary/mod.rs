@@ -27,6 +27,7 @@ use super::change::RowKey;
 use super::connect::{Target, connect};
 use super::primary;
 use super::progress::{self, Origin};
+use super::schema_copy;
 use super::status::{Request, State, Status};
 use super::verify::hold::HoldRequests;
 use crate::config::Replication;
@@ -125,8 +126,9 @@ impl Keeper {
         let progress = self.known(&primary, &secondary, &origin).await?;
         // Before the tables are read: one that comes in between is not to be ignored.
         let next_number = primary::next_number(&primary).await?;
-        let tables = self.compare(&primary, &secondary).await?;
-        let known = Known { progress, tables, next_number };
+        let is_unfinished = schema_copy::is_unfinished(&secondary).await?;
+        let tables = self.compare(&primary, &secondary, is_unfinished).await?;
+        let known = Known { progress, tables, next_number, is_unfinished };
         let ready = self.make_ready(&primary, secondary, known).await?;
         self.follow(&mut primary, ready).await
     }

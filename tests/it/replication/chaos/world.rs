@@ -18,7 +18,7 @@ use crate::support::proxy::Proxy;
 use crate::support::tmpfs::Tmpfs;
 
 /// Writers past the proxy, and through it.
-const WRITERS: (u64, u64) = (3, 1);
+const WRITERS: (u64, u64) = (1, 4);
 
 /// How long the secondary may take to catch up on this machine.
 const CATCH_UP: Duration = Duration::from_mins(1);
@@ -186,7 +186,7 @@ fn port_of(proxy: &Proxy) -> u16 {
 
 fn config(primary: &Cluster, database: &str, port: u16, other: &str) -> Config {
     // Small batches, so that those of the load go both ways.
-    Fixture::config(primary, database).extra(&format!(
+    Fixture::config(primary, database).general("default_pool_size = 3").extra(&format!(
         "\n[databases.{database}.replication]\nadmin_user = \"postgres\"\npoll_interval = \"20ms\"\n\
          batch_rows = 500\nlog_limit_bytes = \"256MiB\"\n\
          [databases.{database}.secondaries.copy]\nhost = \"127.0.0.1\"\nport = {port}\n\
