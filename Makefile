@@ -26,7 +26,7 @@ test: ## all tests, against a throw-away PostgreSQL
 		set -x; $(CARGO) test --locked --lib --bins --tests; \
 	fi
 
-differential: ## 100,000 random sequences of messages: PostgreSQL and the proxy answer alike
+differential: ## 100,000 random sequences of messages, to PostgreSQL and through the proxy: what differs is printed
 	@.ci/install test
 	PGTANDEM_IT_SEQUENCES=$${PGTANDEM_IT_SEQUENCES:-100000} \
 		PGTANDEM_IT_FIRST=$${PGTANDEM_IT_FIRST:-$$(date +%s)000} \

@@ -103,6 +103,7 @@ impl ParamSet {
     }
 
     /// Returns a set that carries `carried`, whose names are in lower case.
+    #[must_use]
     pub fn carrying(&self, carried: impl IntoIterator<Item = Param>) -> Self {
         let mut carried: Vec<Param> = carried.into_iter().collect();
         carried.sort_unstable();
@@ -113,6 +114,7 @@ impl ParamSet {
 
     /// Returns a set that carries the same parameters, but with values that nobody wants: something
     /// has happened to them.
+    #[must_use]
     pub fn carrying_uncertain(&self) -> Self {
         let uncertain = |(name, _): &Param| (name.clone(), Box::from(*b"\0"));
         self.carrying(self.carried.iter().map(uncertain))

@@ -34,7 +34,7 @@ impl fmt::Display for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.host {
             Host::Tcp(name) if name.contains(':') => write!(f, "[{name}]:{}", self.port),
-            host => write!(f, "{host}:{}", self.port),
+            host @ (Host::Tcp(_) | Host::Unix(_)) => write!(f, "{host}:{}", self.port),
         }
     }
 }

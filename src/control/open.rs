@@ -180,7 +180,7 @@ impl Control {
         if was_alive && settings.servers.len() > 1 {
             tracing::warn!(
                 database = spec.database,
-                server = %server,
+                server = server.to_string(),
                 "server is left alone until it answers again"
             );
         }
@@ -189,7 +189,11 @@ impl Control {
     fn note_alive(&self, spec: &Spec, server: &Server) {
         let dead = &self.registry.dead;
         if dead.lives(server) && spec.settings().servers.len() > 1 {
-            tracing::info!(database = spec.database, server = %server, "server answers again");
+            tracing::info!(
+                database = spec.database,
+                server = server.to_string(),
+                "server answers again"
+            );
         }
     }
 
@@ -200,7 +204,7 @@ impl Control {
         if let Some(was) = noted.was {
             tracing::warn!(
                 database = spec.database,
-                server = %server,
+                server = server.to_string(),
                 retired = noted.retired > 0,
                 "server is now a {is}, it was a {was}"
             );
@@ -232,7 +236,7 @@ fn log_opened(spec: &Spec, server: &Server, opened: &Opened) {
     tracing::info!(
         database = spec.database,
         user = spec.user,
-        server = %server,
+        server = server.to_string(),
         backend_pid = opened.cancel_key.pid,
         tls = opened.raw.tls.as_ref().map(|tls| tls.describe()),
         "new connection to server{from}"
@@ -254,7 +258,7 @@ fn log_failed(spec: &Spec, server: &Server, error: &ConnectError, age: Duration)
     tracing::warn!(
         database = spec.database,
         user = spec.user,
-        server = %server,
+        server = server.to_string(),
         sqlstate = %error.fault().sqlstate,
         %error,
         source = std::error::Error::source(error).map(tracing::field::display),

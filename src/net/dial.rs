@@ -64,10 +64,7 @@ pub async fn dial(host: &Host, port: u16) -> io::Result<Stream> {
 ///
 /// # Errors
 /// That of the last place; `NotFound` if there is none.
-pub async fn dial_first<'p>(
-    places: &'p [Place],
-    limit: Option<Duration>,
-) -> io::Result<(Stream, &'p Place)> {
+pub async fn dial_first(places: &[Place], limit: Option<Duration>) -> io::Result<(Stream, &Place)> {
     let count = u32::try_from(places.len()).unwrap_or(u32::MAX).max(1);
     let part = limit.map_or(PLACE_LIMIT, |limit| (limit / count).min(PLACE_LIMIT));
     let mut failure = io::Error::from(io::ErrorKind::NotFound);

@@ -132,7 +132,7 @@ mod tests {
         Server { host: Host::Tcp(name.to_owned()), port: 5432 }
     }
 
-    const TTL: Duration = Duration::from_secs(60);
+    const TTL: Duration = Duration::from_mins(1);
 
     #[tokio::test]
     async fn names_have_places_and_are_remembered() {

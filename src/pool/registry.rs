@@ -248,7 +248,9 @@ impl Registry {
             spec.update(settings);
         }
         // Whatever is being opened for them begins anew.
-        moved.iter().for_each(|gate| gate.touch());
+        for gate in &moved {
+            gate.touch();
+        }
     }
 
     /// Returns the pools that nobody has used for `timeout`, or whose database is gone and that

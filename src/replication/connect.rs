@@ -133,11 +133,7 @@ pub async fn connect(target: &Target) -> Result<Client, Error> {
 
 /// How much an error of one server says about why there is none.
 fn weight(error: &Error) -> u8 {
-    match error {
-        Error::Standby { .. } => 0,
-        error if error.is_transient() => 1,
-        _ => 2,
-    }
+    if matches!(error, Error::Standby { .. }) { 0 } else { 2 - u8::from(error.is_transient()) }
 }
 
 async fn connect_at(target: &Target, limit: Duration, has_others: bool) -> Result<Client, Error> {

@@ -98,12 +98,15 @@ impl Doubts {
     }
 }
 
+/// A parameter, and its value unless it is the default.
+type Answer = (Box<[u8]>, Option<Box<[u8]>>);
+
 /// What the server was asked, and has answered so far.
 #[derive(Debug)]
 struct Asked {
     pins: Pins,
     found: Pins,
-    values: Vec<(Box<[u8]>, Option<Box<[u8]>>)>,
+    values: Vec<Answer>,
     has_failed: bool,
 }
 
@@ -440,7 +443,9 @@ impl<'a> Look<'a> {
             }
             Target::All => self.reset_all(),
             Target::Characteristics => {
-                CHARACTERISTICS.iter().for_each(|name| self.parameter(name.to_vec()));
+                for name in CHARACTERISTICS {
+                    self.parameter(name.to_vec());
+                }
             }
             Target::Transaction | Target::Constraints => {}
         }

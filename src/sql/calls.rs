@@ -217,12 +217,11 @@ pub fn settings_of(text: &[u8], dialect: Dialect) -> Option<Vec<Vec<u8>>> {
 /// Adds what a text may set that is run.
 fn inside_of(literal: &Token<'_>, dialect: Dialect, names: &mut Vec<Vec<u8>>) -> Option<()> {
     let plain: Vec<u8>;
-    let inside = match literal.kind {
-        Kind::LiteralDollar => dollar_quoted(literal.text),
-        _ => {
-            plain = text_of(literal)?.collect();
-            &plain
-        }
+    let inside = if literal.kind == Kind::LiteralDollar {
+        dollar_quoted(literal.text)
+    } else {
+        plain = text_of(literal)?.collect();
+        &plain
     };
     let mut tokens = Lexer::new(inside, dialect);
     let mut is_worked_out = false;

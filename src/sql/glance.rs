@@ -28,8 +28,9 @@ pub fn glance(query: &[u8]) -> Glance {
     letters.copy_from_slice(first);
     word.make_ascii_lowercase();
     match &word {
-        b"select\0\0" if is_free_of_effects(rest) && !has_into(rest) => Glance::Plain,
-        b"with\0\0\0\0" if is_free_of_effects(rest) && !has_into(rest) => Glance::Plain,
+        b"select\0\0" | b"with\0\0\0\0" if is_free_of_effects(rest) && !has_into(rest) => {
+            Glance::Plain
+        }
         b"insert\0\0" | b"update\0\0" | b"delete\0\0" if is_free_of_effects(rest) => Glance::Plain,
         b"begin\0\0\0" | b"commit\0\0" | b"end\0\0\0\0\0" | b"rollback" if rest.is_empty() => {
             Glance::Transaction

@@ -294,6 +294,7 @@ fn what_a_statement_leaves_behind_is_seen() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a line per case")]
 fn definitions_are_told_apart() {
     let of = |text: &'static str| match class(text).action {
         Action::Define(definition) => definition,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::support::reply::Reply;
 use crate::support::{
     cluster::{Cluster, private_dir, program, unprivileged},
     fixture::Fixture,
@@ -207,7 +208,7 @@ fn what_the_server_says_against_replication_is_passed_on() {
         let said = login.connect(address).err().expect("it is refused");
         // AuthenticationOk may be left out in front of a refusal.
         let said = said.iter().filter(|reply| reply.tag() != b'R');
-        said.map(|reply| reply.detail()).collect::<Vec<_>>()
+        said.map(Reply::detail).collect::<Vec<_>>()
     };
     let direct = answers(&world.cluster.tcp(), "dave");
     assert!(direct.iter().any(|line| line.contains("C42501")), "{direct:?}");

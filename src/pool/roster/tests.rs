@@ -34,8 +34,7 @@ impl Bench {
     }
 
     fn order(&self) -> String {
-        let names = self.roster.order(&self.dead).into_iter().map(|server| server.host.to_string());
-        names.collect::<Vec<_>>().join("")
+        self.roster.order(&self.dead).into_iter().map(|server| server.host.to_string()).collect()
     }
 
     fn note(&self, name: &str, standing: Option<Standing>) -> Noted {

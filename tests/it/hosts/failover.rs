@@ -163,34 +163,3 @@ fn under_load_only_what_was_under_way_fails() {
         }
     });
 }
-
-/// The replication mode has the same list, and finds the one that takes writes.
-#[test]
-fn secondaries_follow_the_successor() {
-    const LONG: Duration = Duration::from_secs(60);
-    let (mut primary, standby) = pair();
-    let secondary = Cluster::start();
-    for cluster in [&primary, &secondary] {
-        cluster.superuser("t1").rows("CREATE TABLE f (id int PRIMARY KEY)");
-    }
-    let config = config(&[standby.port(), primary.port()], &[]).extra(&format!(
-        "\n[databases.app.replication]\nadmin_user = \"postgres\"\n\
-         [databases.app.secondaries.copy]\nhost = \"127.0.0.1\"\nport = {}\n",
-        secondary.port()
-    ));
-    let Some(_proxy) = start(config) else { return };
-    let arrives = |id: u32| {
-        let sql = format!("SELECT count(*) FROM f WHERE id = {id}");
-        poll_within(LONG, "it follows", || secondary.superuser("t1").value(&sql) == "1");
-    };
-    primary.superuser("t1").rows("INSERT INTO f VALUES (1)");
-    arrives(1);
-    let_pass(Duration::from_secs(1));
-    let written = primary.superuser("t1").value("SELECT pg_current_wal_insert_lsn()");
-    let has_it = format!("SELECT pg_last_wal_replay_lsn() >= '{written}'");
-    poll("the standby has it", || standby.superuser("t1").value(&has_it) == "t");
-    primary.crash();
-    standby.promote();
-    standby.superuser("t1").rows("INSERT INTO f VALUES (2)");
-    arrives(2);
-}

@@ -58,7 +58,11 @@ fn leave(client: &mut Client, kind: &Kind, protocol: Protocol, ending: Ending) -
     match ending {
         Ending::Commit => true,
         Ending::Skipped => false,
-        _ => kind.survives_rollback,
+        Ending::Alone
+        | Ending::Rollback
+        | Ending::Error
+        | Ending::Savepoint
+        | Ending::InOneQuery => kind.survives_rollback,
     }
 }
 
