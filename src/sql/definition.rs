@@ -260,7 +260,7 @@ fn object(tokens: &mut Lexer<'_>) -> Object {
     Object::Other
 }
 
-/// Takes IF [NOT] EXISTS.
+/// Takes `IF [NOT] EXISTS`.
 fn skip_condition(tokens: &mut Lexer<'_>) {
     let mut ahead = *tokens;
     if ahead.accept("if") {

@@ -7,8 +7,8 @@
 //! Texts are bytes in the client's encoding. Everything takes time linear in them, allocates
 //! nothing, and gives some answer for every input; a text that PostgreSQL refuses may get any.
 //!
-//! The order of use: [`glance`] on every text, which costs next to nothing for what applications
-//! send all the time; [`statements`] and [`classify`] for the rest.
+//! The order of use: [`glance()`] on every text, which costs next to nothing for what applications
+//! send all the time; [`statements`] and [`classify()`] for the rest.
 //!
 //! Source: PostgreSQL `src/backend/parser/{scan.l,gram.y}`, `src/fe_utils/psqlscan.l`.
 
