@@ -23,12 +23,12 @@ mod split;
 
 pub use calls::Traces;
 pub use classify::{Action, Class, Discard, Names, Transaction, classify};
-pub use definition::{Definition, Object, Verb};
+pub use definition::{Definition, Object, Temporary, Verb};
 pub use glance::{Glance, glance};
 pub use lexer::{Charset, Dialect, Kind, Lexer, Token};
 pub use name::{Name, text_of};
 pub use setting::{Scope, Setting, Target, Value, constant_calls};
-pub use split::{Statements, statements};
+pub use split::{Part, Statements, statements};
 
 #[cfg(test)]
 mod tests;
