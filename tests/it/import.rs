@@ -314,15 +314,19 @@ fn names_lead_to_the_same_databases_and_users() {
 #[test]
 fn pools_have_the_same_bounds_and_modes() {
     let Some(pair) = Pair::start(FORTY) else { return };
-    // A third would wait: in its login, not in its first query as with PgBouncer.
+    // A third waits until the time-out: in its login, or in its first query as with PgBouncer.
     let held = pair.both("session mode, pool_size 2", |pooler| {
         let mut clients: Vec<Client> = (0..2).map(|_| connect(pooler, "alice", "app")).collect();
         let mut seen: Vec<String> =
             clients.iter_mut().map(|client| outcome(client, "SELECT 1")).collect();
+        let third = Login::new("alice", "app").password("alice-pw").connect(&pooler.tcp());
+        seen.push(
+            third.map_or("closed".to_owned(), |mut client| outcome(&mut client, "SELECT 1")),
+        );
         seen.push(pooler.backends("alice"));
         seen.join(" ")
     });
-    assert_eq!(held, "done done 2");
+    assert_eq!(held, "done done closed 2");
     let modes = pair.both("transaction mode, pool_size 1", |pooler| {
         let mut clients: Vec<Client> = (0..3).map(|_| connect(pooler, "alice", "forced")).collect();
         let pids: Vec<String> = clients.iter_mut().map(Client::backend_pid).collect();
@@ -392,10 +396,10 @@ fn sessions_are_reset_and_limits_hold() {
     });
     assert_eq!(reset, "4MB 4MB 4MB 4MB");
     let limit = pair.both("max_client_conn 6", |pooler| {
-        let clients: Vec<Client> = (0..6).map(|_| connect(pooler, "alice", "app")).collect();
-        let more = login(&pooler.tcp(), "alice", "alice-pw", "app");
+        let clients: Vec<Client> = (0..6).map(|_| connect(pooler, "alice", "forced")).collect();
+        let more = login(&pooler.tcp(), "alice", "alice-pw", "forced");
         drop(clients);
-        format!("{more}, then {}", connect(pooler, "alice", "app").value("SELECT 1"))
+        format!("{more}, then {}", connect(pooler, "alice", "forced").value("SELECT 1"))
     });
     assert_eq!(limit, "refused, then 1");
 }
