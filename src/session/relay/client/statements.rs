@@ -164,13 +164,17 @@ impl<'a> Message<'a, '_> {
         let name = Box::from(parse.name);
         let id = statement.id();
         let is_failed = self.link.expect.status() == TransactionStatus::Failed;
-        if held == Held::Ready && !is_failed && !self.link.expect.has_open_segments() {
+        let must_be_read = is_failed
+            || self.link.expect.has_open_segments()
+            || self.link.expect.may_be_copying_in();
+        if held == Held::Ready && !must_be_read {
             let effect = Effect::Prepared { name, id, was_sent: false };
             self.push_named(Awaited::Parse, Reply::Synthesize, effect);
             return self.skip();
         }
         if held != Held::Missing {
-            // In a transaction that has failed, or may fail yet, only the server can say.
+            // In a transaction that has failed, or may fail yet, or in a COPY, only the server can
+            // say.
             self.inject_close(&statement);
         }
         self.make_room_for_one();
@@ -188,6 +192,11 @@ impl<'a> Message<'a, '_> {
     fn parse_duplicate(&mut self, parse: frontend::Parse<'a>) -> Step {
         if self.link.expect.has_open_segments() {
             // One of them may be `DEALLOCATE ALL`.
+            return Step::Wait;
+        }
+        if self.link.expect.may_be_copying_in() && !self.link.expect.is_copying_in() {
+            // So may what this segment runs; and the server may hold its answer back.
+            encode::flush(self.splice.insert());
             return Step::Wait;
         }
         let out = self.splice.insert();
@@ -320,7 +329,13 @@ impl<'a> Message<'a, '_> {
             Some(statement) => Effect::Closed { name: closed.name.into(), statement },
             None => Effect::None,
         };
-        self.push_named(Awaited::Close, Reply::Synthesize, effect);
+        if self.link.expect.may_be_copying_in() {
+            // Nothing but the data of a COPY may come in one.
+            encode::close_statement(self.splice.insert(), DUPLICATE_NAME);
+            self.push_named(Awaited::Close, Reply::Forward, effect);
+        } else {
+            self.push_named(Awaited::Close, Reply::Synthesize, effect);
+        }
         Ok(self.skip())
     }
 
