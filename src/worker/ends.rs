@@ -284,9 +284,7 @@ impl Worker {
 
     /// The connection to a server has ended.
     pub(super) fn backend_gone(&mut self, key: Key<Backend>) {
-        let is_told = |session: &Session| {
-            matches!(session.phase, Phase::Leaving(_, departure) if departure.is_passed_on)
-        };
+        let is_told = |session: &Session| matches!(session.phase, Phase::Leaving(_, departure) if departure.is_passed_on);
         let session = match self.backends.get(key).map(|backend| &backend.role) {
             Some(Role::Leased(session)) => self.sessions.get(*session),
             Some(Role::Idle | Role::Chore(_) | Role::Cancelling) | None => None,

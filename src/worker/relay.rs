@@ -389,11 +389,7 @@ impl Worker {
     }
 
     /// Decides what comes after a server's turn for a client that will send nothing more.
-    pub(super) fn leaving_turn_done(
-        &mut self,
-        key: Key<Backend>,
-        lessee: Key<Session>,
-    ) -> Flow {
+    pub(super) fn leaving_turn_done(&mut self, key: Key<Backend>, lessee: Key<Session>) -> Flow {
         let Some(session) = self.sessions.get_mut(lessee) else { return Flow::Blocked };
         let Some(backend) = self.backends.get_mut(key) else { return Flow::Blocked };
         let Phase::Leaving(_, departure) = &mut session.phase else { return Flow::Blocked };

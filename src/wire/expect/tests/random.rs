@@ -99,7 +99,11 @@ fn copy_in() -> impl Strategy<Value = Vec<Step>> {
             }
             if early + late > 0 {
                 // LIMIT: answers of ours right behind may come before a ReadyForQuery that is in doubt.
-                steps.push(if is_followed { message(Awaited::Query, Act::Succeed) } else { Step::Wait });
+                steps.push(if is_followed {
+                    message(Awaited::Query, Act::Succeed)
+                } else {
+                    Step::Wait
+                });
             }
             steps
         },
