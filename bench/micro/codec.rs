@@ -38,7 +38,11 @@ impl Pair {
     fn new() -> Self {
         let params = Arc::new(ParamSet::default());
         Self {
-            front: Front::new(StatementRules::Rename { limit: 200 }, Scope::fresh(), Arc::clone(&params)),
+            front: Front::new(
+                StatementRules::Rename { limit: 200 },
+                Scope::fresh(),
+                Arc::clone(&params),
+            ),
             link: Link::new(params),
             shared: Shared::default(),
             out: Vec::new(),

@@ -255,21 +255,26 @@ impl<E> Expect<E> {
         self.entries.is_empty() && self.stage == Stage::Between && self.doubt == Doubt::None
     }
 
-    /// Says whether the server is to be asked how many ReadyForQuery are still to come: by a Sync, a
-    /// Close and a Sync of ours, which are to be pushed. Where something else is awaited, its reply
-    /// will tell.
-    pub fn must_ask(&mut self) -> bool {
-        let Doubt::Open(count) = self.doubt else { return false };
-        if !self.entries.iter().all(|entry| entry.awaited == Awaited::Sync) {
-            return false;
+    /// Says whether the client must not be read from before the server has told how many ReadyForQuery
+    /// are still to come. Where something else is awaited, its reply will tell.
+    pub fn is_in_doubt(&self) -> bool {
+        match self.doubt {
+            Doubt::None => false,
+            Doubt::Open(_) => self.entries.iter().all(|entry| entry.awaited == Awaited::Sync),
+            Doubt::Asked(_) => true,
         }
-        self.doubt = Doubt::Asked(count);
-        true
     }
 
-    /// Says whether it has been asked, and the client must not be read from before it has answered.
-    pub fn is_asking(&self) -> bool {
-        matches!(self.doubt, Doubt::Asked(_))
+    /// Says whether the server is to be asked that now: by a Sync, a Close and a Sync of ours, which are
+    /// to be pushed.
+    pub fn must_ask(&mut self) -> bool {
+        match self.doubt {
+            Doubt::Open(count) if self.is_in_doubt() => {
+                self.doubt = Doubt::Asked(count);
+                true
+            }
+            Doubt::None | Doubt::Open(_) | Doubt::Asked(_) => false,
+        }
     }
 
     /// Returns the number of the segment that is being sent.

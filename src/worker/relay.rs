@@ -232,6 +232,7 @@ impl Worker {
             }
             Stop::Full => {
                 session.has_backlog = true;
+                self.settle_doubt(lease, key);
                 Flow::Blocked
             }
             Stop::Drained => {
@@ -329,17 +330,19 @@ impl Worker {
         {
             self.send_cancel(key, Some(done));
         }
-        self.settle_doubt(key);
+        self.settle_doubt(key, lessee);
         if !is_heard {
             self.client_leaves(lessee, Leave::Lost);
         }
         self.server_turn_done(key, lessee, was_ready)
     }
 
-    /// Asks the server where it stands, if that is not known: behind a COPY that failed.
-    fn settle_doubt(&mut self, key: Key<Backend>) {
+    /// Asks the server where it stands, if that is not known (behind a COPY that failed), and the client
+    /// is not in the middle of a message.
+    fn settle_doubt(&mut self, key: Key<Backend>, lessee: Key<Session>) {
+        let Some(session) = self.sessions.get(lessee) else { return };
         let Some(backend) = self.backends.get_mut(key) else { return };
-        if !backend.link.expect.must_ask() {
+        if !session.front.passage.is_boundary() || !backend.link.expect.must_ask() {
             return;
         }
         let mut question = Vec::new();

@@ -250,6 +250,15 @@ fn e39_a_sync_is_counted_whenever_it_comes() {
         // Skipped up to the next Sync.
         a.send(&[query("select 1"), copy_done(), sync(), query("select 2")]);
         assert_eq!(a.ready(2), "Z I | T | D 2 | C SELECT 1 | Z I");
+        // In the middle of a message.
+        a.send(&[query("copy t from stdin")]);
+        assert_eq!(a.take(1), "G");
+        let data = copy_data("3\n");
+        let (start, end) = (data[..6].to_vec(), data[6..].to_vec());
+        a.send(&[copy_data("nonsense\n"), sync(), start]);
+        assert_eq!(a.ready(2), "E 22P02 | Z I | Z I");
+        a.send(&[end, copy_done(), query("select 2")]);
+        assert_eq!(a.ready(1), "T | D 2 | C SELECT 1 | Z I");
         a.assert_quiet();
         assert_eq!(b.query("select 3"), "T | D 3 | C SELECT 1 | Z I");
     });

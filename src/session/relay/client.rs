@@ -2,6 +2,8 @@
 
 mod statements;
 
+pub(super) use statements::unknown_statement;
+
 use super::Shared;
 use crate::backend::link::{Effect, Link, Unnamed};
 use crate::fault::{Fault, SqlState};
@@ -64,7 +66,7 @@ pub fn from_client<'a>(
     let mut stop = Stop::Drained;
     while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
         let must_wait = link.expect.is_full() && !make_room(link, &mut splice, replies);
-        if must_wait || link.expect.is_asking() {
+        if must_wait || link.expect.is_in_doubt() {
             stop = Stop::Full;
             break;
         }

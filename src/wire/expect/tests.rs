@@ -301,9 +301,9 @@ fn check_asking(script: &str, answers: &str) {
     assert!(scripted.expect.must_ask(), "{script}");
     assert!(!scripted.expect.must_ask(), "once is enough");
     scripted.go_on("> S- C- S-");
-    assert!(scripted.expect.is_asking());
+    assert!(scripted.expect.is_in_doubt());
     scripted.go_on(answers);
-    assert!(!scripted.expect.is_asking(), "{script} {answers}");
+    assert!(!scripted.expect.is_in_doubt(), "{script} {answers}");
     assert!(scripted.expect.is_at_rest(), "{script} {answers}: {:?}", scripted.expect);
     assert!(!scripted.expect.is_tainted(), "{script} {answers}");
 }
@@ -321,6 +321,7 @@ fn e39_a_copy_that_failed_may_have_read_the_sync() {
     // What else was sent tells it too.
     check("> Q S c Q < G E Zi C Zi", "");
     check("> Q S c Q < G E Zi Zi C Zi", "");
+    check("> Q d S d Q d d c Q < G E Zi Zi G E Zi C Zi", "");
     check("> Q S d F < G E Zi Zi V Zi", "");
     check("> Q S c P S < G E Zi Zi 1 Zi", "");
     check("> Q S c P S < G E Zi Zi E Zi", "3!");

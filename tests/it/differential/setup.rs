@@ -155,7 +155,7 @@ impl Lane {
         let answers = direct.answers.into_iter().zip(proxied.answers);
         answers.enumerate().find_map(|(client, (mut direct, mut proxied))| {
             if keeps == Keeps::Transaction {
-                leave_out_undescribed(&mut direct, &mut proxied);
+                leave_out_unprepared(&mut direct, &mut proxied);
             }
             let difference = first_difference(&direct, &proxied)?;
             Some(format!("client {client} got from {difference}"))
@@ -189,16 +189,19 @@ impl Lane {
     }
 }
 
-/// Leaves out segments in which a prepared statement without columns is described in a transaction that
-/// has failed. PostgreSQL does that; where the backend does not hold the statement (any more), it would
-/// have to be prepared there first, and in such a transaction nothing can be.
-fn leave_out_undescribed(direct: &mut Vec<String>, proxied: &mut Vec<String>) {
+/// Leaves out what is left of segments about a prepared statement in a transaction that has failed, where
+/// the backend does not hold that (any more): it would have to be prepared there first, and in such a
+/// transaction nothing can be. PostgreSQL still describes one without columns, and says what else is wrong
+/// with a Bind.
+fn leave_out_unprepared(direct: &mut Vec<String>, proxied: &mut Vec<String>) {
     let mut at = 0;
     while let Some(more) = direct[at..].iter().zip(&proxied[at..]).position(|(a, b)| a != b) {
         at += more;
         let is_described =
-            direct[at].starts_with('t') && direct.get(at + 1).is_some_and(|n| n == "n");
-        if !is_described || !proxied[at].contains("C25P02") {
+            direct[at].starts_with('t') && direct.get(at + 1) == Some(&"n".to_owned());
+        let is_limit =
+            proxied[at].contains("C25P02") && (is_described || direct[at].starts_with('E'));
+        if !is_limit {
             return;
         }
         for answers in [&mut *direct, &mut *proxied] {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Message, Step, invalid_length};
-use crate::backend::link::{Effect, Unnamed};
+use crate::backend::link::{Effect, Unnamed, mark};
 use crate::backend::statements::{Held, NAME_PREFIX, Statement, text_of};
 use crate::fault::{Fault, SqlState};
 use crate::session::front::StatementRules;
@@ -253,7 +253,7 @@ impl<'a> Message<'a, '_> {
 
     fn bind_renamed(&mut self, bind: frontend::Bind<'a>, statement: &Arc<Statement>) -> Step {
         let statement = &self.ensure(statement);
-        let effect = Effect::Bound(statement.id());
+        let effect = Effect::Bound(statement.id(), mark(bind.statement));
         self.link.expect.push(Awaited::Bind, Reply::Forward, effect);
         let names = bind.portal.len() + 1 + bind.statement.len() + 1;
         let values = self.header.message_bytes() - HEADER_BYTES - names;
@@ -292,7 +292,7 @@ impl<'a> Message<'a, '_> {
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => {
                 let statement = self.ensure(&statement);
-                let effect = Effect::Bound(statement.id());
+                let effect = Effect::Bound(statement.id(), mark(described.name));
                 self.link.expect.push(Awaited::Describe, Reply::Forward, effect);
                 encode::message(self.splice.insert(), tag::DESCRIBE, |out| {
                     out.push(b'S');
@@ -439,11 +439,7 @@ impl<'a> Message<'a, '_> {
             return Lookup::Raw;
         }
         // On the server this name might be a statement of somebody else.
-        let name = String::from_utf8_lossy(name);
-        Lookup::Refused(Fault::error(
-            SqlState::INVALID_SQL_STATEMENT_NAME,
-            format!("prepared statement \"{name}\" does not exist"),
-        ))
+        Lookup::Refused(unknown_statement(name))
     }
 
     /// The name at the start of the body; `None` if it is not all there yet.
@@ -465,6 +461,13 @@ impl<'a> Message<'a, '_> {
         }
         Ok(self.body())
     }
+}
+
+/// What PostgreSQL says of a statement that is not there.
+pub(in crate::session::relay) fn unknown_statement(name: &[u8]) -> Fault {
+    let name = String::from_utf8_lossy(name);
+    let text = format!("prepared statement \"{name}\" does not exist");
+    Fault::error(SqlState::INVALID_SQL_STATEMENT_NAME, text)
 }
 
 /// What a statement name of the client means.

@@ -275,7 +275,7 @@ proptest! {
             match step {
                 Step::Wait => between.settle()?,
                 Step::Send(sent, reply) => {
-                    if between.expect.is_asking() {
+                    if between.expect.is_in_doubt() {
                         between.settle()?;
                     }
                     between.send(*sent, reply);
