@@ -20,14 +20,19 @@ pub enum Unnamed {
     TooLong,
 }
 
+/// Tells a client's names of one statement apart (FNV-1a).
+pub fn mark(name: &[u8]) -> u32 {
+    name.iter().fold(0x811c_9dc5, |mark, byte| (mark ^ u32::from(*byte)).wrapping_mul(0x0100_0193))
+}
+
 /// What a forwarded message did to the books, to be undone if the server skips it.
 #[derive(Debug, Default)]
 pub enum Effect {
     /// Nothing.
     #[default]
     None,
-    /// A Bind used this statement.
-    Bound(StatementId),
+    /// A Bind or Describe used this statement, under the client's name with this [`mark`].
+    Bound(StatementId, u32),
     /// A client prepared a statement under its own name.
     Prepared {
         /// The client's name for it.

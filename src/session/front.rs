@@ -54,6 +54,11 @@ impl Prepared {
         self.named.get(name)
     }
 
+    /// Returns the named statements.
+    pub fn names(&self) -> impl Iterator<Item = (&[u8], &Arc<Statement>)> {
+        self.named.iter().map(|(name, statement)| (&**name, statement))
+    }
+
     /// Returns how many named statements there are.
     pub fn count(&self) -> usize {
         self.named.len()

@@ -72,6 +72,11 @@ impl Awaited {
         matches!(self, Self::Sync | Self::Query | Self::FunctionCall)
     }
 
+    /// Says whether it may begin a COPY.
+    fn runs(self) -> bool {
+        matches!(self, Self::Query | Self::Execute)
+    }
+
     /// Says whether an error at this message makes the server skip to the next Sync.
     fn skips_on_error(self) -> bool {
         match self {
@@ -104,6 +109,8 @@ pub struct Entry<E> {
     pub reply: Reply,
     /// What to undo if the server never acts on the message.
     pub effect: E,
+    /// A Sync with CopyData, CopyDone or CopyFail behind it: if there is a COPY, it may ignore it.
+    is_before_data: bool,
 }
 
 /// What to do with one server message.
@@ -141,17 +148,49 @@ enum Stage {
     Skipping,
 }
 
+/// Whether it is known how many ReadyForQuery are still to come.
+///
+/// A COPY ignores the Syncs that it reads. When it fails, nobody but the server knows which of them it
+/// had read by then: each of the others has a ReadyForQuery. So the server is asked: a message of ours
+/// whose reply can be told from ReadyForQuery comes behind all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Doubt {
+    None,
+    /// So many may come that nothing awaits; the server is to be asked.
+    Open(u32),
+    /// The same; it has been asked.
+    Asked(u32),
+}
+
+impl Doubt {
+    /// Takes one ReadyForQuery that nothing awaits, if there may be one.
+    fn take(&mut self) -> bool {
+        match self {
+            Self::None | Self::Open(0) | Self::Asked(0) => false,
+            Self::Open(count) | Self::Asked(count) => {
+                *count -= 1;
+                true
+            }
+        }
+    }
+
+    fn may_take(mut self) -> bool {
+        self.take()
+    }
+}
+
 /// The FIFO. See the module.
 #[derive(Debug)]
 pub struct Expect<E> {
     entries: VecDeque<Entry<E>>,
+    /// How many of them may begin a COPY.
+    runs: usize,
     status: TransactionStatus,
     stage: Stage,
-    /// A Sync was taken for ignored by the COPY under way.
-    has_ignored_sync: bool,
-    /// The server may send something that belongs to what is over: an error came that nothing
-    /// awaited, or a COPY failed that seemed to have ignored a Sync (whether the server really
-    /// ignored it depends on when it failed, so one ReadyForQuery too many may follow).
+    /// Syncs that are taken for ignored by the COPY under way.
+    ignored_syncs: u32,
+    doubt: Doubt,
+    /// The server may send something that belongs to what is over: it has sent what nothing awaited.
     is_tainted: bool,
     /// Number of the segment that is being sent: segments end with Sync, Query or FunctionCall.
     segment: u64,
@@ -163,9 +202,11 @@ impl<E> Default for Expect<E> {
     fn default() -> Self {
         Self {
             entries: VecDeque::new(),
+            runs: 0,
             status: TransactionStatus::Idle,
             stage: Stage::Between,
-            has_ignored_sync: false,
+            ignored_syncs: 0,
+            doubt: Doubt::None,
             is_tainted: false,
             segment: 0,
             answered: 0,
@@ -199,6 +240,11 @@ impl<E> Expect<E> {
         self.stage == Stage::CopyIn
     }
 
+    /// Says whether the server may read CopyData when it comes to the next message.
+    pub fn may_be_copying_in(&self) -> bool {
+        self.runs > 0
+    }
+
     /// Says whether nothing is under way: no reply, no COPY, no transaction.
     pub fn is_at_rest(&self) -> bool {
         self.is_between_segments() && self.status == TransactionStatus::Idle
@@ -206,7 +252,29 @@ impl<E> Expect<E> {
 
     /// Says whether nothing is under way but perhaps a transaction.
     pub fn is_between_segments(&self) -> bool {
-        self.entries.is_empty() && self.stage == Stage::Between
+        self.entries.is_empty() && self.stage == Stage::Between && self.doubt == Doubt::None
+    }
+
+    /// Says whether the client must not be read from before the server has told how many ReadyForQuery
+    /// are still to come. Where something else is awaited, its reply will tell.
+    pub fn is_in_doubt(&self) -> bool {
+        match self.doubt {
+            Doubt::None => false,
+            Doubt::Open(_) => self.entries.iter().all(|entry| entry.awaited == Awaited::Sync),
+            Doubt::Asked(_) => true,
+        }
+    }
+
+    /// Says whether the server is to be asked that now: by a Sync, a Close and a Sync of ours, which are
+    /// to be pushed.
+    pub fn must_ask(&mut self) -> bool {
+        match self.doubt {
+            Doubt::Open(count) if self.is_in_doubt() => {
+                self.doubt = Doubt::Asked(count);
+                true
+            }
+            Doubt::None | Doubt::Open(_) | Doubt::Asked(_) => false,
+        }
     }
 
     /// Returns the number of the segment that is being sent.
@@ -217,6 +285,14 @@ impl<E> Expect<E> {
     /// Says whether a segment is over that the server may still fail.
     pub fn has_open_segments(&self) -> bool {
         self.answered < self.segment
+    }
+
+    /// Says whether a ReadyForQuery will come without the client, although the message that was pushed
+    /// last never comes to its end.
+    pub fn owes_ready_before_last(&self) -> bool {
+        let ends_segment = |entry: &Entry<E>| entry.awaited.ends_segment();
+        let is_last = self.entries.back().is_some_and(ends_segment);
+        self.stage != Stage::CopyIn && self.segment > self.answered + u64::from(is_last)
     }
 
     /// Says whether the next message begins a segment.
@@ -272,16 +348,14 @@ impl<E> Expect<E> {
     }
 
     /// Adds a message that was sent to the server or is answered by us.
-    ///
-    /// A Sync that the server ignores (it reads CopyData) is not added.
     pub fn push(&mut self, awaited: Awaited, reply: Reply, effect: E) {
         match awaited {
-            Awaited::Sync if self.stage == Stage::CopyIn => {
-                self.has_ignored_sync = true;
-                return;
+            // Behind one of ours, we skip in the server's place.
+            Awaited::Sync if self.stage == Stage::Skipping && reply == Reply::Forward => {
+                self.stage = Stage::Open;
             }
-            Awaited::Sync if self.stage == Stage::Skipping => self.stage = Stage::Open,
             Awaited::CopyEnd => {
+                self.data_sent();
                 if self.stage == Stage::CopyIn {
                     self.stage = Stage::Open;
                     return;
@@ -300,7 +374,27 @@ impl<E> Expect<E> {
             | Awaited::FunctionCall => {}
         }
         self.segment += u64::from(awaited.ends_segment());
-        self.entries.push_back(Entry { awaited, reply, effect });
+        self.runs += usize::from(awaited.runs());
+        self.entries.push_back(Entry { awaited, reply, effect, is_before_data: false });
+    }
+
+    /// Notes that CopyData, CopyDone or CopyFail was sent. A COPY that fails has read no further than
+    /// to one of these: so Syncs behind the last of them are answered for certain.
+    #[inline]
+    pub fn data_sent(&mut self) {
+        let is_sync = |entry: &&mut Entry<E>| entry.awaited == Awaited::Sync;
+        let syncs = self.entries.iter_mut().rev().take_while(is_sync);
+        let count = syncs.map(|sync| sync.is_before_data = true).count();
+        if count > 0 && self.stage == Stage::CopyIn && self.entries.len() == count + 1 {
+            self.entries.truncate(1);
+            self.ignore_syncs(count);
+        }
+    }
+
+    fn ignore_syncs(&mut self, count: usize) {
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        self.ignored_syncs = self.ignored_syncs.saturating_add(count);
+        self.answered += u64::from(count);
     }
 
     /// Takes the head if we are to answer it now.
@@ -355,11 +449,18 @@ impl<E> Expect<E> {
             ) => true,
             (awaited, _) => return Err(Desync { tag, awaited: Some(awaited) }),
         };
+        // What was in doubt would have come before.
+        self.doubt = Doubt::None;
+        if is_whole || tag == backend::COMMAND_COMPLETE {
+            // A COPY that was a success has ignored them for certain.
+            self.ignored_syncs = 0;
+        }
         if !is_whole {
             return Ok((verdict, None));
         }
-        self.stage = Stage::Open;
-        self.has_ignored_sync = false;
+        if self.stage != Stage::Skipping {
+            self.stage = Stage::Open;
+        }
         Ok((verdict, self.pop()))
     }
 
@@ -376,7 +477,7 @@ impl<E> Expect<E> {
         if self.stage == Stage::CopyIn {
             self.stage = Stage::Open;
         }
-        self.is_tainted |= std::mem::take(&mut self.has_ignored_sync);
+        self.doubt = Doubt::None;
         if !head.awaited.skips_on_error() {
             return Verdict::Forward;
         }
@@ -386,6 +487,7 @@ impl<E> Expect<E> {
                 Verdict::Forward
             }
         };
+        self.doubt_ignored_syncs();
         let sync_at = self.entries.iter().position(|entry| entry.awaited == Awaited::Sync);
         let skipped = sync_at.unwrap_or(self.entries.len());
         self.stage = if sync_at.is_some() { Stage::Open } else { Stage::Skipping };
@@ -393,6 +495,7 @@ impl<E> Expect<E> {
         for entry in &gone {
             // A Query that is skipped gets no ReadyForQuery of its own.
             self.answered += u64::from(entry.awaited.ends_segment());
+            self.runs -= usize::from(entry.awaited.runs());
         }
         while let Some(entry) = gone.pop() {
             let has_failed = gone.is_empty();
@@ -408,25 +511,41 @@ impl<E> Expect<E> {
     pub fn ready(&mut self, status: TransactionStatus) -> Result<Verdict, Desync> {
         let tag = backend::READY_FOR_QUERY;
         self.status = status;
-        self.stage = Stage::Between;
-        self.has_ignored_sync = false;
-        match self.entries.front() {
-            None => {
-                self.is_tainted = true;
-                Ok(Verdict::Forward)
-            }
-            Some(head) if head.awaited.ends_segment() => {
-                let is_ours = head.reply == Reply::Swallow;
-                self.answered += 1;
-                self.pop();
-                Ok(if is_ours { Verdict::Drop } else { Verdict::Forward })
-            }
-            Some(head) => Err(Desync { tag, awaited: Some(head.awaited) }),
+        let Some(head) = self.entries.front() else {
+            self.stage = Stage::Between;
+            self.is_tainted |= !self.doubt.take();
+            return Ok(Verdict::Forward);
+        };
+        // All other messages are answered by something else first.
+        let is_its_own = head.awaited == Awaited::Sync || !self.doubt.may_take();
+        if !is_its_own {
+            self.stage = Stage::Between;
+            self.doubt.take();
+            return Ok(Verdict::Forward);
+        }
+        if !head.awaited.ends_segment() {
+            return Err(Desync { tag, awaited: Some(head.awaited) });
+        }
+        let is_ours = head.reply == Reply::Swallow;
+        if self.stage != Stage::Skipping || !is_ours {
+            self.stage = Stage::Between;
+        }
+        self.answered += 1;
+        self.pop();
+        self.doubt_ignored_syncs();
+        Ok(if is_ours { Verdict::Drop } else { Verdict::Forward })
+    }
+
+    /// The COPY that seemed to ignore Syncs has failed, if there was one.
+    fn doubt_ignored_syncs(&mut self) {
+        if self.ignored_syncs > 0 {
+            self.doubt = Doubt::Open(std::mem::take(&mut self.ignored_syncs));
         }
     }
 
     fn pop(&mut self) -> Option<Entry<E>> {
         let entry = self.entries.pop_front();
+        self.runs -= usize::from(entry.as_ref().is_some_and(|entry| entry.awaited.runs()));
         let is_extended = entry.as_ref().is_some_and(|entry| entry.awaited.skips_on_error());
         if is_extended && self.stage == Stage::Between {
             self.stage = Stage::Open;
@@ -437,28 +556,29 @@ impl<E> Expect<E> {
         entry
     }
 
-    /// The server starts to read CopyData. What was sent behind the COPY already is read as part
-    /// of it: Syncs are ignored up to the CopyDone or CopyFail, which ends it.
+    /// The server starts to read CopyData. What was sent behind the COPY already is read as part of
+    /// it, up to the CopyDone or CopyFail, which ends it: Syncs are ignored, unless it fails before.
     fn begin_copy_in(&mut self) {
         self.stage = Stage::CopyIn;
-        while let Some(next) = self.entries.get(1).map(|entry| entry.awaited) {
-            match next {
-                Awaited::Sync => {
-                    self.has_ignored_sync = true;
-                    self.answered += 1;
+        while let Some(next) = self.entries.get(1) {
+            match next.awaited {
+                Awaited::Sync if next.is_before_data => {
+                    self.entries.remove(1);
+                    self.ignore_syncs(1);
                 }
-                Awaited::CopyEnd => self.stage = Stage::Open,
-                Awaited::Parse
+                Awaited::CopyEnd => {
+                    self.entries.remove(1);
+                    self.stage = Stage::Open;
+                    return;
+                }
+                Awaited::Sync
+                | Awaited::Parse
                 | Awaited::Bind
                 | Awaited::Describe
                 | Awaited::Execute
                 | Awaited::Close
                 | Awaited::Query
                 | Awaited::FunctionCall => return,
-            }
-            self.entries.remove(1);
-            if next == Awaited::CopyEnd {
-                return;
             }
         }
     }

@@ -7,7 +7,7 @@ use super::checkout::{DISCARD_ALL, Growth};
 use super::greet::from_cancel_pid;
 use super::mailbox::{Done, Teller, ToControl};
 use super::pool::cells_of;
-use super::session::{Departure, Phase, Session};
+use super::session::{Cancel, Departure, Phase, Session};
 use super::slab::Key;
 use super::{Worker, bytes, millis};
 use crate::config::PoolMode;
@@ -19,18 +19,22 @@ use crate::secret::Secret;
 use crate::session::front::StatementRules;
 use crate::session::pins::Pins;
 use crate::session::refuse;
-use crate::session::relay::{self, ServerFailure};
+use crate::session::relay::{self, Owed, ServerFailure};
 use crate::wire::encode;
 
 /// How long a client may take to accept our last words.
 const FAREWELL_MS: u64 = 5_000;
+
+/// How long what a client sent may take, from then on, if the client goes without a goodbye. So what is
+/// short is carried out, as PostgreSQL does, and nobody's long query runs on for nobody. LIMIT.
+pub(super) const PARTING_MS: u64 = 5_000;
 
 /// How a client leaves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Leave {
     /// It said Terminate: what it sent before is still carried out.
     Terminate,
-    /// Its connection ended: what it runs is cancelled. Pooling point B20.
+    /// Its connection ended: what it sent is cancelled when it takes long. Pooling point B20.
     Lost,
 }
 
@@ -62,7 +66,7 @@ impl Worker {
         let Some(session) = self.sessions.get_mut(key) else { return };
         if let Phase::Leased(lease) = session.phase {
             let Some(backend) = self.backends.get_mut(lease) else { return };
-            if backend.link.expect.will_be_ready() && session.front.passage.is_boundary() {
+            if relay::owed(&session.front, &backend.link) != Owed::Nothing {
                 self.leave_behind(key, lease, how);
                 return;
             }
@@ -77,23 +81,24 @@ impl Worker {
         self.remove_session(key);
     }
 
-    /// A client has gone that the server still owes answers: they are waited for, and dropped.
+    /// A client has gone that the server still owes answers: they are waited for.
     fn leave_behind(&mut self, key: Key<Session>, lease: Key<Backend>, how: Leave) {
         let limit_ms = self.general.cancel_wait_timeout.map_or(u64::MAX / 2, millis);
-        let until_ms = self.now_ms.saturating_add(limit_ms);
         let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(backend) = self.backends.get(lease) else { return };
         if let Some(cells) = cells_of(&mut self.pools, session.pool) {
             cells.client_ends.add(how.end());
         }
         self.is_busy = true;
-        match how {
-            Leave::Terminate => session.phase = Phase::Leaving(lease, Departure::Finish),
-            Leave::Lost => {
-                session.phase = Phase::Leaving(lease, Departure::Cancel { until_ms });
-                self.send_cancel(lease, None);
-            }
-        }
-        // What the client had not taken of earlier answers must not hold up the others.
+        session.idle_ms = self.now_ms;
+        let from_ms = backend.times.query_ms.saturating_add(PARTING_MS).max(self.now_ms);
+        let cancel = match how {
+            Leave::Terminate => None,
+            Leave::Lost => Some(Cancel { from_ms, until_ms: from_ms.saturating_add(limit_ms) }),
+        };
+        session.phase = Phase::Leaving(lease, Departure { cancel, is_passed_on: false });
+        self.tick_leaving(key, lease, cancel);
+        self.leaving_turn_done(lease, key);
         self.runnable_backends.push_back(lease);
     }
 
@@ -103,13 +108,23 @@ impl Worker {
         &mut self,
         key: Key<Session>,
         lease: Key<Backend>,
-        departure: Departure,
+        cancel: Option<Cancel>,
     ) {
         self.is_busy = true;
-        let Departure::Cancel { until_ms } = departure else { return };
+        if let Some(session) = self.sessions.get_mut(key)
+            && session.pipe.has_unsent()
+            && self.now_ms.saturating_sub(session.idle_ms) >= FAREWELL_MS
+        {
+            // Who does not take its answers must not hold up the others.
+            session.pipe.drop_output();
+            self.runnable_backends.push_back(lease);
+        }
+        let Some(Cancel { from_ms, until_ms }) = cancel else { return };
         if self.now_ms >= until_ms {
             self.remove_session(key);
-        } else if self.backends.get(lease).is_some_and(|backend| backend.cancels == 0) {
+        } else if self.now_ms >= from_ms
+            && self.backends.get(lease).is_some_and(|backend| backend.cancels == 0)
+        {
             self.send_cancel(lease, None);
         }
     }
@@ -269,7 +284,13 @@ impl Worker {
 
     /// The connection to a server has ended.
     pub(super) fn backend_gone(&mut self, key: Key<Backend>) {
-        self.backend_ends(key, ServerClose::Lost);
+        let is_told = |session: &Session| matches!(session.phase, Phase::Leaving(_, departure) if departure.is_passed_on);
+        let session = match self.backends.get(key).map(|backend| &backend.role) {
+            Some(Role::Leased(session)) => self.sessions.get(*session),
+            Some(Role::Idle | Role::Chore(_) | Role::Cancelling) | None => None,
+        };
+        let was_told = session.is_some_and(is_told);
+        self.backend_ends(key, if was_told { ServerClose::Unclean } else { ServerClose::Lost });
     }
 
     /// The connection to a server has ended, or must.
@@ -286,7 +307,7 @@ impl Worker {
         let Some(session) = session else { return };
         let Some(client) = self.sessions.get_mut(session) else { return };
         if matches!(client.phase, Phase::Leaving(..)) {
-            self.remove_session(session);
+            self.close_when_sent(session);
         } else if has_said_why {
             // The client has been told in the server's own words. Pooling point B21.
             self.log_client_end(session, "server conn crashed?");

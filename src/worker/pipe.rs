@@ -58,6 +58,8 @@ pub struct Pipe {
     unsent: Vec<u8>,
     /// How much of `unsent` it has taken.
     sent: usize,
+    /// Whether it takes nothing any more: output is dropped.
+    is_deaf: bool,
 }
 
 impl Pipe {
@@ -74,6 +76,7 @@ impl Pipe {
             stash: unread,
             unsent: raw.unsent,
             sent: 0,
+            is_deaf: false,
         }
     }
 
@@ -240,6 +243,13 @@ impl Pipe {
         Ok(())
     }
 
+    /// Drops what the peer has not taken, and whatever it is sent from now on.
+    pub fn drop_output(&mut self) {
+        self.unsent = Vec::new();
+        self.sent = 0;
+        self.is_deaf = true;
+    }
+
     /// Says that nothing follows, if that can be said at once and there is a way to say it.
     pub fn send_end(&mut self, wire: &mut Wire) {
         let Some(tls) = self.tls.as_mut().filter(|_| self.unsent.is_empty()) else { return };
@@ -251,6 +261,9 @@ impl Pipe {
     }
 
     fn send_raw(&mut self, bytes: &[u8]) -> Result<(), Gone> {
+        if self.is_deaf {
+            return Ok(());
+        }
         let taken = if self.unsent.is_empty() { self.write(bytes)? } else { 0 };
         if let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
             self.unsent.extend_from_slice(rest);

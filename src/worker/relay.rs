@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::backend::{Backend, Role, Times};
-use super::ends::Leave;
+use super::ends::{Leave, PARTING_MS};
 use super::pipe::{Gone, Input};
 use super::pool::cells_of;
 use super::session::{Phase, Session};
@@ -18,7 +18,7 @@ use crate::metrics::cells::Cells;
 use crate::metrics::labels::{ClientEnd, SqlClass};
 use crate::session::refuse::{Progress, refuse};
 use crate::session::relay::{
-    self, ServerTurn, Stop, answer_alone, from_client, from_server, may_begin,
+    self, Owed, ServerTurn, Stop, answer_alone, from_client, from_server, may_begin, says_goodbye,
 };
 use crate::wire::encode;
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
@@ -42,8 +42,12 @@ impl Worker {
                 Phase::Idle if session.pipe.is_read_closed() => self.read_last(key),
                 Phase::Idle if session.has_input() => self.checkout(key),
                 Phase::Refusing(progress) => self.refuse(key, progress),
-                Phase::Waiting | Phase::Greeting(_) if session.pipe.is_read_closed() => {
-                    self.give_up(key);
+                Phase::Waiting if session.pipe.is_read_closed() => {
+                    self.waits_no_more(key);
+                    return;
+                }
+                Phase::Greeting(_) if session.pipe.is_read_closed() => {
+                    self.client_leaves(key, Leave::Lost);
                     return;
                 }
                 Phase::Idle
@@ -99,16 +103,26 @@ impl Worker {
         Flow::Blocked
     }
 
-    /// A client that waits has closed its side: it goes, and its words are read for what they are.
-    fn give_up(&mut self, key: Key<Session>) {
+    /// A client that waits for a backend will send nothing more. What it has sent whole is carried
+    /// out when its turn comes; without a goodbye, if that is soon. Pooling point B20.
+    pub(super) fn waits_no_more(&mut self, key: Key<Session>) {
         let Some(session) = self.sessions.get_mut(key) else { return };
-        if session.pipe.stash.is_empty()
-            && let Ok(Input::Bytes(count)) = session.pipe.read(&mut self.scratch, &mut self.wire)
-        {
+        while !may_begin(&session.pipe.stash, &session.front) {
+            let Ok(Input::Bytes(count)) = session.pipe.read(&mut self.scratch, &mut self.wire)
+            else {
+                self.client_leaves(key, Leave::Lost);
+                return;
+            };
             session.pipe.stash.extend_from_slice(self.scratch.get(..count).unwrap_or_default());
         }
-        let is_goodbye = session.pipe.stash.first() == Some(&tag::TERMINATE);
-        self.client_leaves(key, if is_goodbye { Leave::Terminate } else { Leave::Lost });
+        session.has_backlog = true;
+        if session.pipe.stash.first() == Some(&tag::TERMINATE) {
+            self.client_leaves(key, Leave::Terminate);
+        } else if self.now_ms.saturating_sub(session.request_ms) >= PARTING_MS
+            && !says_goodbye(&session.pipe.stash, &session.front)
+        {
+            self.client_leaves(key, Leave::Lost);
+        }
     }
 
     /// A client without a lease has closed its side: what it sent before is looked at first, so
@@ -218,6 +232,7 @@ impl Worker {
             }
             Stop::Full => {
                 session.has_backlog = true;
+                self.settle_doubt(lease, key);
                 Flow::Blocked
             }
             Stop::Drained => {
@@ -265,7 +280,7 @@ impl Worker {
     fn relay_server(&mut self, key: Key<Backend>, lessee: Key<Session>) -> Flow {
         let Some(session) = self.sessions.get_mut(lessee) else { return Flow::Blocked };
         let Some(backend) = self.backends.get_mut(key) else { return Flow::Blocked };
-        if session.pipe.has_unsent() && !matches!(session.phase, Phase::Leaving(..)) {
+        if session.pipe.has_unsent() {
             // Backpressure: the client's next writable event comes back here.
             return Flow::Blocked;
         }
@@ -282,24 +297,21 @@ impl Worker {
         let ran_ours = backend.link.expect.runs_query_of_ours();
         let turn =
             from_server(&input, &mut session.front, &mut backend.link, &mut self.shared, &mut out);
-        let mut sent = Ok(());
-        let was_ready = match turn {
+        let (was_ready, is_heard) = match turn {
             Ok(turn) => {
                 backend.pipe.keep_rest(&input, turn.consumed);
-                let is_wanted = !matches!(session.phase, Phase::Leaving(..));
-                if is_wanted {
-                    sent = session.pipe.send(turn.to_client, &mut self.wire);
+                let is_heard = session.pipe.send(turn.to_client, &mut self.wire).is_ok();
+                if !is_heard {
+                    session.pipe.drop_output();
                 }
                 if let Some(cells) = cells_of(&mut self.pools, backend.pool) {
-                    if is_wanted {
-                        cells.sent_bytes += bytes(turn.to_client);
-                    }
+                    cells.sent_bytes += bytes(turn.to_client);
                     if turn.queries > 0 {
                         count_queries(cells, &mut backend.times, &turn, self.now_us);
                     }
                     self.shared.noted.count_into(cells);
                 }
-                turn.was_ready
+                (turn.was_ready, is_heard)
             }
             Err(failure) => {
                 if let Some(cells) = cells_of(&mut self.pools, backend.pool) {
@@ -318,11 +330,31 @@ impl Worker {
         {
             self.send_cancel(key, Some(done));
         }
-        if sent.is_err() {
+        self.settle_doubt(key, lessee);
+        if !is_heard {
             self.client_leaves(lessee, Leave::Lost);
-            return Flow::Blocked;
         }
         self.server_turn_done(key, lessee, was_ready)
+    }
+
+    /// Asks the server where it stands, if that is not known (behind a COPY that failed), and the client
+    /// is not in the middle of a message.
+    fn settle_doubt(&mut self, key: Key<Backend>, lessee: Key<Session>) {
+        let Some(session) = self.sessions.get(lessee) else { return };
+        let Some(backend) = self.backends.get_mut(key) else { return };
+        if !session.front.passage.is_boundary() || !backend.link.expect.must_ask() {
+            return;
+        }
+        let mut question = Vec::new();
+        encode::sync(&mut question);
+        encode::close_statement(&mut question, b"pgtandem.nothing");
+        encode::sync(&mut question);
+        for awaited in [Awaited::Sync, Awaited::Close, Awaited::Sync] {
+            backend.link.expect.push(awaited, Reply::Swallow, Effect::None);
+        }
+        if backend.pipe.send(&question, &mut self.wire).is_err() {
+            self.backend_gone(key);
+        }
     }
 
     /// Decides what comes after a server's turn.
@@ -334,15 +366,13 @@ impl Worker {
     ) -> Flow {
         let Some(session) = self.sessions.get_mut(lessee) else { return Flow::Blocked };
         let Some(backend) = self.backends.get_mut(key) else { return Flow::Blocked };
+        if matches!(session.phase, Phase::Leaving(..)) {
+            return self.leaving_turn_done(key, lessee);
+        }
         if was_ready {
             backend.times.ready_ms = self.now_ms;
             let is_over = backend.link.is_at_rest() && backend.pipe.stash.is_empty();
-            if matches!(session.phase, Phase::Leaving(..)) {
-                if !backend.link.expect.will_be_ready() {
-                    self.remove_session(lessee);
-                    return Flow::Blocked;
-                }
-            } else if is_over && session.front.passage.is_boundary() {
+            if is_over && session.front.passage.is_boundary() {
                 if session.has_input() {
                     self.runnable.push_back(lessee);
                 }
@@ -352,14 +382,6 @@ impl Worker {
             }
         }
         if let Some(session) = self.sessions.get_mut(lessee)
-            && matches!(session.phase, Phase::Leaving(..))
-            && self.backends.get(key).is_some_and(|b| b.link.expect.is_copying_in())
-        {
-            // What it left behind is a COPY that waits for data: there will be none.
-            self.remove_session(lessee);
-            return Flow::Blocked;
-        }
-        if let Some(session) = self.sessions.get_mut(lessee)
             && session.has_backlog
         {
             self.runnable.push_back(lessee);
@@ -367,6 +389,35 @@ impl Worker {
         let may_go_on =
             self.backends.get_mut(key).is_some_and(|backend| backend.pipe.is_readable());
         if may_go_on { Flow::Again } else { Flow::Blocked }
+    }
+
+    /// Decides what comes after a server's turn for a client that will send nothing more.
+    pub(super) fn leaving_turn_done(&mut self, key: Key<Backend>, lessee: Key<Session>) -> Flow {
+        let Some(session) = self.sessions.get_mut(lessee) else { return Flow::Blocked };
+        let Some(backend) = self.backends.get_mut(key) else { return Flow::Blocked };
+        let Phase::Leaving(_, departure) = &mut session.phase else { return Flow::Blocked };
+        session.idle_ms = self.now_ms;
+        if session.pipe.has_unsent() {
+            return Flow::Blocked;
+        }
+        match relay::owed(&session.front, &backend.link) {
+            // Told goodbye, the server has the last word.
+            Owed::Nothing if !departure.is_passed_on => {
+                self.remove_session(lessee);
+                return Flow::Blocked;
+            }
+            Owed::LastWords if !departure.is_passed_on => {
+                departure.is_passed_on = true;
+                let mut goodbye = Vec::new();
+                encode::terminate(&mut goodbye);
+                if backend.pipe.send(&goodbye, &mut self.wire).is_err() {
+                    self.backend_gone(key);
+                    return Flow::Blocked;
+                }
+            }
+            Owed::Nothing | Owed::LastWords | Owed::Answers => {}
+        }
+        if backend.pipe.is_readable() { Flow::Again } else { Flow::Blocked }
     }
 
     /// Statement mode has no transactions of several messages.
@@ -385,7 +436,14 @@ impl Worker {
     pub(super) fn client_writable(&mut self, key: Key<Session>) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         match session.pipe.flush() {
-            Err(Gone) => self.client_leaves(key, Leave::Lost),
+            Err(Gone) => {
+                session.pipe.drop_output();
+                if let Phase::Leaving(lease, _) = session.phase {
+                    self.leaving_turn_done(lease, key);
+                } else {
+                    self.client_leaves(key, Leave::Lost);
+                }
+            }
             Ok(false) => {}
             Ok(true) => match session.phase {
                 Phase::Leased(backend) => {
@@ -394,7 +452,11 @@ impl Worker {
                 }
                 Phase::Idle | Phase::Waiting | Phase::Refusing(_) => self.runnable.push_back(key),
                 Phase::Closing { .. } => self.remove_session(key),
-                Phase::Greeting(_) | Phase::Leaving(..) => {}
+                Phase::Leaving(lease, _) => {
+                    self.runnable_backends.push_back(lease);
+                    self.leaving_turn_done(lease, key);
+                }
+                Phase::Greeting(_) => {}
             },
         }
     }

@@ -28,7 +28,8 @@ pub enum Phase {
     Refusing(refuse::Progress),
     /// Has a backend.
     Leased(Key<Backend>),
-    /// Has gone, but the server still works on what it sent; answers are dropped.
+    /// Will send nothing more, but the server still works on what it sent; answers go to it as long
+    /// as it takes them.
     Leaving(Key<Backend>, Departure),
     /// Nothing is left to do but to send what it has not taken yet.
     Closing {
@@ -39,14 +40,20 @@ pub enum Phase {
 
 /// What becomes of the requests of a client that has gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Departure {
-    /// It said goodbye behind them: they are carried out, as PostgreSQL would.
-    Finish,
-    /// Its connection was lost: they are cancelled, one after the other.
-    Cancel {
-        /// When to give up and close the backend, in the worker's milliseconds.
-        until_ms: u64,
-    },
+pub struct Departure {
+    /// When they are cancelled. `None` behind a goodbye: they are carried out, as PostgreSQL would.
+    pub cancel: Option<Cancel>,
+    /// Whether the server was told goodbye as well. It ends the connection behind all it was sent.
+    pub is_passed_on: bool,
+}
+
+/// When the requests of a client that has gone without a goodbye are cancelled, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cancel {
+    /// When to begin, in the worker's milliseconds: what is short is carried out.
+    pub from_ms: u64,
+    /// When to give up and close the backend, in the worker's milliseconds.
+    pub until_ms: u64,
 }
 
 /// What is to be said to a client that has just logged in.

@@ -200,3 +200,93 @@ fn e39_client_gone_in_a_copy_leaves_nothing() {
         assert_eq!(b.query("select count(*) from t"), "T | D 0 | C SELECT 1 | Z I");
     }
 }
+
+#[test]
+fn e39_syncs_inside_a_copy_that_fails() {
+    everywhere(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        a.query("create table t (x int)");
+        let extended = || [parse("", "copy t from stdin"), bind("", ""), execute("")].concat();
+        let bad = || copy_data("nonsense\n");
+        // It has failed before it comes to the Sync, which is therefore answered.
+        a.send(&[query("copy t from stdin"), bad(), sync(), copy_done(), sync()]);
+        assert_eq!(a.ready(3), "G | E 22P02 | Z I | Z I | Z I");
+        a.send(&[extended(), bad(), sync(), copy_done(), sync()]);
+        assert_eq!(a.ready(2), "1 | 2 | G | E 22P02 | Z I | Z I");
+        // It has not, and ignores it.
+        a.send(&[query("copy t from stdin"), copy_data("1\n"), sync(), bad(), copy_done()]);
+        assert_eq!(a.ready(1), "G | E 22P02 | Z I");
+        a.send(&[extended(), copy_data("1\n"), sync(), bad(), query("select 1"), sync()]);
+        assert_eq!(a.ready(1), "1 | 2 | G | E 22P02 | Z I");
+        // What comes behind is not mixed up with that.
+        a.send(&[query("copy t from stdin"), bad(), sync(), copy_done(), query("select 2")]);
+        assert_eq!(a.ready(3), "G | E 22P02 | Z I | Z I | T | D 2 | C SELECT 1 | Z I");
+        for next in [query("select 3"), [parse("", "select 3"), sync()].concat()] {
+            a.send(&[extended(), bad(), sync(), next]);
+            a.ready(2);
+        }
+        a.assert_quiet();
+        assert_eq!(b.query("select 4"), "T | D 4 | C SELECT 1 | Z I");
+    });
+}
+
+#[test]
+fn e39_a_sync_is_counted_whenever_it_comes() {
+    everywhere(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        a.query("create table t (x int)");
+        a.send(&[query("copy t from stdin")]);
+        assert_eq!(a.take(1), "G");
+        a.send(&[copy_data("1\n"), sync()]);
+        a.assert_quiet();
+        a.send(&[copy_data("nonsense\n")]);
+        assert_eq!(a.ready(1), "E 22P02 | Z I");
+        a.send(&[sync(), copy_done(), sync()]);
+        assert_eq!(a.ready(2), "Z I | Z I");
+        a.send(&[parse("", "copy t from stdin"), bind("", ""), execute(""), flush()]);
+        assert_eq!(a.take(3), "1 | 2 | G");
+        a.send(&[sync(), copy_data("nonsense\n")]);
+        assert_eq!(a.take(1), "E 22P02");
+        // Skipped up to the next Sync.
+        a.send(&[query("select 1"), copy_done(), sync(), query("select 2")]);
+        assert_eq!(a.ready(2), "Z I | T | D 2 | C SELECT 1 | Z I");
+        // In the middle of a message.
+        a.send(&[query("copy t from stdin")]);
+        assert_eq!(a.take(1), "G");
+        let data = copy_data("3\n");
+        let (start, end) = (data[..6].to_vec(), data[6..].to_vec());
+        a.send(&[copy_data("nonsense\n"), sync(), start]);
+        assert_eq!(a.ready(2), "E 22P02 | Z I | Z I");
+        a.send(&[end, copy_done(), query("select 2")]);
+        assert_eq!(a.ready(1), "T | D 2 | C SELECT 1 | Z I");
+        a.assert_quiet();
+        assert_eq!(b.query("select 3"), "T | D 3 | C SELECT 1 | Z I");
+    });
+}
+
+#[test]
+fn e39_no_message_that_is_answered_without_the_server_hides_in_a_copy() {
+    everywhere(|peer| {
+        let mut b = peer.connect("b");
+        b.query("create table t (x int)");
+        for message in [close_statement("s"), parse("s", "select 1")] {
+            for is_known in [false, true] {
+                let mut a = peer.connect("a");
+                a.run(&[parse("s", "select 1"), sync()]);
+                a.run(&[close_statement("s"), sync()]);
+                a.send(&[query("copy t from stdin")]);
+                if is_known {
+                    assert_eq!(a.take(1), "G");
+                }
+                a.send(std::slice::from_ref(&message));
+                let said = a.until_end().to_string();
+                assert!(said.ends_with("E 08P01 | E FATAL 08P01 | EOF"), "{said}");
+            }
+        }
+        // Where there is no COPY any more, they are what they always are.
+        let mut a = peer.connect("a");
+        a.send(&[query("copy t from stdin"), copy_data("x\n"), close_statement("s"), sync()]);
+        assert_eq!(a.ready(2), "G | E 22P02 | Z I | 3 | Z I");
+        assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+    });
+}

@@ -312,6 +312,33 @@ fn a10_deallocate_all_clears_this_client_only() {
 }
 
 #[test]
+fn a10_a_name_is_free_right_behind_deallocate_all() {
+    everywhere(|peer| {
+        let mut a = peer.connect("a");
+        for sql in ["deallocate all", "discard all"] {
+            let run = [parse("s", sql), bind("", "s"), execute("")].concat();
+            a.send(&[run, parse("s", "select 1"), bind("", "s"), execute(""), sync()]);
+            assert_eq!(a.ready(1).len(), 8, "nothing fails");
+            a.send(&[close_statement("s"), sync()]);
+            assert_eq!(a.ready(1), "3 | Z I");
+        }
+    });
+}
+
+#[test]
+fn a10_what_is_under_way_for_a_name_that_is_gone_fails_with_that_name() {
+    everywhere(|peer| {
+        let mut a = peer.connect("a");
+        a.run(&[parse("s", "select 1"), sync()]);
+        a.send(&[query("deallocate all"), bind("", "s"), sync()]);
+        assert_eq!(a.ready(2), "C DEALLOCATE ALL | Z I | E 26000 | Z I");
+        a.run(&[parse("s", "select 1"), parse("", "discard all"), bind("", ""), sync()]);
+        a.send(&[bind("", ""), execute(""), describe_statement("s"), sync()]);
+        assert_eq!(a.ready(1), "2 | C DISCARD ALL | E 26000 | Z I");
+    });
+}
+
+#[test]
 fn a10_deallocate_all_is_known_on_other_backends() {
     let fixture = Fixture::start(|config| config.general("default_pool_size = 2"));
     fixture.both(|peer| {

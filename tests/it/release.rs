@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::differential::everywhere;
 use crate::support::{
-    cluster::Cluster, fixture::Fixture, let_pass, login::Login, message::*, poll, proxy::Proxy,
+    PATIENCE, cluster::Cluster, fixture::Fixture, let_pass, login::Login, message::*, poll,
+    poll_within, proxy::Proxy, wire::Client,
 };
 
 #[test]
@@ -110,7 +111,7 @@ fn b20_query_of_a_client_that_is_gone_is_cancelled() {
         a.send(&[query("select pg_sleep(600)")]);
         poll("the query runs", || fixture.is_running("pg_sleep"));
         drop(a);
-        poll("the query is cancelled", || !fixture.is_running("pg_sleep"));
+        poll_within(PATIENCE * 2, "the query is cancelled", || !fixture.is_running("pg_sleep"));
         assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     }
 }
@@ -126,7 +127,7 @@ fn b20_pipeline_of_a_client_that_is_gone_is_cancelled_to_its_end() {
         a.send(&messages);
         drop(a);
     }
-    poll("no query is left", || !fixture.is_running("pg_sleep"));
+    poll_within(PATIENCE * 3, "no query is left", || !fixture.is_running("pg_sleep"));
     assert_eq!(fixture.connect().query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     poll("no query is left", || !fixture.is_running("pg_sleep"));
 }
@@ -342,4 +343,88 @@ fn b20_terminate_behind_a_result_that_nobody_reads_is_a_goodbye() {
             drop(a);
         }
     }
+}
+
+#[test]
+fn b20_what_came_before_the_goodbye_is_carried_out_and_answered() {
+    everywhere(|peer| {
+        let mut observer = peer.connect("observer");
+        observer.query("create table t (x int)");
+        let mut a = peer.connect("a");
+        a.send(&[query("insert into t values (1)"), query("select count(*) from t"), terminate()]);
+        assert_eq!(a.until_end(), "C INSERT 0 1 | Z I | T | D 1 | C SELECT 1 | Z I | EOF");
+        // The end of the connection is one of what is sent, not of what is answered.
+        let mut b = peer.connect("b");
+        b.send_last(&[query("insert into t values (2)"), query("select 'b'")].concat());
+        assert_eq!(b.until_end(), "C INSERT 0 1 | Z I | T | D b | C SELECT 1 | Z I | EOF");
+        // A segment and a COPY that have no end.
+        let mut c = peer.connect("c");
+        c.send(&[query("insert into t values (3)"), parse("", "select 1"), bind("", ""), flush()]);
+        c.send(&[execute("nowhere"), terminate()]);
+        assert_eq!(c.until_end(), "C INSERT 0 1 | Z I | 1 | 2 | E 34000 | EOF");
+        let mut d = peer.connect("d");
+        d.send(&[query("copy t from stdin"), copy_data("4\n"), terminate()]);
+        assert_eq!(d.until_end(), "G | E 08P01 | E FATAL 08P01 | EOF");
+        assert_eq!(observer.query("select count(*) from t"), "T | D 3 | C SELECT 1 | Z I");
+    });
+}
+
+/// How many clients wait for a backend.
+fn waiting(console: &mut Client) -> usize {
+    let rows = console.rows("SHOW POOLS");
+    let waiting = rows.iter().filter_map(|row| row.get(3)?.parse::<usize>().ok());
+    waiting.sum()
+}
+
+#[test]
+fn b20_what_a_client_sent_that_went_while_it_waited_is_carried_out() {
+    let fixture = Fixture::start(|config| config.general("admin_users = \"postgres\""));
+    fixture.observer().rows("create table t (x int)");
+    let mut console =
+        Login::new("postgres", "pgtandem").connect(&fixture.proxy.tcp()).expect("trusted");
+    let mut a = fixture.connect();
+    a.query("begin");
+    let insert = || query("insert into t values (1)");
+    let begin = || query("begin; insert into t values (2)");
+    for (number, last) in [
+        // All of it in one packet, or the goodbye apart; what is begun is not committed.
+        vec![insert(), terminate()],
+        vec![query("begin"), insert(), query("commit"), terminate()],
+        vec![begin(), terminate()],
+        vec![insert()],
+        vec![parse("", "insert into t values (1)"), bind("", ""), execute(""), sync()],
+        vec![insert(), begin()],
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut client = fixture.connect();
+        client.send_last(&last.concat());
+        poll("it waits", || waiting(&mut console) == number + 1);
+    }
+    // What is not whole waits for nothing.
+    let mut client = fixture.connect();
+    client.send_last(&insert()[..10]);
+    assert_eq!(client.until_end(), "EOF");
+    a.query("commit");
+    poll("all is done", || fixture.observer().value("select count(*) from t") == "5");
+    assert_eq!(fixture.observer().value("select count(*) from t where x = 1"), "5");
+}
+
+#[test]
+fn b20_a_client_that_went_without_a_goodbye_does_not_wait_for_long() {
+    let fixture = Fixture::start(|config| config.general("admin_users = \"postgres\""));
+    fixture.observer().rows("create table t (x int)");
+    let mut console =
+        Login::new("postgres", "pgtandem").connect(&fixture.proxy.tcp()).expect("trusted");
+    let mut a = fixture.connect();
+    a.query("begin");
+    let (mut b, mut c) = (fixture.connect(), fixture.connect());
+    b.send_last(&query("insert into t values (1)"));
+    c.send_last(&[query("insert into t values (2)"), terminate()].concat());
+    poll("both wait", || waiting(&mut console) == 2);
+    poll_within(PATIENCE * 2, "one has waited in vain", || waiting(&mut console) == 1);
+    a.query("commit");
+    assert_eq!(c.until_end(), "C INSERT 0 1 | Z I | EOF");
+    assert_eq!(fixture.observer().rows("select x from t"), [["2"]]);
 }

@@ -31,6 +31,17 @@ pub fn may_begin(input: &[u8], front: &Front) -> bool {
     }
 }
 
+/// Says whether the client has said goodbye in what it sent, behind whole messages.
+pub fn says_goodbye(mut input: &[u8], front: &Front) -> bool {
+    while let Ok(Some(header)) = header::read(input, front.length_max) {
+        if header.tag == tag::TERMINATE {
+            return true;
+        }
+        input = input.get(header.message_bytes()..).unwrap_or_default();
+    }
+    false
+}
+
 /// Answers what a client without a backend has sent, if that needs none: Close of statements, Parse
 /// of statements that a server of its pool has accepted before, and Sync. Returns how many bytes are done: all
 /// up to the first Sync, or nothing. Pooling point A5.

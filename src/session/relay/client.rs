@@ -2,6 +2,8 @@
 
 mod statements;
 
+pub(super) use statements::unknown_statement;
+
 use super::Shared;
 use crate::backend::link::{Effect, Link, Unnamed};
 use crate::fault::{Fault, SqlState};
@@ -26,8 +28,8 @@ const LARGE_OBJECT_CALLS: [u32; 13] =
 pub enum Stop {
     /// All whole messages are done.
     Drained,
-    /// Replies must come first: too many are awaited, or a message depends on one that may still
-    /// fail. Go on when some have come.
+    /// Replies must come first: too many are awaited, a message depends on one that may still fail, or
+    /// the server is asked where it stands. Go on when some have come.
     Full,
     /// The client said goodbye.
     Terminate,
@@ -63,7 +65,8 @@ pub fn from_client<'a>(
     let mut consumed = front.passage.resume(input.len(), &mut splice);
     let mut stop = Stop::Drained;
     while let Some(rest) = input.get(consumed..).filter(|rest| !rest.is_empty()) {
-        if link.expect.is_full() && !make_room(link, &mut splice, replies) {
+        let must_wait = link.expect.is_full() && !make_room(link, &mut splice, replies);
+        if must_wait || link.expect.is_in_doubt() {
             stop = Stop::Full;
             break;
         }
@@ -175,7 +178,10 @@ impl<'a> Message<'a, '_> {
                 self.link.expect.push(Awaited::FunctionCall, Reply::Forward, Effect::None);
                 Ok(self.forward())
             }
-            tag::COPY_DATA => Ok(self.copy()),
+            tag::COPY_DATA => {
+                self.link.expect.data_sent();
+                Ok(self.copy())
+            }
             tag::COPY_DONE | tag::COPY_FAIL => {
                 let step = self.copy();
                 self.link.expect.push(Awaited::CopyEnd, Reply::Forward, Effect::None);

@@ -12,7 +12,7 @@ mod alone;
 mod client;
 mod server;
 
-pub use alone::{answer_alone, may_begin};
+pub use alone::{answer_alone, may_begin, says_goodbye};
 pub use client::{ClientTurn, Stop, from_client};
 pub use server::{ServerTurn, from_server};
 
@@ -91,7 +91,7 @@ pub enum ServerFailure {
 /// Takes back what a skipped or failed message did to the books.
 fn undo(entry: Entry<Effect>, has_failed: bool, front: &mut Front, link: &mut Books<'_>) {
     match entry.effect {
-        Effect::None | Effect::Bound(_) => {}
+        Effect::None | Effect::Bound(..) => {}
         Effect::Prepared { name, id, was_sent } => {
             let prepared = front.prepared_mut();
             if prepared.find(&name).is_some_and(|statement| statement.id() == id) {
@@ -135,7 +135,7 @@ fn restore_unnamed(
     let later = link.expect.entries_mut().find_map(|entry| match &mut entry.effect {
         Effect::Unnamed { before, was_there } => Some((before, was_there)),
         Effect::None
-        | Effect::Bound(_)
+        | Effect::Bound(..)
         | Effect::Prepared { .. }
         | Effect::Injected(_)
         | Effect::InjectedUnnamed
@@ -151,6 +151,33 @@ fn restore_unnamed(
     }
     if let Some(was_there) = was_there {
         *has_it = was_there;
+    }
+}
+
+/// What a client that will send nothing more is still owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owed {
+    /// Nothing.
+    Nothing,
+    /// Answers that end in ReadyForQuery.
+    Answers,
+    /// Answers that the server may hold back, as a segment or a COPY has no end. If it is told that
+    /// nothing will come, it says what is left to say.
+    LastWords,
+}
+
+/// Says what a client is owed that will send nothing more.
+pub fn owed(front: &Front, link: &Link) -> Owed {
+    let expect = &link.expect;
+    let is_whole = front.passage.is_boundary();
+    if expect.is_empty() {
+        Owed::Nothing
+    } else if is_whole {
+        if expect.will_be_ready() { Owed::Answers } else { Owed::LastWords }
+    } else if expect.owes_ready_before_last() {
+        Owed::Answers
+    } else {
+        Owed::Nothing
     }
 }
 

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::client::synthesized_tag;
+use super::client::{synthesized_tag, unknown_statement};
 use super::{Books, ServerFailure, Shared, restore_unnamed, undo};
-use crate::backend::link::{Effect, Link};
+use crate::backend::link::{Effect, Link, mark};
 use crate::backend::params;
 use crate::backend::statements::StatementId;
 use crate::fault::SqlState;
@@ -13,7 +13,7 @@ use crate::metrics::labels::SqlClass;
 use crate::session::front::{Front, StatementRules};
 use crate::session::pins::Pins;
 use crate::wire::backend as view;
-use crate::wire::expect::{Awaited, TransactionStatus, Verdict};
+use crate::wire::expect::{Awaited, Reply, TransactionStatus, Verdict};
 use crate::wire::header::{self, HEADER_BYTES, Header};
 use crate::wire::splice::Splice;
 use crate::wire::tag::backend as tag;
@@ -240,18 +240,18 @@ impl<'a> Turn<'a, '_> {
         let verdict = expect.error(was_provoked || is_duplicate, |entry, has_failed| {
             match &entry.effect {
                 // "cached plan must not change result type": prepare it anew. Pooling point A13.
-                Effect::Bound(id)
+                Effect::Bound(id, _)
                     if has_failed && error.sqlstate == SqlState::FEATURE_NOT_SUPPORTED.0 =>
                 {
                     books.held.mark_stale(*id);
                 }
                 // The server does not have what we think it has.
-                Effect::Bound(id) if has_failed && was_provoked => books.held.remove(*id),
+                Effect::Bound(id, _) if has_failed && was_provoked => books.held.remove(*id),
                 Effect::Injected(_) | Effect::Prepared { was_sent: true, .. } => {
                     is_confused |= has_failed && is_duplicate;
                 }
                 Effect::None
-                | Effect::Bound(_)
+                | Effect::Bound(..)
                 | Effect::Prepared { .. }
                 | Effect::InjectedUnnamed
                 | Effect::Evicted(_)
@@ -330,14 +330,33 @@ impl<'a> Turn<'a, '_> {
                     ids.insert(*id);
                 }
                 Effect::None
-                | Effect::Bound(_)
+                | Effect::Bound(..)
                 | Effect::InjectedUnnamed
                 | Effect::Evicted(_)
                 | Effect::Closed { .. }
                 | Effect::Unnamed { .. } => {}
             }
         }
-        self.front.prepared_mut().clear_except(&names);
+        let prepared = self.front.prepared_mut();
+        let forgotten: Vec<(StatementId, Box<[u8]>)> = prepared
+            .names()
+            .filter(|(name, statement)| !names.contains(name) && !ids.contains(&statement.id()))
+            .map(|(name, statement)| (statement.id(), name.into()))
+            .collect();
+        prepared.clear_except(&names);
         self.link.held.clear_except(&ids);
+        // What is under way for them fails; the client must read its own name in that.
+        for entry in self.link.expect.entries_mut() {
+            let Effect::Bound(id, name) = entry.effect else { continue };
+            let is_it = |(known, known_name): &&(StatementId, Box<[u8]>)| {
+                *known == id && mark(known_name) == name
+            };
+            let known = forgotten.iter().find(is_it);
+            if let Some((_, name)) = known.filter(|_| entry.reply == Reply::Forward) {
+                let mut error = Vec::new();
+                unknown_statement(name).encode(&mut error);
+                entry.reply = Reply::Replace(error.into());
+            }
+        }
     }
 }

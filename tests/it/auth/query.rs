@@ -346,3 +346,46 @@ fn libpq_binds_its_proof_to_the_connection() {
         assert_eq!(output.status.success() && said.trim() == "42", is_right, "{output:?}");
     }
 }
+
+/// Lets whoever may choose where names are looked for say what everybody's password is.
+const IMPOSTOR: &str = "CREATE SCHEMA evil; \
+    CREATE FUNCTION evil.secret_of(wanted text) RETURNS TABLE (name text, secret text) LANGUAGE sql \
+    AS $$ SELECT wanted, 'evil-pw' $$";
+
+/// Tells secrets in a session that nobody has set anything in.
+const SECRETS: &str = "CREATE FUNCTION public.secret_of(wanted text) \
+    RETURNS TABLE (name text, secret text) LANGUAGE sql \
+    AS $$ SELECT rolname::text, rolpassword FROM pg_authid WHERE rolname = wanted \
+    AND current_user = 'postgres' AND current_setting('search_path') = '\"$user\", public' \
+    AND current_setting('datestyle') = 'ISO, MDY' AND current_setting('timezone') = 'UTC' \
+    AND current_setting('statement_timeout') = '0' AND current_setting('application_name') <> 'x' \
+    AND current_setting('client_encoding') <> 'LATIN1' $$";
+
+#[test]
+fn c32_no_parameter_of_a_client_is_applied_where_secrets_are_looked_up() {
+    let fixture = Fixture::start(|config| {
+        asking(config).general("auth_query = \"SELECT name, secret FROM secret_of($1)\"")
+    });
+    let mut observer = fixture.observer();
+    observer.rows(IMPOSTOR);
+    observer.rows(SECRETS);
+    let login = |password| Login::new("alice", &fixture.database).password(password);
+    let demanding = |password| {
+        login(password)
+            .parameter("search_path", "evil, public")
+            .parameter("options", "-c statement_timeout=77s")
+            .parameter("DateStyle", "German")
+            .parameter("TimeZone", "Asia/Tokyo")
+            .parameter("client_encoding", "LATIN1")
+            .parameter("application_name", "x")
+    };
+    let address = fixture.proxy.tcp();
+    // The connection that asks is kept, so that what one login leaves would be there for the next.
+    for _ in 0..3 {
+        let mut client = demanding("alice-pw").connect(&address).expect("it is her password");
+        assert_eq!(client.value("show search_path"), "evil, public");
+        let said = demanding("evil-pw").connect(&address).err().expect("it is not her password");
+        assert!(format!("{said:?}").contains("28P01"), "{said:?}");
+        login("alice-pw").connect(&address).expect("it is her password");
+    }
+}

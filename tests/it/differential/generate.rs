@@ -220,6 +220,39 @@ const SCRIPTS: usize = 8;
 /// Tables there are.
 pub const TABLES: usize = CLIENTS * CONNECTIONS * SCRIPTS;
 
+/// Puts a Sync behind data behind a Sync, if the client would go on with something else.
+///
+/// LIMIT: whether a COPY of an Execute had failed before it came to the first Sync only the server knows,
+/// and so whether it skips that. The proxy asks, but cannot before it forwards what was sent with it.
+fn end_doubtful_segments<'a>(acts: impl Iterator<Item = &'a mut Act>) {
+    let (mut may_copy, mut has_sync, mut is_doubtful) = (false, false, false);
+    for act in acts {
+        let What::Send { messages, .. } = &mut act.what else {
+            (may_copy, has_sync, is_doubtful) = (false, false, false);
+            continue;
+        };
+        let mut ended = Vec::new();
+        for message in messages.drain(..) {
+            match message {
+                Message::Flush => {}
+                Message::Sync => (has_sync, is_doubtful) = (may_copy, false),
+                Message::CopyData(_) | Message::CopyDone | Message::CopyFail => {
+                    is_doubtful = has_sync;
+                }
+                _ => {
+                    if is_doubtful {
+                        ended.push(Message::Sync);
+                    }
+                    may_copy |= matches!(message, Message::Execute { .. });
+                    (has_sync, is_doubtful) = (false, false);
+                }
+            }
+            ended.push(message);
+        }
+        *messages = ended;
+    }
+}
+
 impl Author {
     /// The script of this seed for so many clients.
     pub fn write(seed: u64, keeps: Keeps, clients: usize) -> Script {
@@ -231,7 +264,11 @@ impl Author {
         let first = |client| (round * CLIENTS + client) * CONNECTIONS;
         let tables = (0..clients).map(first).collect();
         let mut author = Self { dice, keeps, theme, tables, used: BTreeSet::new() };
-        let acts = (0..2 + author.dice.roll(9)).map(|_| author.act(clients)).collect();
+        let mut acts: Vec<Act> =
+            (0..2 + author.dice.roll(9)).map(|_| author.act(clients)).collect();
+        for client in 0..clients {
+            end_doubtful_segments(acts.iter_mut().filter(|act| act.client == client));
+        }
         Script { clients, tables: author.used, acts }
     }
 

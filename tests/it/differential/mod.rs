@@ -10,7 +10,9 @@
 //! ([`play`]). Only process ids, places in PostgreSQL's source, and what no client can rely on is not
 //! compared (`Reply::detail`).
 //!
-//! - `PGTANDEM_IT_SEQUENCES`: how many (else none);
+//! What PostgreSQL itself answers otherwise when it is asked again is no difference.
+//!
+//! - `PGTANDEM_IT_SEQUENCES`: how many (else [`SHORT`]);
 //! - `PGTANDEM_IT_FIRST`: the first seed;
 //! - `PGTANDEM_IT_SEED`: only this one.
 
@@ -41,6 +43,9 @@ use shrink::shrink;
 
 use crate::support::{EndsWith, cluster::Cluster, login::Login};
 
+/// How many sequences are played when nobody says how many: some 20 s.
+const SHORT: u64 = 1_000;
+
 /// A campaign ends when so many sequences have differed.
 const FAILURES_MAX: usize = 4;
 
@@ -49,6 +54,8 @@ struct Campaign {
     first: u64,
     count: u64,
     played: AtomicU64,
+    /// Sequences that PostgreSQL itself does not always answer alike.
+    unsteady: AtomicU64,
     failures: Mutex<Vec<String>>,
 }
 
@@ -59,13 +66,17 @@ fn setting<T: FromStr>(name: &str) -> Option<T> {
 }
 
 impl Campaign {
-    /// What is asked for: one seed, or so many sequences; `None` if nothing is.
-    fn from_env() -> Option<Self> {
+    /// What is asked for: one seed, or so many sequences.
+    fn from_env() -> Self {
         let (first, count) = match setting("PGTANDEM_IT_SEED") {
             Some(seed) => (seed, 1),
-            None => (setting("PGTANDEM_IT_FIRST").unwrap_or(0), setting("PGTANDEM_IT_SEQUENCES")?),
+            None => (
+                setting("PGTANDEM_IT_FIRST").unwrap_or(0),
+                setting("PGTANDEM_IT_SEQUENCES").unwrap_or(SHORT),
+            ),
         };
-        Some(Self { first, count, played: AtomicU64::new(0), failures: Mutex::default() })
+        let (played, unsteady) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { first, count, played, unsteady, failures: Mutex::default() }
     }
 
     /// Plays the sequences of one setup.
@@ -79,6 +90,11 @@ impl Campaign {
             }
             let script = Author::write(seed, setup.keeps, setup.clients());
             if let Some(difference) = lane.differ(&script) {
+                if !lane.is_steady(&script) {
+                    eprintln!("seed {seed}: PostgreSQL does not always answer alike");
+                    self.unsteady.fetch_add(1, Ordering::Relaxed);
+                    continue;
+                }
                 let story = explain(&mut lane, script, &difference);
                 let story = format!("--- seed {seed}, {} ---\n{story}", setup.name);
                 eprintln!("{story}");
@@ -113,10 +129,7 @@ fn explain(lane: &mut Lane, script: script::Script, difference: &str) -> String 
 
 #[test]
 fn random_sequences() {
-    let Some(campaign) = Campaign::from_env() else {
-        eprintln!("no sequences: `make differential` plays them");
-        return;
-    };
+    let campaign = Campaign::from_env();
     let world = World::start();
     let is_over = AtomicBool::new(false);
     let started = Instant::now();
@@ -148,6 +161,9 @@ fn random_sequences() {
         started.elapsed().as_secs()
     );
     assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let unsteady = campaign.unsteady.load(Ordering::Relaxed);
+    assert_eq!(played + unsteady, campaign.count);
+    assert!(unsteady <= 1 + played / 1_000, "{unsteady} sequences prove nothing");
 }
 
 #[test]

@@ -79,11 +79,13 @@ impl Reply {
         let mut cursor = Cursor(self.body());
         match self.tag() {
             b'E' | b'N' => {
-                // File, line and routine name a place in PostgreSQL's source; V repeats S.
+                // File, line and routine name a place in PostgreSQL's source; V repeats S. What a
+                // function was at when it was cancelled is chance.
+                let left_out: &[u8] = if self.sqlstate() == "57014" { b"FLRVW" } else { b"FLRV" };
                 let fields = self
                     .body()
                     .split(|byte| *byte == 0)
-                    .filter(|field| field.first().is_some_and(|code| !b"FLRV".contains(code)));
+                    .filter(|field| field.first().is_some_and(|code| !left_out.contains(code)));
                 let text: Vec<_> = fields.map(String::from_utf8_lossy).collect();
                 if self.sqlstate() == "08P01" {
                     // Where Bind does not fit, the server names its own statement.

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{Message, Step, invalid_length};
-use crate::backend::link::{Effect, Unnamed};
+use crate::backend::link::{Effect, Unnamed, mark};
 use crate::backend::statements::{Held, NAME_PREFIX, Statement, text_of};
 use crate::fault::{Fault, SqlState};
 use crate::session::front::StatementRules;
@@ -164,13 +164,17 @@ impl<'a> Message<'a, '_> {
         let name = Box::from(parse.name);
         let id = statement.id();
         let is_failed = self.link.expect.status() == TransactionStatus::Failed;
-        if held == Held::Ready && !is_failed && !self.link.expect.has_open_segments() {
+        let must_be_read = is_failed
+            || self.link.expect.has_open_segments()
+            || self.link.expect.may_be_copying_in();
+        if held == Held::Ready && !must_be_read {
             let effect = Effect::Prepared { name, id, was_sent: false };
             self.push_named(Awaited::Parse, Reply::Synthesize, effect);
             return self.skip();
         }
         if held != Held::Missing {
-            // In a transaction that has failed, or may fail yet, only the server can say.
+            // In a transaction that has failed, or may fail yet, or in a COPY, only the server can
+            // say.
             self.inject_close(&statement);
         }
         self.make_room_for_one();
@@ -188,6 +192,11 @@ impl<'a> Message<'a, '_> {
     fn parse_duplicate(&mut self, parse: frontend::Parse<'a>) -> Step {
         if self.link.expect.has_open_segments() {
             // One of them may be `DEALLOCATE ALL`.
+            return Step::Wait;
+        }
+        if self.link.expect.may_be_copying_in() && !self.link.expect.is_copying_in() {
+            // So may what this segment runs; and the server may hold its answer back.
+            encode::flush(self.splice.insert());
             return Step::Wait;
         }
         let out = self.splice.insert();
@@ -244,7 +253,7 @@ impl<'a> Message<'a, '_> {
 
     fn bind_renamed(&mut self, bind: frontend::Bind<'a>, statement: &Arc<Statement>) -> Step {
         let statement = &self.ensure(statement);
-        let effect = Effect::Bound(statement.id());
+        let effect = Effect::Bound(statement.id(), mark(bind.statement));
         self.link.expect.push(Awaited::Bind, Reply::Forward, effect);
         let names = bind.portal.len() + 1 + bind.statement.len() + 1;
         let values = self.header.message_bytes() - HEADER_BYTES - names;
@@ -283,7 +292,7 @@ impl<'a> Message<'a, '_> {
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => {
                 let statement = self.ensure(&statement);
-                let effect = Effect::Bound(statement.id());
+                let effect = Effect::Bound(statement.id(), mark(described.name));
                 self.link.expect.push(Awaited::Describe, Reply::Forward, effect);
                 encode::message(self.splice.insert(), tag::DESCRIBE, |out| {
                     out.push(b'S');
@@ -320,7 +329,13 @@ impl<'a> Message<'a, '_> {
             Some(statement) => Effect::Closed { name: closed.name.into(), statement },
             None => Effect::None,
         };
-        self.push_named(Awaited::Close, Reply::Synthesize, effect);
+        if self.link.expect.may_be_copying_in() {
+            // Nothing but the data of a COPY may come in one.
+            encode::close_statement(self.splice.insert(), DUPLICATE_NAME);
+            self.push_named(Awaited::Close, Reply::Forward, effect);
+        } else {
+            self.push_named(Awaited::Close, Reply::Synthesize, effect);
+        }
         Ok(self.skip())
     }
 
@@ -424,11 +439,7 @@ impl<'a> Message<'a, '_> {
             return Lookup::Raw;
         }
         // On the server this name might be a statement of somebody else.
-        let name = String::from_utf8_lossy(name);
-        Lookup::Refused(Fault::error(
-            SqlState::INVALID_SQL_STATEMENT_NAME,
-            format!("prepared statement \"{name}\" does not exist"),
-        ))
+        Lookup::Refused(unknown_statement(name))
     }
 
     /// The name at the start of the body; `None` if it is not all there yet.
@@ -450,6 +461,13 @@ impl<'a> Message<'a, '_> {
         }
         Ok(self.body())
     }
+}
+
+/// What PostgreSQL says of a statement that is not there.
+pub(in crate::session::relay) fn unknown_statement(name: &[u8]) -> Fault {
+    let name = String::from_utf8_lossy(name);
+    let text = format!("prepared statement \"{name}\" does not exist");
+    Fault::error(SqlState::INVALID_SQL_STATEMENT_NAME, text)
 }
 
 /// What a statement name of the client means.

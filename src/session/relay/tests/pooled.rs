@@ -282,6 +282,7 @@ impl Pool {
         }
         client.inbox.drain(..consumed);
         client.received.extend(&replies);
+        self.ask(key);
         self.release_if_over(key);
     }
 
@@ -308,7 +309,27 @@ impl Pool {
         let consumed = turn.consumed;
         backend.unread.drain(..consumed);
         client.is_stalled = false;
+        self.ask(lessee);
         self.release_if_over(lessee);
+    }
+
+    /// As the worker does it.
+    fn ask(&mut self, key: usize) {
+        let client = &mut self.clients[key];
+        let Some(lease) = client.lease.filter(|_| client.front.passage.is_boundary()) else {
+            return;
+        };
+        let backend = &mut self.backends[lease];
+        if backend.link.expect.must_ask() {
+            let mut question = Vec::new();
+            encode::sync(&mut question);
+            encode::close_statement(&mut question, b"pgtandem.nothing");
+            encode::sync(&mut question);
+            backend.server.receive(&question);
+            for awaited in [Awaited::Sync, Awaited::Close, Awaited::Sync] {
+                backend.link.expect.push(awaited, Reply::Swallow, Effect::None);
+            }
+        }
     }
 
     fn lease(&mut self, key: usize) -> Option<usize> {
