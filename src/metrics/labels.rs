@@ -52,6 +52,8 @@ label! {
         NoServer = "no_server",
         /// The server connection that it used ended.
         ServerLost = "server_lost",
+        /// It did not take its notifications (`listen_queue`).
+        Notifications = "notifications",
         /// The server or this pool refuses what it wants.
         Refused = "refused",
         /// An administrator, or the end of the proxy.

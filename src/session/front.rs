@@ -7,7 +7,7 @@ use crate::backend::link::Unnamed;
 use crate::backend::params::ParamSet;
 use crate::backend::statements::{Statement, text_of};
 use crate::fault::Fault;
-use crate::session::state::State;
+use crate::session::state::{State, Taking};
 use crate::wire::header::MESSAGE_BYTES_MAX;
 use crate::wire::passage::Passage;
 
@@ -123,21 +123,21 @@ impl Front {
     }
 
     /// Looks at a text that it is about to run: see [`State::inspect`].
-    pub fn inspect(&mut self, text: &[u8]) -> Result<(), Fault> {
+    pub fn inspect(&mut self, text: &[u8]) -> Result<Taking, Fault> {
         self.state.inspect(text, &self.params)
     }
 
     /// Looks at the unnamed statement, which it is about to run.
-    pub fn inspect_unnamed(&mut self) -> Result<(), Fault> {
+    pub fn inspect_unnamed(&mut self) -> Result<Taking, Fault> {
         match self.prepared.as_deref().map(|prepared| &prepared.unnamed) {
             Some(Unnamed::Kept(definition)) => {
                 self.state.inspect(text_of(definition), &self.params)
             }
             Some(Unnamed::TooLong) => {
                 self.state.doubt_everything();
-                Ok(())
+                Ok(Taking::Nothing)
             }
-            Some(Unnamed::None) | None => Ok(()),
+            Some(Unnamed::None) | None => Ok(Taking::Nothing),
         }
     }
 

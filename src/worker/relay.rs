@@ -387,15 +387,25 @@ impl Worker {
         match session.pipe.flush() {
             Err(Gone) => self.client_leaves(key, Leave::Lost),
             Ok(false) => {}
-            Ok(true) => match session.phase {
-                Phase::Leased(backend) => {
-                    self.runnable.push_back(key);
-                    self.pump_server(backend);
+            Ok(true) => {
+                if session.front.state.has_channels() {
+                    self.deliver(key);
                 }
-                Phase::Idle | Phase::Waiting | Phase::Refusing(_) => self.runnable.push_back(key),
-                Phase::Closing { .. } => self.remove_session(key),
-                Phase::Greeting(_) | Phase::Leaving(..) => {}
-            },
+                self.client_took_all(key);
+            }
+        }
+    }
+
+    fn client_took_all(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match session.phase {
+            Phase::Leased(backend) => {
+                self.runnable.push_back(key);
+                self.pump_server(backend);
+            }
+            Phase::Idle | Phase::Waiting | Phase::Refusing(_) => self.runnable.push_back(key),
+            Phase::Closing { .. } => self.remove_session(key),
+            Phase::Greeting(_) | Phase::Leaving(..) => {}
         }
     }
 

@@ -3,9 +3,10 @@
 mod statements;
 
 use super::Shared;
-use crate::backend::link::{Effect, Link, Unnamed};
+use crate::backend::link::{ChannelQuery, Effect, Link, Unnamed};
 use crate::fault::{Fault, SqlState};
 use crate::session::front::{Front, StatementRules};
+use crate::session::state::Taking;
 use crate::wire::encode;
 use crate::wire::expect::{Awaited, Reply};
 use crate::wire::header::{self, HEADER_BYTES, Header};
@@ -108,6 +109,13 @@ fn answer_synthesized(link: &mut Link, replies: &mut Vec<u8>) {
 fn bad_length(error: header::BadLength) -> Fault {
     tracing::debug!(%error, "client message refused");
     invalid_length()
+}
+
+/// Nobody could say what the backend listens to behind such a text.
+fn cannot_unlisten() -> Fault {
+    let text = "cannot run UNLISTEN with other statements in one query within a transaction";
+    Fault::error(SqlState::FEATURE_NOT_SUPPORTED, text)
+        .with_hint("Send UNLISTEN in a query of its own.")
 }
 
 fn invalid_length() -> Fault {
@@ -223,7 +231,7 @@ impl<'a> Message<'a, '_> {
             match self.body() {
                 Some(body) => {
                     let text = body.strip_suffix(b"\0").unwrap_or(body);
-                    refusal = self.front.inspect(text).err();
+                    refusal = self.inspect_query(text).err();
                 }
                 None if self.header.message_bytes() <= TEXT_BYTES_MAX => return Step::Incomplete,
                 None => self.front.state.doubt_everything(),
@@ -242,6 +250,25 @@ impl<'a> Message<'a, '_> {
         }
         self.link.expect.push(Awaited::Query, Reply::Forward, effect);
         self.forward()
+    }
+
+    /// Looks at the text of a Query, and has the backend listen in front of it if need be.
+    fn inspect_query(&mut self, text: &[u8]) -> Result<(), Fault> {
+        let expect = &self.link.expect;
+        let is_in_front = expect.is_at_rest();
+        let may_take = expect.is_at_segment_start();
+        match self.front.inspect(text)? {
+            Taking::Nothing => return Ok(()),
+            Taking::Anywhere if may_take => {}
+            Taking::InFront if is_in_front => {}
+            Taking::Anywhere | Taking::InFront => return Err(cannot_unlisten()),
+        }
+        if let Some(sql) = self.front.state.take_channels() {
+            encode::query(self.splice.insert(), &sql);
+            let effect = Effect::Channels(ChannelQuery::Take);
+            self.link.expect.push(Awaited::Query, Reply::Swallow, effect);
+        }
+        Ok(())
     }
 
     /// Has the server fail in place of a query. What `effect` says was dropped is dropped.
