@@ -203,6 +203,7 @@ impl Channels {
             && self.local.is_empty()
             && self.registered.is_empty()
             && !self.is_backend_used()
+            && self.ending.is_none()
     }
 
     /// Says whether something of them may be left on the backend.

@@ -123,15 +123,22 @@ impl Front {
     }
 
     /// Looks at a text that it is about to run: see [`State::inspect`].
-    pub fn inspect(&mut self, text: &[u8]) -> Result<Taking, Fault> {
+    pub fn inspect(&mut self, text: &[u8]) -> Result<(), Fault> {
         self.state.inspect(text, &self.params)
+    }
+
+    /// Says whether its backend must be made to listen in front of a text.
+    pub fn taking(&self, text: &[u8]) -> Taking {
+        self.state.taking(text, &self.params)
     }
 
     /// Looks at the unnamed statement, which it is about to run.
     pub fn inspect_unnamed(&mut self) -> Result<Taking, Fault> {
         match self.prepared.as_deref().map(|prepared| &prepared.unnamed) {
             Some(Unnamed::Kept(definition)) => {
-                self.state.inspect(text_of(definition), &self.params)
+                let text = text_of(definition);
+                let taking = self.state.taking(text, &self.params);
+                self.state.inspect(text, &self.params).map(|()| taking)
             }
             Some(Unnamed::TooLong) => {
                 self.state.doubt_everything();

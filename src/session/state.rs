@@ -217,35 +217,45 @@ impl State {
     /// # Errors
     /// Why it must not: 0A000 where session state is refused, 53300 where too many clients of the
     /// pool are pinned already.
-    pub fn inspect(&mut self, text: &[u8], params: &ParamSet) -> Result<Taking, Fault> {
+    pub fn inspect(&mut self, text: &[u8], params: &ParamSet) -> Result<(), Fault> {
         if sql::glance(text) != Glance::Unclear {
-            return Ok(Taking::Nothing);
+            return Ok(());
         }
         let dialect = params.lexical();
         let known =
             self.pins.and(self.doubts.as_ref().map(|doubts| doubts.pins).unwrap_or_default());
-        let (is_shared, shares) =
-            (self.channels().is_some_and(Channels::is_shared), self.shares_channels);
+        let shares = self.shares_channels;
         let mut look = Look { params, dialect, known, shares, ..Look::new(params) };
-        let mut count = 0;
         for part in sql::statements(text, dialect) {
             look.at(part.text, &sql::classify(part.text, dialect));
-            count += 1;
         }
-        let taking = match (is_shared && look.unlistens, count) {
+        self.admit(look)
+    }
+
+    /// Says whether the backend must be made to listen in front of a text that the client is about
+    /// to run.
+    pub fn taking(&self, text: &[u8], params: &ParamSet) -> Taking {
+        let is_shared = self.channels().is_some_and(Channels::is_shared);
+        if !is_shared || sql::glance(text) != Glance::Unclear {
+            return Taking::Nothing;
+        }
+        let dialect = params.lexical();
+        let unlistens = |part: sql::Part<'_>| {
+            matches!(sql::classify(part.text, dialect).action, Action::Unlisten(_))
+        };
+        let parts = sql::statements(text, dialect);
+        match (parts.clone().any(unlistens), parts.count()) {
             (false, _) => Taking::Nothing,
             (true, 0 | 1) => Taking::Anywhere,
             (true, _) => Taking::InFront,
-        };
-        if taking != Taking::Nothing {
-            look.doubts.pins.add(Pins::LISTEN);
         }
-        self.admit(look).map(|()| taking)
     }
 
     /// Writes what makes the backend listen to what the client listens to.
     pub fn take_channels(&mut self) -> Option<Vec<u8>> {
-        self.channels_mut().map(Channels::take)
+        let sql = self.channels_mut().map(Channels::take)?;
+        self.doubts.get_or_insert_default().pins.add(Pins::LISTEN);
+        Some(sql)
     }
 
     /// Notes that something runs whose text was not seen.
@@ -469,8 +479,6 @@ struct Look<'a> {
     is_pin: bool,
     /// Channels are handed over, and keep nobody at a backend.
     shares: bool,
-    /// It may end listening to a channel.
-    unlistens: bool,
 }
 
 impl<'a> Look<'a> {
@@ -484,7 +492,6 @@ impl<'a> Look<'a> {
             left: None,
             is_pin: false,
             shares: false,
-            unlistens: false,
         }
     }
 
@@ -507,10 +514,7 @@ impl<'a> Look<'a> {
             Action::Deallocate(_) => self.takes_back(Pins::PREPARE),
             Action::Listen(_) if self.shares => self.doubts.pins.add(Pins::LISTEN),
             Action::Listen(_) => self.leaves("a channel that is listened to", Pins::LISTEN),
-            Action::Unlisten(_) => {
-                self.unlistens = true;
-                self.takes_back(Pins::LISTEN);
-            }
+            Action::Unlisten(_) => self.takes_back(Pins::LISTEN),
             Action::Declare { is_holding: true, .. } => {
                 self.leaves("a cursor WITH HOLD", Pins::CURSOR);
             }

@@ -340,12 +340,12 @@ fn who_relied_on_a_lost_listener_is_told() {
     assert_eq!(b.query("begin"), "C BEGIN | Z T");
     let pids = listeners(&fixture);
     fixture.observer().rows(&format!("select pg_terminate_backend({})", pids[0]));
-    assert_eq!(a.until_end(), "E 08006 | EOF");
+    assert_eq!(a.until_end(), "E FATAL 08006 | EOF");
     // A transaction is not disturbed.
     b.assert_quiet();
     assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z T");
     b.send(&[query("commit")]);
-    assert_eq!(b.until_end(), "C COMMIT | Z I | E 08006 | EOF");
+    assert_eq!(b.until_end(), "C COMMIT | Z I | E FATAL 08006 | EOF");
     assert_eq!(c.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
     c.assert_quiet();
     // Everything is as before for who comes again.
@@ -358,19 +358,32 @@ fn who_relied_on_a_lost_listener_is_told() {
 
 #[test]
 fn a_client_keeps_its_backend_until_there_is_a_listener() {
-    let fixture = start(|config| config.general("default_pool_size = 2"));
+    let fixture = start(|config| config.user("few", &[]));
     let mut observer = fixture.observer();
-    let mut a = fixture.connect();
-    assert_eq!(a.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
-    // Nobody else can connect.
-    observer.rows(&format!("alter database \"{}\" connection limit 0", fixture.database));
-    observer.rows("create role plain login");
-    let mut plain = Login::new("plain", &fixture.database);
-    plain = plain.parameter("application_name", "plain");
-    drop(plain);
+    observer.rows("create role few login connection limit 1");
+    let login = Login::new("few", &fixture.database);
+    let mut a = login.connect(&fixture.proxy.tcp()).expect("the proxy trusts us");
     assert_eq!(a.query("listen news"), "C LISTEN | Z I");
-    hears(&fixture, &mut a, &["news"], &["news"]);
-    observer.rows("drop role plain");
+    let mut hear = |expected: &str| {
+        observer.rows(&format!("notify news, '{expected}'"));
+        assert_eq!(a.take(1), format!("A news {expected}"));
+    };
+    // There is no second connection.
+    for number in 0..20 {
+        hear(&format!("kept {number}"));
+        let_pass(Duration::from_millis(20));
+    }
+    assert!(listeners(&fixture).is_empty());
+    fixture.observer().rows("alter role few connection limit 2");
+    for number in 0.. {
+        hear(&format!("on the way {number}"));
+        if shared(&fixture) == 1 && listeners(&fixture).len() == 1 {
+            break;
+        }
+    }
+    handed_over(&fixture, 1);
+    hear("handed over");
+    a.assert_quiet();
 }
 
 #[test]
@@ -399,7 +412,7 @@ fn a_client_that_does_not_read_is_closed_and_slows_nobody() {
     // A transaction is not disturbed.
     assert_eq!(busy.query("select 1"), "T | D 1 | C SELECT 1 | Z T");
     busy.send(&[query("commit")]);
-    assert_eq!(busy.until_end(), "C COMMIT | Z I | E 53400 | EOF");
+    assert_eq!(busy.until_end(), "C COMMIT | Z I | E FATAL 53400 | EOF");
     assert_eq!(quick.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
@@ -424,7 +437,7 @@ fn listening_goes_on_while_the_database_is_paused_or_reloaded() {
     admin.query("resume");
     assert_eq!(a.take(1), "A news hello");
     admin.query("reconnect");
-    assert_eq!(a.until_end(), "E 08006 | EOF");
+    assert_eq!(a.until_end(), "E FATAL 08006 | EOF");
 }
 
 #[test]
@@ -440,11 +453,11 @@ fn other_encodings_and_rules_keep_their_backends() {
     assert_eq!(other.take(1), "A news Grüße");
     assert_eq!(&latin.reply().body()[4..], b"news\0Gr\xfc\xdfe\0");
     // Who takes another encoding later is not sent what it cannot read.
-    assert_eq!(other.query("set client_encoding = 'LATIN1'"), "C SET | S client_encoding LATIN1 | Z I");
+    assert_eq!(other.query("set client_encoding = 'LATIN1'"), "C SET | S client_encoding=LATIN1 | Z I");
     fixture.observer().rows("notify news, 'plain'");
     assert_eq!(other.take(1), "A news plain");
     fixture.observer().rows("notify news, 'Grüße'");
-    assert_eq!(other.until_end(), "E 0A000 | EOF");
+    assert_eq!(other.until_end(), "E FATAL 0A000 | EOF");
     for setting in ["session_state = \"pin\"", "max_prepared_statements = 0"] {
         let fixture = start(|config| config.general(setting));
         let mut a = fixture.connect();

@@ -8,7 +8,7 @@ use crate::fault::{Fault, SqlState};
 use crate::session::front::{Front, StatementRules};
 use crate::session::state::Taking;
 use crate::wire::encode;
-use crate::wire::expect::{Awaited, Reply};
+use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::header::{self, HEADER_BYTES, Header};
 use crate::wire::splice::Splice;
 use crate::wire::tag::{backend, frontend as tag};
@@ -231,7 +231,11 @@ impl<'a> Message<'a, '_> {
             match self.body() {
                 Some(body) => {
                     let text = body.strip_suffix(b"\0").unwrap_or(body);
-                    refusal = self.inspect_query(text).err();
+                    match self.inspect_query(text) {
+                        Ok(true) => {}
+                        Ok(false) => return Step::Wait,
+                        Err(fault) => refusal = Some(fault),
+                    }
                 }
                 None if self.header.message_bytes() <= TEXT_BYTES_MAX => return Step::Incomplete,
                 None => self.front.state.doubt_everything(),
@@ -252,23 +256,30 @@ impl<'a> Message<'a, '_> {
         self.forward()
     }
 
-    /// Looks at the text of a Query, and has the backend listen in front of it if need be.
-    fn inspect_query(&mut self, text: &[u8]) -> Result<(), Fault> {
+    /// Looks at the text of a Query, and has the backend listen in front of it if need be. Says
+    /// whether it can be sent now.
+    fn inspect_query(&mut self, text: &[u8]) -> Result<bool, Fault> {
         let expect = &self.link.expect;
-        let is_in_front = expect.is_at_rest();
-        let may_take = expect.is_at_segment_start();
-        match self.front.inspect(text)? {
-            Taking::Nothing => return Ok(()),
-            Taking::Anywhere if may_take => {}
-            Taking::InFront if is_in_front => {}
-            Taking::Anywhere | Taking::InFront => return Err(cannot_unlisten()),
+        match self.front.taking(text) {
+            Taking::Nothing => return self.front.inspect(text).map(|()| true),
+            Taking::Anywhere | Taking::InFront if !expect.is_at_segment_start() => {
+                return Err(cannot_unlisten());
+            }
+            Taking::Anywhere => {}
+            // Whether it is in a transaction is not known yet.
+            Taking::InFront if expect.has_open_segments() => return Ok(false),
+            Taking::InFront if expect.status() != TransactionStatus::Idle => {
+                return Err(cannot_unlisten());
+            }
+            Taking::InFront => {}
         }
+        self.front.inspect(text)?;
         if let Some(sql) = self.front.state.take_channels() {
             encode::query(self.splice.insert(), &sql);
             let effect = Effect::Channels(ChannelQuery::Take);
             self.link.expect.push(Awaited::Query, Reply::Swallow, effect);
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Has the server fail in place of a query. What `effect` says was dropped is dropped.

@@ -243,10 +243,11 @@ impl<'a> Message<'a, '_> {
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => {
                 if !statement.is_plain() {
-                    match self.front.inspect(statement.text()) {
-                        Ok(taking) => self.take_channels(taking),
-                        Err(fault) => return Ok(self.refuse(&fault)),
+                    let taking = self.front.taking(statement.text());
+                    if let Err(fault) = self.front.inspect(statement.text()) {
+                        return Ok(self.refuse(&fault));
                     }
+                    self.take_channels(taking);
                 }
                 Ok(self.bind_renamed(bind, &statement))
             }
