@@ -226,9 +226,9 @@ impl Channels {
         self.held_bytes
     }
 
-    /// Says whether the server must say if a take-over has held.
-    pub fn is_taken(&self) -> bool {
-        self.is_taken
+    /// Says whether the server must say if a take-over has held; that is known of those up to here then.
+    pub fn ask_if_taken(&mut self) -> bool {
+        std::mem::take(&mut self.is_taken)
     }
 
     /// Writes what makes the backend listen to what the client listens to, unless it does.
@@ -253,7 +253,6 @@ impl Channels {
     /// Takes what the backend listens to now, as the server says, and whether a take-over has held.
     /// Returns what the client must be sent.
     pub fn conclude(&mut self, found: Vec<Name>, has_held: bool) -> Vec<Arc<Notification>> {
-        let has_held = std::mem::take(&mut self.is_taken) && has_held;
         self.is_backend_used = !found.is_empty();
         self.has_parameter |= has_held;
         let found: BTreeSet<Name> =
@@ -282,7 +281,7 @@ impl Channels {
     }
 
     /// Says what is to be done next. At rest only, and not while the server is being asked.
-    pub fn next(&mut self) -> Next {
+    pub fn go_on(&mut self) -> Next {
         let count = self.count();
         match &mut self.step {
             Step::Settled if self.local.is_empty() => return self.release(),
@@ -294,8 +293,13 @@ impl Channels {
             Step::Granted(marker) => {
                 let marker = marker.clone();
                 let (sql, payload) = (mark(&marker), marker.payload.clone());
-                let (is_here, is_there, instead, tail) = (false, false, None, Vec::new());
-                self.step = Step::Marking { marker, is_here, is_there, instead, tail };
+                self.step = Step::Marking {
+                    marker,
+                    is_here: false,
+                    is_there: false,
+                    instead: None,
+                    tail: Vec::new(),
+                };
                 self.is_backend_used = true;
                 return Next::Mark(sql, payload);
             }
@@ -425,11 +429,9 @@ impl Channels {
         let channel = notification.channel();
         let is_ours = match &self.step {
             Step::Marking { is_there: true, .. } if self.local.contains(channel) => true,
-            Step::Settled
-            | Step::Asked
-            | Step::Granted(_)
-            | Step::Marking { .. }
-            | Step::Kept => self.shared.contains(channel),
+            Step::Settled | Step::Asked | Step::Granted(_) | Step::Marking { .. } | Step::Kept => {
+                self.shared.contains(channel)
+            }
         };
         if is_ours {
             self.held_bytes += notification.message.len();

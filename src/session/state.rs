@@ -315,9 +315,10 @@ impl State {
                 &mut sql,
                 b"SELECT 'c', l.name, '', '' FROM pg_catalog.pg_listening_channels() l(name)",
             );
-            if self.channels().is_some_and(Channels::is_taken) {
+            if self.channels_mut().is_some_and(Channels::ask_if_taken) {
                 let taken = channels::TAKEN;
-                let value = format!("SELECT 't', pg_catalog.current_setting('{taken}', true), '', ''");
+                let value =
+                    format!("SELECT 't', pg_catalog.current_setting('{taken}', true), '', ''");
                 union(&mut sql, value.as_bytes());
             }
         }

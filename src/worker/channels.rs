@@ -69,7 +69,7 @@ impl Worker {
                 self.end_listener(key, ending);
                 return false;
             }
-            match if may_ask { channels.next() } else { Next::Nothing } {
+            match if may_ask { channels.go_on() } else { Next::Nothing } {
                 Next::Say(notifications) => {
                     if !self.send_notifications(key, &notifications) {
                         return false;
@@ -315,7 +315,8 @@ impl Worker {
                 (ClientEnd::Notifications, fault)
             }
             Ending::Lost => {
-                let text = "the server connection that listens was lost: notifications may be missing";
+                let text =
+                    "the server connection that listens was lost: notifications may be missing";
                 (ClientEnd::ServerLost, Fault::fatal(SqlState::CONNECTION_FAILURE, text))
             }
         };
@@ -344,9 +345,15 @@ impl Worker {
     /// Sends a client what waits for it, if it is between two transactions and takes what it is sent.
     pub(super) fn deliver(&mut self, key: Key<Session>) {
         let Some(session) = self.sessions.get(key) else { return };
-        let has_news = session.front.state.channels().is_some_and(|channels| channels.has_news());
-        if !has_news || self.is_suspended || session.pipe.has_unsent() || !self.may_be_told(session)
-        {
+        let Some(channels) = session.front.state.channels() else { return };
+        let (ending, has_news) = (channels.ending(), channels.has_news());
+        if (!has_news && ending.is_none()) || self.is_suspended || !self.may_be_told(session) {
+            return;
+        }
+        if let Some(ending) = ending {
+            return self.end_listener(key, ending);
+        }
+        if session.pipe.has_unsent() {
             return;
         }
         let Some(session) = self.sessions.get_mut(key) else { return };

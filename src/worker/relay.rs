@@ -470,6 +470,7 @@ impl Worker {
             self.client_leaves(key, Leave::Lost);
             return Flow::Blocked;
         }
+        self.deliver(key);
         Flow::Again
     }
 }

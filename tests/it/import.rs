@@ -320,9 +320,7 @@ fn pools_have_the_same_bounds_and_modes() {
         let mut seen: Vec<String> =
             clients.iter_mut().map(|client| outcome(client, "SELECT 1")).collect();
         let third = Login::new("alice", "app").password("alice-pw").connect(&pooler.tcp());
-        seen.push(
-            third.map_or("closed".to_owned(), |mut client| outcome(&mut client, "SELECT 1")),
-        );
+        seen.push(third.map_or("closed".to_owned(), |mut client| outcome(&mut client, "SELECT 1")));
         seen.push(pooler.backends("alice"));
         seen.join(" ")
     });

@@ -129,7 +129,10 @@ fn listen_holds_as_its_transaction_does() {
     a.query("begin; listen never");
     assert_eq!(a.query("rollback"), "C ROLLBACK | Z I");
     a.query("begin; savepoint s; listen never; rollback to s; listen saved; savepoint s");
-    assert_eq!(a.query("listen released; release s; commit"), "C LISTEN | C RELEASE | C COMMIT | Z I");
+    assert_eq!(
+        a.query("listen released; release s; commit"),
+        "C LISTEN | C RELEASE | C COMMIT | Z I"
+    );
     a.query("begin; listen never");
     assert_eq!(a.query("select 1 / 0"), "E 22012 | Z E");
     assert_eq!(a.query("listen never"), "E 25P02 | Z E");
@@ -227,7 +230,10 @@ fn what_a_client_did_not_wait_for_is_unlistened_too() {
     // Before, during and behind the hand-over.
     for _ in 0..30 {
         a.send(&[query("listen a"), query("listen b"), query("unlisten a"), query("listen c")]);
-        assert_eq!(a.ready(4), "C LISTEN | Z I | C LISTEN | Z I | C UNLISTEN | Z I | C LISTEN | Z I");
+        assert_eq!(
+            a.ready(4),
+            "C LISTEN | Z I | C LISTEN | Z I | C UNLISTEN | Z I | C LISTEN | Z I"
+        );
         a.send(&[query("begin"), query("unlisten b"), query("rollback"), query("unlisten c")]);
         assert_eq!(a.ready(4), {
             "C BEGIN | Z T | C UNLISTEN | Z T | C ROLLBACK | Z I | C UNLISTEN | Z I"
@@ -262,12 +268,20 @@ fn channels_are_called_as_in_postgresql() {
     let fixture = start(|config| config);
     let mut a = fixture.connect();
     let long = "x".repeat(80);
-    a.query("listen FoLdEd; listen \"Quoted Name\"; listen \"it's \"\"so\"\"\\\"; listen \"Grüße\"");
+    a.query(
+        "listen FoLdEd; listen \"Quoted Name\"; listen \"it's \"\"so\"\"\\\"; listen \"Grüße\"",
+    );
     a.query(&format!("listen {long}"));
     handed_over(&fixture, 5);
     assert_eq!(a.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
-    let channels =
-        ["folded", "\"Quoted Name\"", "\"it's \"\"so\"\"\\\"", "\"Grüße\"", &long[..63], "\"FoLdEd\""];
+    let channels = [
+        "folded",
+        "\"Quoted Name\"",
+        "\"it's \"\"so\"\"\\\"",
+        "\"Grüße\"",
+        &long[..63],
+        "\"FoLdEd\"",
+    ];
     let heard = ["folded", "Quoted Name", "it's \"so\"\\", "Grüße", &long[..63]];
     hears(&fixture, &mut a, &channels, &heard);
     let payload = "p".repeat(7999);
@@ -310,7 +324,7 @@ fn listen_once(fixture: &Fixture, begun: &AtomicU64, done: &AtomicU64) {
     let behind = begun.load(Ordering::SeqCst);
     let mut heard: Vec<u64> = replies.iter().filter_map(number).collect();
     // Some ask for something meanwhile.
-    if before % 2 == 0 {
+    if before.is_multiple_of(2) {
         client.send(&[query("begin"), query("listen unused"), query("commit")]);
         let replies = [(); 3].map(|()| client.replies_until(|reply| reply.tag() == b'Z'));
         heard.extend(replies.iter().flatten().filter_map(number));
@@ -408,7 +422,9 @@ fn a_client_that_does_not_read_is_closed_and_slows_nobody() {
     let replies = slow.replies_until(|reply| reply.tag() == 0);
     let heard = replies.iter().filter(|reply| reply.tag() == b'A').count();
     assert!(heard < 2000 && heard > 0, "{heard}");
-    assert!(replies.iter().filter(|reply| reply.tag() == b'E').all(|one| one.sqlstate() == "53400"));
+    assert!(
+        replies.iter().filter(|reply| reply.tag() == b'E').all(|one| one.sqlstate() == "53400")
+    );
     // A transaction is not disturbed.
     assert_eq!(busy.query("select 1"), "T | D 1 | C SELECT 1 | Z T");
     busy.send(&[query("commit")]);
@@ -453,7 +469,10 @@ fn other_encodings_and_rules_keep_their_backends() {
     assert_eq!(other.take(1), "A news Grüße");
     assert_eq!(&latin.reply().body()[4..], b"news\0Gr\xfc\xdfe\0");
     // Who takes another encoding later is not sent what it cannot read.
-    assert_eq!(other.query("set client_encoding = 'LATIN1'"), "C SET | S client_encoding=LATIN1 | Z I");
+    assert_eq!(
+        other.query("set client_encoding = 'LATIN1'"),
+        "C SET | S client_encoding=LATIN1 | Z I"
+    );
     fixture.observer().rows("notify news, 'plain'");
     assert_eq!(other.take(1), "A news plain");
     fixture.observer().rows("notify news, 'Grüße'");
@@ -479,4 +498,37 @@ fn a_marker_is_not_heard_by_clients() {
     a.assert_quiet();
     // Nothing is left on the backend.
     assert_eq!(a.value("select count(*) from pg_listening_channels()"), "0");
+}
+
+#[test]
+fn what_one_listens_to_is_on_nobody_elses_backend() {
+    let look = "select count(*) from pg_listening_channels()";
+    for size in [1, 2] {
+        let fixture = start(|config| config.general(&format!("default_pool_size = {size}")));
+        for round in 0..60 {
+            let (mut a, mut b) = (fixture.connect(), fixture.connect());
+            match round % 6 {
+                0 => a.send(&[query("listen leak")]),
+                1 => a.send(&[query("begin; listen leak"), query("commit")]),
+                2 => a.send(&[query("begin; listen leak"), query("rollback")]),
+                3 => a.send(&[parse("", "listen leak"), bind("", ""), execute(""), sync()]),
+                4 => a.send(&[query("listen leak"), query("unlisten leak"), query("listen other")]),
+                _ => {
+                    a.send(&[query("listen leak; select 1 / 0"), query("listen leak"), terminate()])
+                }
+            }
+            assert_eq!(b.value(look), "0", "round {round}, pool of {size}");
+            drop(a);
+            assert_eq!(b.value(look), "0", "round {round}, pool of {size}");
+            notify(&fixture, &["leak", "other"]);
+            let mut c = fixture.connect();
+            c.query("begin");
+            if size == 2 {
+                // Both at once, so that both backends are seen.
+                assert_eq!(b.value(look), "0", "round {round}, pool of {size}");
+            }
+            assert_eq!(c.query("commit"), "C COMMIT | Z I", "round {round}, pool of {size}");
+            assert_eq!(b.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
+        }
+    }
 }

@@ -259,19 +259,20 @@ impl<'a> Message<'a, '_> {
     /// Looks at the text of a Query, and has the backend listen in front of it if need be. Says
     /// whether it can be sent now.
     fn inspect_query(&mut self, text: &[u8]) -> Result<bool, Fault> {
+        let taking = self.front.taking(text);
+        if taking == Taking::Nothing {
+            return self.front.inspect(text).map(|()| true);
+        }
         let expect = &self.link.expect;
-        match self.front.taking(text) {
-            Taking::Nothing => return self.front.inspect(text).map(|()| true),
-            Taking::Anywhere | Taking::InFront if !expect.is_at_segment_start() => {
-                return Err(cannot_unlisten());
-            }
-            Taking::Anywhere => {}
+        if !expect.is_at_segment_start() {
+            return Err(cannot_unlisten());
+        }
+        if taking == Taking::InFront && expect.has_open_segments() {
             // Whether it is in a transaction is not known yet.
-            Taking::InFront if expect.has_open_segments() => return Ok(false),
-            Taking::InFront if expect.status() != TransactionStatus::Idle => {
-                return Err(cannot_unlisten());
-            }
-            Taking::InFront => {}
+            return Ok(false);
+        }
+        if taking == Taking::InFront && expect.status() != TransactionStatus::Idle {
+            return Err(cannot_unlisten());
         }
         self.front.inspect(text)?;
         if let Some(sql) = self.front.state.take_channels() {

@@ -105,7 +105,8 @@ impl<'a> Turn<'a, '_> {
                 | tag::PARAMETER_STATUS
                 | tag::ERROR_RESPONSE
                 | tag::COMMAND_COMPLETE
-        ) || (header.tag == tag::NOTIFICATION_RESPONSE && self.front.state.has_channels())
+        ) || (header.tag == tag::NOTIFICATION_RESPONSE
+            && self.front.state.has_channels())
             || (header.tag == tag::DATA_ROW && self.is_answer());
         let body = if needs_body {
             match rest.get(HEADER_BYTES..header.message_bytes()) {
@@ -178,7 +179,8 @@ impl<'a> Turn<'a, '_> {
         if verdict == Verdict::Forward {
             self.queries += 1;
             self.transactions += u32::from(status == TransactionStatus::Idle);
-        } else if is_answer && let Some(changed) = self.front.state.settle(&self.front.params, &mut rest)
+        } else if is_answer
+            && let Some(changed) = self.front.state.settle(&self.front.params, &mut rest)
         {
             let is_same = Arc::ptr_eq(&self.link.params, &self.front.params);
             let carried = changed.carried().to_vec();
