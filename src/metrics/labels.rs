@@ -288,7 +288,7 @@ mod tests {
             }
         }
         assert_eq!(counts.of(ClientEnd::Terminate), 1);
-        assert_eq!(counts.of(ClientEnd::Admin), 8);
-        assert_eq!(counts.sum(), 36);
+        assert_eq!(counts.of(ClientEnd::Admin), 9);
+        assert_eq!(counts.sum(), 45);
     }
 }
