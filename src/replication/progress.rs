@@ -101,7 +101,8 @@ pub struct Progress {
     pub snapshot: Option<Snapshot>,
     /// Id and transaction of the last change applied.
     pub last: Option<(i64, u64)>,
-    /// The last batch that had changes; `None` if it cannot be told from others.
+    /// The last batch that had changes, or the copy if there was none yet; `None` if it cannot be told
+    /// from others.
     pub last_batch: Option<LastBatch>,
     /// Changes applied since the copy.
     pub changes: i64,
@@ -114,7 +115,7 @@ pub struct Progress {
 pub struct LastBatch {
     /// The snapshot that the secondary stood at before.
     pub from: String,
-    /// How many changes it had.
+    /// How many changes it had; 0 for the copy.
     pub changes: i64,
     /// The sum of their ids, which does not fit into a `u64`.
     pub ids: String,
@@ -231,14 +232,15 @@ pub async fn copied(client: &impl GenericClient) -> Result<Vec<Copied>, Error> {
 
 /// Notes that the copy is complete, and that the secondary stands at this snapshot.
 ///
-/// Tables that were copied under an earlier one keep that.
+/// Tables that were copied under an earlier one keep that. The copy counts as a batch without changes.
 ///
 /// # Errors
 /// [`Error::Sql`].
 pub async fn complete(client: &Client, snapshot: &Snapshot) -> Result<(), Error> {
     let snapshot = literal::text(&snapshot.to_string());
     let sql = format!(
-        "BEGIN; UPDATE pgtandem.progress SET snapshot = {snapshot}, applied_at = clock_timestamp(); \
+        "BEGIN; UPDATE pgtandem.progress SET snapshot = {snapshot}, applied_at = clock_timestamp(), \
+         batch_from = {snapshot}, batch_changes = 0, batch_ids = 0; \
          DELETE FROM pgtandem.copied WHERE snapshot::text = {snapshot}; COMMIT"
     );
     client.batch_execute(&sql).await.map_err(Error::sql("note that the copy is complete"))

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::link::Unnamed;
 use crate::backend::params::ParamSet;
-use crate::backend::statements::{Statement, text_of};
+use crate::backend::statements::{Scope, Statement, text_of};
 use crate::fault::Fault;
 use crate::session::state::{State, Taking};
 use crate::wire::header::MESSAGE_BYTES_MAX;
@@ -97,6 +97,8 @@ impl Prepared {
 pub struct Front {
     /// How its statements are treated.
     pub rules: StatementRules,
+    /// Which of the worker's statements are those of its pool.
+    pub scope: Scope,
     /// Longest message it may send (`max_packet_size`, and PostgreSQL's own bound).
     pub length_max: u32,
     /// Where its input stands.
@@ -111,9 +113,10 @@ pub struct Front {
 
 impl Front {
     /// Starts with a client that has just logged in.
-    pub fn new(rules: StatementRules, params: Arc<ParamSet>) -> Self {
+    pub fn new(rules: StatementRules, scope: Scope, params: Arc<ParamSet>) -> Self {
         Self {
             rules,
+            scope,
             length_max: MESSAGE_BYTES_MAX,
             passage: Passage::Boundary,
             params,

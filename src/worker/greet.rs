@@ -51,7 +51,7 @@ impl Worker {
         let now_ms = self.now_ms;
         let Some(pool) = self.pool_of(spec) else { return };
         pool.sessions += 1;
-        let mut front = Front::new(pool.statement_rules(), Arc::default());
+        let mut front = Front::new(pool.statement_rules(), pool.scope, Arc::default());
         let state = State::new(pool.settings.session_state, Some(Arc::clone(&pool.spec.pinned)));
         // A named statement that passes as it is could not have its UNLISTEN seen to.
         let shares = front.rules.renames() && pool.settings.mode == PoolMode::Transaction;

@@ -10,6 +10,7 @@ use super::millis;
 use super::session::Session;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
+use crate::backend::statements::Scope;
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
 use crate::metrics::cells::Cells;
@@ -60,6 +61,8 @@ pub struct Pool {
     pub spec: Arc<Spec>,
     /// Its settings, as of the last reload.
     pub settings: Arc<PoolSettings>,
+    /// Which of the worker's statements are its own.
+    pub scope: Scope,
     /// Who has what, and who waits.
     pub slots: Slots<Key<Session>, Key<Backend>>,
     /// Idle backends that are being checked for a waiter.
@@ -93,6 +96,7 @@ impl Pool {
         Self {
             passage,
             settings: spec.settings(),
+            scope: Scope::fresh(),
             spec,
             slots: Slots::default(),
             checking: 0,
