@@ -43,6 +43,8 @@ impl SqlState {
     pub const UNDEFINED_OBJECT: Self = Self(*b"42704");
     /// 53300: a limit of connections or of waiting is reached.
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
+    /// 53400: a limit that the configuration sets is exceeded.
+    pub const CONFIGURATION_LIMIT_EXCEEDED: Self = Self(*b"53400");
     /// 54000: a limit of the program is exceeded, e.g. the size of a message.
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");
     /// 55000: the object is not in a state for this.

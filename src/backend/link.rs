@@ -55,6 +55,8 @@ pub enum Effect {
         /// The statement.
         statement: Arc<Statement>,
     },
+    /// A query of ours about the channels that the client listens to.
+    Channels(ChannelQuery),
     /// A message replaced or dropped the client's unnamed statement.
     Unnamed {
         /// What it was before.
@@ -62,6 +64,18 @@ pub enum Effect {
         /// Whether the backend had it before: it has it still if it skips the message.
         was_there: bool,
     },
+}
+
+/// A query of ours about the channels that a client listens to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelQuery {
+    /// Makes the backend listen to what the client listens to, in front of the client's UNLISTEN. It
+    /// may fail, where that fails too.
+    Take,
+    /// Notifies a marker.
+    Mark,
+    /// Makes the backend listen to nothing.
+    Release,
 }
 
 /// The protocol state of one server connection.

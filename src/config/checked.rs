@@ -201,6 +201,8 @@ pub struct PoolDefaults {
     pub max_prepared_statements: u32,
     /// Bytes of one message.
     pub max_packet_size: u32,
+    /// Bytes of notifications that may wait for one client.
+    pub listen_queue: u32,
     /// What becomes of session state where backends change.
     pub session_state: SessionState,
     /// Backends of a pool that may be pinned at a time; 0 means all of them.
@@ -465,6 +467,8 @@ pub struct PoolSettings {
     pub max_prepared_statements: u32,
     /// Bytes of one message.
     pub max_packet_size: u32,
+    /// Bytes of notifications that may wait for one client.
+    pub listen_queue: u32,
     /// What becomes of session state.
     pub session_state: SessionState,
     /// Backends that may be pinned at a time.
@@ -592,6 +596,7 @@ impl Config {
             server_round_robin: general.server_round_robin,
             max_prepared_statements: general.max_prepared_statements,
             max_packet_size: general.max_packet_size,
+            listen_queue: general.listen_queue,
             session_state: entry.session_state.unwrap_or(general.session_state),
             max_pinned_connections: bound(
                 entry.max_pinned_connections.unwrap_or(general.max_pinned_connections),

@@ -196,6 +196,7 @@ fn pool_keys(old: &PoolDefaults, new: &PoolDefaults) -> Vec<&'static str> {
             transaction_timeout,
             max_prepared_statements,
             max_packet_size,
+            listen_queue,
             session_state,
             max_pinned_connections,
         ]

@@ -176,6 +176,7 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         transaction_timeout,
         max_prepared_statements,
         max_packet_size,
+        listen_queue,
         session_state,
         max_pinned_connections,
     } = pool;
@@ -203,6 +204,7 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         ("transaction_timeout", seconds(*transaction_timeout)),
         ("max_prepared_statements", max_prepared_statements.to_string()),
         ("max_packet_size", max_packet_size.to_string()),
+        ("listen_queue", listen_queue.to_string()),
         ("session_state", session_state.as_str().to_owned()),
         ("max_pinned_connections", max_pinned_connections.to_string()),
     ]

@@ -31,6 +31,11 @@ const STATEMENTS_MAX: u32 = 100_000;
 /// The smallest bound on a message that still lets ordinary queries pass.
 const PACKET_MIN: u32 = 1024;
 
+/// One notification has up to 8 KiB.
+const LISTEN_QUEUE_MIN: u32 = 16 << 10;
+
+const LISTEN_QUEUE: u32 = 1 << 20;
+
 /// The greatest length a message can have: the protocol's length word is signed.
 const PACKET_MAX: u32 = 0x7fff_ffff;
 
@@ -231,6 +236,11 @@ fn pool_defaults(section: &mut Section<'_, '_>) -> PoolDefaults {
             "max_packet_size",
             PACKET_MAX,
             read::size(PACKET_MIN..=PACKET_MAX),
+        ),
+        listen_queue: section.get(
+            "listen_queue",
+            LISTEN_QUEUE,
+            read::size(LISTEN_QUEUE_MIN..=PACKET_MAX),
         ),
         session_state: section.get("session_state", SessionState::Track, read::session_state),
         max_pinned_connections: section.get("max_pinned_connections", 0, backends()),

@@ -20,6 +20,11 @@ use crate::worker::{ToControl, ToWorker};
 /// backend, so the tasks are bounded by those.
 pub async fn carry(control: Arc<Control>, mut from_workers: mpsc::Receiver<ToControl>) {
     while let Some(message) = from_workers.recv().await {
+        if let ToControl::Channels { spec, worker, change } = message {
+            // In order: what is taken back was asked for before.
+            control.hubs.change(&control, &spec, worker, change);
+            continue;
+        }
         let control = Arc::clone(&control);
         tokio::spawn(async move { carry_out(&control, message).await });
     }
@@ -32,6 +37,8 @@ async fn carry_out(control: &Control, message: ToControl) {
             // An ended worker drops the connection and its place.
             let _ = worker.send(open(control, spec, permit).await).await;
         }
+        // Done by the caller, in order.
+        ToControl::Channels { .. } => {}
         ToControl::Promoted { spec, origin } => control.promoted(&spec, &origin),
         ToControl::Cancel { origin, settings, key, tell, done: told } => {
             let done = cancel_at(control, &origin, &settings, &key).await;

@@ -3,10 +3,11 @@
 //! All state of sessions and backends is the workers'; what is here is the way to them, the
 //! configuration in force, the registry of pools, and the commands of operators: [`command`] is
 //! about databases and clients, [`reload`] about the configuration, [`shutdown`] about the end,
-//! [`walsenders`] about replication connections, [`inspect`] only looks. [`open`] opens backends for
+//! [`walsenders`] about replication connections, [`channels`] about those that listen, [`inspect`] only looks. [`open`] opens backends for
 //! the workers, and [`servers`] looks after where.
 
 mod carry;
+mod channels;
 mod command;
 mod inspect;
 mod janitor;
@@ -26,6 +27,7 @@ use arc_swap::ArcSwap;
 use tokio::sync::{Semaphore, mpsc, watch};
 
 pub use carry::carry;
+pub use channels::{ListenerConnection, ListenerReport};
 pub use command::CommandError;
 pub use inspect::{DatabaseReport, Inventory, PoolInfo, UserReport};
 pub use janitor::janitor;
@@ -35,6 +37,7 @@ pub use reloads::Reloads;
 pub use servers::watch_servers;
 pub use shutdown::Mode;
 
+use channels::Hubs;
 use walsenders::Walsenders;
 
 pub use crate::pool::registry::{PoolChange, PoolEffect};
@@ -88,6 +91,8 @@ pub struct Control {
     pub process_secret: [u8; 32],
     /// Replication connections.
     walsenders: Walsenders,
+    /// Connections that listen.
+    pub hubs: Hubs,
     /// Closed by SUSPEND.
     suspension: Arc<Gate>,
     ending: watch::Sender<Option<Mode>>,
@@ -136,6 +141,7 @@ impl Control {
             reloads: Reloads::default(),
             process_secret: rand::random(),
             walsenders: Walsenders::default(),
+            hubs: Hubs::default(),
             suspension: parts.suspension,
             ending: watch::Sender::new(None),
             turns: Arc::new(Semaphore::new(1)),

@@ -82,7 +82,7 @@ impl Control {
     }
 
     /// Finds a pool that can log in at the servers of a database, if that is used or lost.
-    fn someone_of(&self, database: &str, is_lost: bool) -> Option<Arc<Spec>> {
+    pub(super) fn someone_of(&self, database: &str, is_lost: bool) -> Option<Arc<Spec>> {
         let pools = self.registry.pools(Some(database));
         let is_used =
             |spec: &Arc<Spec>| is_lost || spec.clients() > 0 || spec.ledger.pool().count() > 0;

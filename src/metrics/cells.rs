@@ -63,6 +63,8 @@ pub struct Cells {
     pub server_closes: Counts<ServerClose, { ServerClose::ALL.len() }>,
     /// Times that a server was asked what a client left behind.
     pub state_questions: u64,
+    /// Notifications of the shared listener that clients were sent.
+    pub notifications: u64,
     /// Time-outs that struck.
     pub timeouts: Counts<Timeout, { Timeout::ALL.len() }>,
 }
@@ -123,6 +125,7 @@ impl Cells {
             client_ends,
             server_closes,
             state_questions,
+            notifications,
             timeouts,
         } = self;
         combine(received_bytes, other.received_bytes);
@@ -142,6 +145,7 @@ impl Cells {
         client_ends.zip(&other.client_ends, combine);
         server_closes.zip(&other.server_closes, combine);
         combine(state_questions, other.state_questions);
+        combine(notifications, other.notifications);
         timeouts.zip(&other.timeouts, combine);
     }
 }

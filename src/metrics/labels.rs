@@ -52,6 +52,8 @@ label! {
         NoServer = "no_server",
         /// The server connection that it used ended.
         ServerLost = "server_lost",
+        /// It did not take its notifications (`listen_queue`).
+        Notifications = "notifications",
         /// The server or this pool refuses what it wants.
         Refused = "refused",
         /// An administrator, or the end of the proxy.
@@ -286,7 +288,7 @@ mod tests {
             }
         }
         assert_eq!(counts.of(ClientEnd::Terminate), 1);
-        assert_eq!(counts.of(ClientEnd::Admin), 8);
-        assert_eq!(counts.sum(), 36);
+        assert_eq!(counts.of(ClientEnd::Admin), 9);
+        assert_eq!(counts.sum(), 45);
     }
 }

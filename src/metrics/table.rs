@@ -136,6 +136,11 @@ pub static POOL: &[Metric<PoolSample>] = &[
         Reading::Counter(|pool| pool.cells.state_questions),
     ),
     row(
+        "pgtandem_client_notifications_total",
+        "Notifications that clients were sent by the shared listener of their database.",
+        Reading::Counter(|pool| pool.cells.notifications),
+    ),
+    row(
         "pgtandem_pinned_clients",
         "Clients that session state keeps at their server connection.",
         Reading::Gauge(|pool| float(pool.states.clients_pinned)),

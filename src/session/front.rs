@@ -7,7 +7,7 @@ use crate::backend::link::Unnamed;
 use crate::backend::params::ParamSet;
 use crate::backend::statements::{Scope, Statement, text_of};
 use crate::fault::Fault;
-use crate::session::state::State;
+use crate::session::state::{State, Taking};
 use crate::wire::header::MESSAGE_BYTES_MAX;
 use crate::wire::passage::Passage;
 
@@ -135,17 +135,24 @@ impl Front {
         self.state.inspect(text, &self.params)
     }
 
+    /// Says whether its backend must be made to listen in front of a text.
+    pub fn taking(&self, text: &[u8]) -> Taking {
+        self.state.taking(text, &self.params)
+    }
+
     /// Looks at the unnamed statement, which it is about to run.
-    pub fn inspect_unnamed(&mut self) -> Result<(), Fault> {
+    pub fn inspect_unnamed(&mut self) -> Result<Taking, Fault> {
         match self.prepared.as_deref().map(|prepared| &prepared.unnamed) {
             Some(Unnamed::Kept(definition)) => {
-                self.state.inspect(text_of(definition), &self.params)
+                let text = text_of(definition);
+                let taking = self.state.taking(text, &self.params);
+                self.state.inspect(text, &self.params).map(|()| taking)
             }
             Some(Unnamed::TooLong) => {
                 self.state.doubt_everything();
-                Ok(())
+                Ok(Taking::Nothing)
             }
-            Some(Unnamed::None) | None => Ok(()),
+            Some(Unnamed::None) | None => Ok(Taking::Nothing),
         }
     }
 

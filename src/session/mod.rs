@@ -2,6 +2,7 @@
 //! [`relay`] in a worker, transaction by transaction.
 
 pub mod admission;
+pub mod channels;
 pub mod front;
 pub mod login;
 pub mod lookup;

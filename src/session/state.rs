@@ -18,6 +18,7 @@ use crate::backend::params::{self, Param, ParamSet};
 use crate::config::SessionState;
 use crate::fault::{Fault, SqlState};
 use crate::pool::ledger::{Bound, Place};
+use crate::session::channels::{self, Channels, Heard, Name, Notification};
 use crate::session::pins::Pins;
 use crate::sql::{
     self, Action, Class, Dialect, Discard, Glance, Scope, Setting, Target, Traces, Verb,
@@ -38,7 +39,7 @@ const CHARACTERISTICS: [&[u8]; 3] = [
 ];
 
 /// What a server can be asked about.
-const ASKABLE: [(Pins, &str); 5] = [
+const ASKABLE: [(Pins, &str); 4] = [
     (
         Pins::LOCK,
         "pg_catalog.pg_locks l WHERE l.locktype OPERATOR(pg_catalog.=) 'advisory' \
@@ -52,8 +53,13 @@ const ASKABLE: [(Pins, &str); 5] = [
     ),
     (Pins::CURSOR, "pg_catalog.pg_cursors c WHERE c.is_holdable"),
     (Pins::PREPARE, "pg_catalog.pg_prepared_statements p WHERE p.from_sql"),
-    (Pins::LISTEN, "pg_catalog.pg_listening_channels()"),
 ];
+
+/// What a row about a channel is called.
+const CHANNEL: &[u8] = b"c";
+
+/// What the row is called that says whether a take-over has held.
+const TAKEN: &[u8] = b"t";
 
 /// What one client has left, or may have left, at its backend.
 #[derive(Debug)]
@@ -67,6 +73,10 @@ pub struct State {
     place: Option<Place>,
     doubts: Option<Box<Doubts>>,
     asked: Option<Box<Asked>>,
+    /// The channels it listens to, where they are handed over.
+    channels: Option<Box<Channels>>,
+    /// Channels are handed over to the shared listener of the database.
+    shares_channels: bool,
     /// Something ran that no question is sure to find: nobody else gets the backend as it is.
     is_unseen: bool,
 }
@@ -107,6 +117,10 @@ struct Asked {
     pins: Pins,
     found: Pins,
     values: Vec<Answer>,
+    /// The channels that the backend listens to.
+    channels: Vec<Name>,
+    /// A take-over of channels has outlived its transaction.
+    has_taken: bool,
     has_failed: bool,
 }
 
@@ -120,7 +134,60 @@ impl State {
     /// Starts with nothing.
     pub fn new(rules: SessionState, bound: Option<Arc<Bound>>) -> Self {
         let pins = Pins::default();
-        Self { pins, rules, bound, place: None, doubts: None, asked: None, is_unseen: false }
+        Self {
+            pins,
+            rules,
+            bound,
+            place: None,
+            doubts: None,
+            asked: None,
+            channels: None,
+            shares_channels: false,
+            is_unseen: false,
+        }
+    }
+
+    /// Has channels handed over to the shared listener of the database, if session state is tracked.
+    #[must_use]
+    pub fn sharing_channels(mut self) -> Self {
+        self.shares_channels = self.rules == SessionState::Track;
+        self
+    }
+
+    /// Returns the channels that it listens to, where they are handed over.
+    pub fn channels(&self) -> Option<&Channels> {
+        self.channels.as_deref()
+    }
+
+    /// Returns them, to be changed.
+    pub fn channels_mut(&mut self) -> Option<&mut Channels> {
+        self.channels.as_deref_mut()
+    }
+
+    /// The backend will not listen any more: it keeps the client no longer.
+    pub fn release_channels(&mut self) {
+        self.pins.remove(Pins::LISTEN);
+        if self.pins.is_empty() && self.doubts.is_none() {
+            self.place = None;
+        }
+    }
+
+    /// Forgets the channels if there are none any more.
+    pub fn drop_channels_if_over(&mut self) {
+        if self.channels().is_some_and(Channels::is_over) {
+            self.channels = None;
+        }
+    }
+
+    /// Says what becomes of a notification that the backend sends.
+    pub fn hear(&mut self, body: &[u8]) -> Heard {
+        let heard = self.channels.as_mut().map_or(Heard::Forward, |channels| channels.hear(body));
+        if self.pins.has(Pins::LISTEN) { heard } else { Heard::Drop }
+    }
+
+    /// Says whether notifications of the backend must be looked into.
+    pub fn has_channels(&self) -> bool {
+        self.channels.is_some()
     }
 
     /// Says whether all is known that may have been left.
@@ -130,7 +197,8 @@ impl State {
 
     /// Says whether the client surely has left nothing.
     pub fn is_clean(&self) -> bool {
-        self.pins.is_empty() && self.is_settled() && !self.is_unseen
+        let has_channels = self.channels().is_some_and(Channels::is_backend_used);
+        self.pins.is_empty() && self.is_settled() && !self.is_unseen && !has_channels
     }
 
     /// Says whether the backend must be reset before anybody else gets it, although nothing keeps
@@ -156,11 +224,38 @@ impl State {
         let dialect = params.lexical();
         let known =
             self.pins.and(self.doubts.as_ref().map(|doubts| doubts.pins).unwrap_or_default());
-        let mut look = Look { params, dialect, known, ..Look::new(params) };
+        let shares = self.shares_channels;
+        let mut look = Look { params, dialect, known, shares, ..Look::new(params) };
         for part in sql::statements(text, dialect) {
             look.at(part.text, &sql::classify(part.text, dialect));
         }
         self.admit(look)
+    }
+
+    /// Says whether the backend must be made to listen in front of a text that the client is about
+    /// to run.
+    pub fn taking(&self, text: &[u8], params: &ParamSet) -> Taking {
+        let is_shared = self.channels().is_some_and(Channels::is_shared);
+        if !is_shared || sql::glance(text) != Glance::Unclear {
+            return Taking::Nothing;
+        }
+        let dialect = params.lexical();
+        let unlistens = |part: sql::Part<'_>| {
+            matches!(sql::classify(part.text, dialect).action, Action::Unlisten(_))
+        };
+        let parts = sql::statements(text, dialect);
+        match (parts.clone().any(unlistens), parts.count()) {
+            (false, _) => Taking::Nothing,
+            (true, 0 | 1) => Taking::Anywhere,
+            (true, _) => Taking::InFront,
+        }
+    }
+
+    /// Writes what makes the backend listen to what the client listens to.
+    pub fn take_channels(&mut self) -> Option<Vec<u8>> {
+        let sql = self.channels_mut().map(Channels::take)?;
+        self.doubts.get_or_insert_default().pins.add(Pins::LISTEN);
+        Some(sql)
     }
 
     /// Notes that something runs whose text was not seen.
@@ -215,6 +310,18 @@ impl State {
             );
             union(&mut sql, exists.as_bytes());
         }
+        if doubts.pins.has(Pins::LISTEN) {
+            union(
+                &mut sql,
+                b"SELECT 'c', l.name, '', '' FROM pg_catalog.pg_listening_channels() l(name)",
+            );
+            if self.channels_mut().is_some_and(Channels::ask_if_taken) {
+                let taken = channels::TAKEN;
+                let value =
+                    format!("SELECT 't', pg_catalog.current_setting('{taken}', true), '', ''");
+                union(&mut sql, value.as_bytes());
+            }
+        }
         let carried = params.carried().iter().filter(|_| doubts.is_reset || doubts.is_any);
         let mut names: Vec<&[u8]> = doubts.names.iter().map(|name| &**name).collect();
         names.extend(carried.map(|(name, _)| &**name));
@@ -246,7 +353,14 @@ impl State {
             union(&mut sql, &values);
         }
         let (pins, found) = (doubts.pins, Pins::default());
-        self.asked = Some(Box::new(Asked { pins, found, values: Vec::new(), has_failed: false }));
+        self.asked = Some(Box::new(Asked {
+            pins,
+            found,
+            values: Vec::new(),
+            channels: Vec::new(),
+            has_taken: false,
+            has_failed: false,
+        }));
         Some(sql)
     }
 
@@ -263,6 +377,11 @@ impl State {
                 let value = value.filter(|_| !is_default).map(Box::from);
                 asked.values.push((name.into(), value));
             }
+            Ok([Some(CHANNEL), Some(name), ..]) => {
+                asked.found.add(Pins::LISTEN);
+                asked.channels.push(name.into());
+            }
+            Ok([Some(TAKEN), value, ..]) => asked.has_taken = value == Some(b"1"),
             Ok([Some(kind), ..]) => {
                 let of_kind = ASKABLE.iter().find(|(pin, _)| number(*pin).as_bytes() == kind);
                 asked.found.add(of_kind.map_or(Pins::UNKNOWN, |(pin, _)| *pin));
@@ -279,13 +398,24 @@ impl State {
     }
 
     /// Draws the conclusions of an answer that is complete; returns the parameters with what is
-    /// carried now.
-    pub fn settle(&mut self, params: &ParamSet) -> Option<ParamSet> {
-        let asked = *self.asked.take()?;
+    /// carried now. What the client must be sent because of it is added to `rest`.
+    pub fn settle(
+        &mut self,
+        params: &ParamSet,
+        rest: &mut Vec<Arc<Notification>>,
+    ) -> Option<ParamSet> {
+        let mut asked = *self.asked.take()?;
         if asked.has_failed {
             self.pins.add(Pins::UNKNOWN);
         } else {
             self.pins = self.pins.without(asked.pins).and(asked.found);
+        }
+        if asked.pins.has(Pins::LISTEN) && !asked.has_failed {
+            let found = std::mem::take(&mut asked.channels);
+            if self.shares_channels && (self.channels.is_some() || !found.is_empty()) {
+                let channels = self.channels.get_or_insert_default();
+                rest.extend(channels.conclude(found, asked.has_taken));
+            }
         }
         let mut carried: Vec<Param> = params.carried().to_vec();
         for (name, value) in asked.values {
@@ -318,7 +448,21 @@ impl State {
     /// Notes that the server has discarded all that a session can discard.
     pub fn discarded_all(&mut self) {
         self.pins = if self.pins.has(Pins::LASTING) { Pins::LASTING } else { Pins::default() };
+        if let Some(channels) = self.channels_mut() {
+            channels.discard();
+        }
     }
+}
+
+/// Whether the backend must be made to listen in front of a text that may UNLISTEN.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Taking {
+    /// No: it does not, or the client does not listen.
+    Nothing,
+    /// Yes.
+    Anywhere,
+    /// Yes, but not within a transaction: the text may end that, or go back in it, first.
+    InFront,
 }
 
 /// A look at the statements of one text.
@@ -334,6 +478,8 @@ struct Look<'a> {
     left: Option<&'static str>,
     /// What it would leave keeps the client at its backend.
     is_pin: bool,
+    /// Channels are handed over, and keep nobody at a backend.
+    shares: bool,
 }
 
 impl<'a> Look<'a> {
@@ -346,6 +492,7 @@ impl<'a> Look<'a> {
             pins: Pins::default(),
             left: None,
             is_pin: false,
+            shares: false,
         }
     }
 
@@ -366,6 +513,7 @@ impl<'a> Look<'a> {
                 }
             }
             Action::Deallocate(_) => self.takes_back(Pins::PREPARE),
+            Action::Listen(_) if self.shares => self.doubts.pins.add(Pins::LISTEN),
             Action::Listen(_) => self.leaves("a channel that is listened to", Pins::LISTEN),
             Action::Unlisten(_) => self.takes_back(Pins::LISTEN),
             Action::Declare { is_holding: true, .. } => {
@@ -514,7 +662,7 @@ fn is_of_transaction(name: &[u8]) -> bool {
 }
 
 fn askable() -> Pins {
-    ASKABLE.iter().fold(Pins::default(), |pins, (pin, _)| pins.and(*pin))
+    ASKABLE.iter().fold(Pins::LISTEN, |pins, (pin, _)| pins.and(*pin))
 }
 
 /// What a row about this is called.

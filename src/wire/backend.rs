@@ -50,6 +50,27 @@ pub fn error_response(body: &[u8]) -> ServerError<'_> {
     error
 }
 
+/// The body of NotificationResponse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Notification<'a> {
+    /// The server process that notified.
+    pub pid: i32,
+    /// The channel's name.
+    pub channel: &'a [u8],
+    /// What was said.
+    pub payload: &'a [u8],
+}
+
+/// Reads the body of NotificationResponse.
+pub fn notification(body: &[u8]) -> Result<Notification<'_>, Malformed> {
+    let mut cursor = Cursor::new(body);
+    let pid = cursor.i32()?;
+    let channel = cursor.cstr()?;
+    let payload = cursor.cstr()?;
+    cursor.finish()?;
+    Ok(Notification { pid, channel, payload })
+}
+
 /// Reads the tag of CommandComplete.
 pub fn command_tag(body: &[u8]) -> Result<&[u8], Malformed> {
     Cursor::new(body).cstr()
@@ -76,6 +97,7 @@ mod tests {
             let _ = error_response(&body);
             let _ = parameter_status(&body);
             let _ = command_tag(&body);
+            let _ = notification(&body);
         }
     }
 }

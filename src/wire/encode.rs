@@ -160,6 +160,27 @@ pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
     });
 }
 
+/// Appends Close of a portal.
+pub fn close_portal(out: &mut Vec<u8>, name: &[u8]) {
+    message(out, frontend::CLOSE, |out| {
+        out.push(b'P');
+        cstr(out, name);
+    });
+}
+
+/// Appends Bind and Execute of a statement without parameters or results, by a portal of its name.
+pub fn run(out: &mut Vec<u8>, name: &[u8]) {
+    message(out, frontend::BIND, |out| {
+        cstr(out, name);
+        cstr(out, name);
+        out.extend_from_slice(&[0; 6]);
+    });
+    message(out, frontend::EXECUTE, |out| {
+        cstr(out, name);
+        out.extend_from_slice(&[0; 4]);
+    });
+}
+
 /// Appends PasswordMessage or SASLResponse.
 pub fn password(out: &mut Vec<u8>, body: &[u8]) {
     message(out, frontend::PASSWORD, |out| out.extend_from_slice(body));

@@ -326,6 +326,11 @@ impl<E> Expect<E> {
         self.entries.front().is_some_and(|entry| entry.reply == Reply::Swallow)
     }
 
+    /// Returns what the message does whose reply is awaited first.
+    pub fn head_effect(&self) -> Option<&E> {
+        self.entries.front().map(|entry| &entry.effect)
+    }
+
     /// Says whether the server runs a query of ours, and not the client's.
     ///
     /// A message of ours within a client's segment is part of that: the server may keep its reply to

@@ -167,7 +167,14 @@ impl Worker {
             self.send_off(key);
             return;
         }
-        if !self.settle_state(key, lease) || keeps || mode == PoolMode::Session {
+        if !self.settle_state(key, lease) {
+            return;
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.front.state.has_channels() && !self.go_on_listening(key, lease) {
+            return;
+        }
+        if keeps || mode == PoolMode::Session {
             return;
         }
         let Some(session) = self.sessions.get_mut(key) else { return };

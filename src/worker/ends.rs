@@ -133,6 +133,9 @@ impl Worker {
     pub(super) fn remove_session(&mut self, key: Key<Session>) {
         let Some(mut session) = self.sessions.remove(key) else { return };
         session.pipe.send_end(&mut self.wire);
+        if session.front.state.has_channels() {
+            self.leave_channels(key, &mut session);
+        }
         self.count_client_out();
         if let Some(pool) = self.pool_mut(session.pool) {
             pool.sessions = pool.sessions.saturating_sub(1);

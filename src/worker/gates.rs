@@ -229,6 +229,7 @@ impl Worker {
         // What came meanwhile has had its event already.
         self.runnable_backends.extend(self.backends.keys());
         self.runnable.extend(self.sessions.keys());
+        self.deliver_to_all();
     }
 
     /// Returns how many connections have not taken everything yet.

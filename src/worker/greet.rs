@@ -52,7 +52,10 @@ impl Worker {
         let Some(pool) = self.pool_of(spec) else { return };
         pool.sessions += 1;
         let mut front = Front::new(pool.statement_rules(), pool.scope, Arc::default());
-        front.state = State::new(pool.settings.session_state, Some(Arc::clone(&pool.spec.pinned)));
+        let state = State::new(pool.settings.session_state, Some(Arc::clone(&pool.spec.pinned)));
+        // A named statement that passes as it is could not have its UNLISTEN seen to.
+        let shares = front.rules.renames() && pool.settings.mode == PoolMode::Transaction;
+        front.state = if shares { state.sharing_channels() } else { state };
         front.length_max = front.length_max.min(pool.settings.max_packet_size);
         let greeting = Greeting {
             hello: greeting,

@@ -19,6 +19,7 @@ use crate::pool::ledger::{Bound, Permit};
 use crate::pool::roster::Origin;
 use crate::pool::spec::{PoolNumber, Spec};
 use crate::secret::Secret;
+use crate::session::channels::{Marker, Name, Notification};
 use crate::session::login::Authenticated;
 
 /// Most messages that wait for one worker, or for the control plane. LIMIT: senders of the control
@@ -59,6 +60,34 @@ pub enum ToWorker {
     /// The backend you asked for was not opened, because its pool is paused.
     OpenAbandoned {
         /// Its pool.
+        spec: Arc<Spec>,
+    },
+    /// The shared listener listens to what a session of yours has asked for.
+    ChannelsGranted {
+        /// A pool of its database.
+        spec: Arc<Spec>,
+        /// What it is granted.
+        grant: Box<Grant>,
+    },
+    /// The shared listener has received the marker of a session.
+    MarkerReceived {
+        /// Number of the session's place.
+        session: u32,
+        /// Which session that was.
+        serial: u64,
+        /// The marker.
+        payload: Box<[u8]>,
+    },
+    /// The shared listener has received a notification on a channel that you have asked for.
+    Notified {
+        /// A pool of its database.
+        spec: Arc<Spec>,
+        /// What was notified.
+        notification: Arc<Notification>,
+    },
+    /// The shared listener of a database is lost, and what was notified since.
+    ListenerLost {
+        /// A pool of the database.
         spec: Arc<Spec>,
     },
     /// Another worker gives you a backend that you asked for.
@@ -174,6 +203,40 @@ pub struct Arrival {
     pub permit: Permit,
 }
 
+/// What the shared listener grants a session.
+#[derive(Debug)]
+pub struct Grant {
+    /// Number of the session's place.
+    pub session: u32,
+    /// Which session that was.
+    pub serial: u64,
+    /// It listens to these.
+    pub names: Arc<[Name]>,
+    /// What is to be notified by the session's backend.
+    pub marker: Marker,
+    /// The server converts nothing: notifications look the same in all encodings.
+    pub has_any_encoding: bool,
+}
+
+/// What changes about the channels that a worker's clients listen to.
+#[derive(Debug)]
+pub enum ChannelChange {
+    /// A session is to be granted these.
+    Listen {
+        /// Number of its place.
+        session: u32,
+        /// Which session that is.
+        serial: u64,
+        /// The channels.
+        names: Arc<[Name]>,
+    },
+    /// Nobody there listens to these any more.
+    Unlisten {
+        /// The channels.
+        names: Arc<[Name]>,
+    },
+}
+
 /// Why a backend could not be opened, as far as clients that wait for one are concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failed {
@@ -196,6 +259,15 @@ pub enum ToControl {
         permit: Permit,
         /// Who asks.
         worker: usize,
+    },
+    /// What a worker's clients listen to has changed.
+    Channels {
+        /// A pool of their database.
+        spec: Arc<Spec>,
+        /// Who says so.
+        worker: usize,
+        /// What has changed.
+        change: ChannelChange,
     },
     /// A server has said that it is no standby any more.
     Promoted {

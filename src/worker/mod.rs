@@ -4,7 +4,7 @@
 //! between a session and its lease, [`checkout`] gives backends out and takes them back, [`greet`]
 //! welcomes new clients, [`chores`] runs our own queries, [`ends`] closes things, [`timers`] looks at
 //! the clock, [`balance`] shares backends with other workers, [`list`] tells what there is, [`log`]
-//! says why things end.
+//! says why things end, [`channels`] has notifications reach who listens.
 //!
 //! Nothing is shared with other threads but the pools' ledgers. Per message there is no lock, no
 //! allocation, no log line, no timer and no change to epoll.
@@ -13,6 +13,7 @@
 
 mod backend;
 mod balance;
+mod channels;
 mod checkout;
 mod chores;
 mod ends;
@@ -41,7 +42,10 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
 pub use list::{ClientReport, ClientState, Held, HeldFor, Page, ServerReport, ServerState};
-pub use mailbox::{Arrival, Done, Failed, MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
+pub use mailbox::{
+    Arrival, ChannelChange, Done, Failed, Grant, MESSAGES_MAX, Teller, ToControl, ToWorker,
+    WorkerHandle,
+};
 
 use backend::Backend;
 use pipe::Wire;
@@ -99,6 +103,7 @@ struct Worker {
     backends: Slab<Backend>,
     pools: Vec<Option<Pool>>,
     shared: crate::session::relay::Shared,
+    audiences: channels::Audiences,
     /// Where input is read to; used within one turn.
     scratch: Vec<u8>,
     /// Where records of TLS are; used within one read or write.
@@ -193,6 +198,7 @@ impl Worker {
             backends: Slab::default(),
             pools: Vec::new(),
             shared: crate::session::relay::Shared::default(),
+            audiences: channels::Audiences::default(),
             scratch: vec![0; READ_BYTES],
             wire: Wire::default(),
             out: Vec::new(),
@@ -341,6 +347,12 @@ impl Worker {
                 // Whoever asked may have given up.
                 let _ = reply.send(self.report());
             }
+            ToWorker::ChannelsGranted { spec, grant } => self.channels_granted(&spec, *grant),
+            ToWorker::MarkerReceived { session, serial, payload } => {
+                self.marker_received(session, serial, &payload);
+            }
+            ToWorker::Notified { spec, notification } => self.notified(&spec, &notification),
+            ToWorker::ListenerLost { spec } => self.listener_lost(&spec),
             ToWorker::OpenAbandoned { spec } => self.open_abandoned(spec.number),
             ToWorker::Reload { general, done } => {
                 self.reload(general);

@@ -445,19 +445,29 @@ impl Worker {
                 }
             }
             Ok(false) => {}
-            Ok(true) => match session.phase {
-                Phase::Leased(backend) => {
-                    self.runnable.push_back(key);
-                    self.pump_server(backend);
+            Ok(true) => {
+                if session.front.state.has_channels() {
+                    self.deliver(key);
                 }
-                Phase::Idle | Phase::Waiting | Phase::Refusing(_) => self.runnable.push_back(key),
-                Phase::Closing { .. } => self.remove_session(key),
-                Phase::Leaving(lease, _) => {
-                    self.runnable_backends.push_back(lease);
-                    self.leaving_turn_done(lease, key);
-                }
-                Phase::Greeting(_) => {}
-            },
+                self.client_took_all(key);
+            }
+        }
+    }
+
+    fn client_took_all(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        match session.phase {
+            Phase::Leased(backend) => {
+                self.runnable.push_back(key);
+                self.pump_server(backend);
+            }
+            Phase::Idle | Phase::Waiting | Phase::Refusing(_) => self.runnable.push_back(key),
+            Phase::Closing { .. } => self.remove_session(key),
+            Phase::Leaving(lease, _) => {
+                self.runnable_backends.push_back(lease);
+                self.leaving_turn_done(lease, key);
+            }
+            Phase::Greeting(_) => {}
         }
     }
 
@@ -522,6 +532,7 @@ impl Worker {
             self.client_leaves(key, Leave::Lost);
             return Flow::Blocked;
         }
+        self.deliver(key);
         Flow::Again
     }
 }

@@ -54,6 +54,7 @@ impl Worker {
             // Nobody can be late who is not listened to.
             return;
         }
+        self.tick_channels();
         for at in 0..self.pools.len() {
             if let Ok(number) = u32::try_from(at) {
                 self.tick_pool(PoolNumber(number));

@@ -4,8 +4,12 @@
 use std::{future::Future, pin::pin, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt, future::join_all};
-use tokio_postgres::{Client, NoTls, error::SqlState, types::ToSql};
+use futures_util::{
+    SinkExt, StreamExt,
+    future::{join_all, poll_fn},
+};
+use tokio::sync::mpsc;
+use tokio_postgres::{AsyncMessage, Client, NoTls, error::SqlState, types::ToSql};
 
 use crate::support::{PATIENCE, fixture::Fixture, login::Address, poll};
 
@@ -51,6 +55,58 @@ fn prepared_statements_of_many_connections() {
         });
         join_all(work).await;
     });
+}
+
+#[test]
+fn notifications_of_many_connections() {
+    let fixture = Fixture::start(|config| config.general("default_pool_size = 2"));
+    drive(async {
+        let sender = connect(&fixture).await;
+        let mut clients = join_all((0..30).map(|_| connect_listening(&fixture))).await;
+        for (client, _) in &clients {
+            client.batch_execute("listen news").await.expect("it listens");
+        }
+        for number in 0..100 {
+            let number = number.to_string();
+            sender.execute("select pg_notify('news', $1)", &[&number]).await.expect("it runs");
+        }
+        let expected: Vec<String> = (0..100).map(|number| number.to_string()).collect();
+        let listeners = clients.iter_mut().map(|(client, heard)| async move {
+            let mut numbers = Vec::new();
+            while numbers.len() < 100 {
+                let row = client.query_one("select 1", &[]).await.expect("it runs");
+                assert_eq!(row.get::<_, i32>(0), 1);
+                numbers.push(heard.recv().await.expect("it is connected"));
+            }
+            numbers
+        });
+        for numbers in join_all(listeners).await {
+            assert_eq!(numbers, expected);
+        }
+    });
+}
+
+/// Connects, and passes on what is notified.
+async fn connect_listening(fixture: &Fixture) -> (Client, mpsc::Receiver<String>) {
+    let Address::Tcp(port) = fixture.proxy.tcp() else { unreachable!("tcp() is TCP") };
+    let (client, mut connection) = tokio_postgres::Config::new()
+        .host("127.0.0.1")
+        .port(port)
+        .user("postgres")
+        .dbname(&fixture.database)
+        .connect(NoTls)
+        .await
+        .expect("the proxy trusts us");
+    let (sender, receiver) = mpsc::channel(1000);
+    tokio::spawn(async move {
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            if let Ok(AsyncMessage::Notification(notification)) = message {
+                // Whoever has heard enough has gone.
+                let _ = sender.send(notification.payload().to_owned()).await;
+            }
+        }
+    });
+    (client, receiver)
 }
 
 #[test]

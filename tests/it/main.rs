@@ -29,6 +29,7 @@ mod login;
 mod logs;
 mod metrics;
 mod negotiation;
+mod notifications;
 mod operations;
 mod parameters;
 mod pools;

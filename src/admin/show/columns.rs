@@ -254,6 +254,20 @@ pub const WAITS: &[Column] = &[
     int("server_pid"),
 ];
 
+/// Ours: the connections that listen for all clients of a database.
+pub const LISTENERS: &[Column] = &[
+    text("database"),
+    text("user"),
+    text("state"),
+    text("host"),
+    int("port"),
+    int("server_pid"),
+    big("channels"),
+    big("notifications"),
+    big("losses"),
+    text("connect_time"),
+];
+
 /// Ours: what RELOAD would change.
 pub const CHANGES: &[Column] = &[text("kind"), text("name"), text("change")];
 

@@ -2,6 +2,7 @@
 
 mod columns;
 mod databases;
+mod listeners;
 mod parameters;
 mod pools;
 mod replication;
@@ -18,7 +19,7 @@ use crate::wire::rows::Column;
 /// What HELP says, behind the notice's first line; the layout is PgBouncer's.
 pub const HELP: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
-\tSHOW STATE|WAITS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM
+\tSHOW STATE|WAITS|LISTENERS|SOCKETS|ACTIVE_SOCKETS|LISTS|MEM
 \tSHOW PEERS|PEER_POOLS|DNS_HOSTS|DNS_ZONES
 \tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
 \tSHOW SECONDARIES|REPLICATION|DIVERGENCE
@@ -64,6 +65,8 @@ pub enum Show {
     Fds,
     /// The list of commands, as a notice.
     Help,
+    /// Connections that listen for all clients of a database.
+    Listeners,
     /// How many there are of everything.
     Lists,
     /// Memory.
@@ -104,7 +107,7 @@ pub enum Show {
 
 impl Show {
     /// All that HELP lists, in its order.
-    pub const NAMES: [(&'static str, Self); 26] = [
+    pub const NAMES: [(&'static str, Self); 27] = [
         ("HELP", Self::Help),
         ("CONFIG", Self::Config),
         ("DATABASES", Self::Databases),
@@ -115,6 +118,7 @@ impl Show {
         ("VERSION", Self::Version),
         ("STATE", Self::State),
         ("WAITS", Self::Waits),
+        ("LISTENERS", Self::Listeners),
         ("FDS", Self::Fds),
         ("SOCKETS", Self::Sockets),
         ("ACTIVE_SOCKETS", Self::ActiveSockets),
@@ -150,6 +154,7 @@ impl Show {
             Self::Divergence => columns::DIVERGENCE,
             Self::DnsHosts => columns::DNS_HOSTS,
             Self::DnsZones => columns::DNS_ZONES,
+            Self::Listeners => columns::LISTENERS,
             Self::Lists => columns::LISTS,
             Self::Mem => columns::MEM,
             Self::PeerPools => columns::PEER_POOLS,

@@ -31,6 +31,7 @@ impl Admin {
             Show::Config => self.list_config(),
             Show::Databases => self.list_databases(),
             Show::DnsHosts => self.list_names(),
+            Show::Listeners => self.list_listeners(),
             Show::Lists => self.list_lists().await,
             Show::Mem => list_memory(),
             Show::Pools => self.list_pools().await,

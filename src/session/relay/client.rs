@@ -5,11 +5,12 @@ mod statements;
 pub(super) use statements::unknown_statement;
 
 use super::Shared;
-use crate::backend::link::{Effect, Link, Unnamed};
+use crate::backend::link::{ChannelQuery, Effect, Link, Unnamed};
 use crate::fault::{Fault, SqlState};
 use crate::session::front::{Front, StatementRules};
+use crate::session::state::Taking;
 use crate::wire::encode;
-use crate::wire::expect::{Awaited, Reply};
+use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::header::{self, HEADER_BYTES, Header};
 use crate::wire::splice::Splice;
 use crate::wire::tag::{backend, frontend as tag};
@@ -111,6 +112,13 @@ fn answer_synthesized(link: &mut Link, replies: &mut Vec<u8>) {
 fn bad_length(error: header::BadLength) -> Fault {
     tracing::debug!(%error, "client message refused");
     invalid_length()
+}
+
+/// Nobody could say what the backend listens to behind such a text.
+fn cannot_unlisten() -> Fault {
+    let text = "cannot run UNLISTEN with other statements in one query within a transaction";
+    Fault::error(SqlState::FEATURE_NOT_SUPPORTED, text)
+        .with_hint("Send UNLISTEN in a query of its own.")
 }
 
 fn invalid_length() -> Fault {
@@ -229,7 +237,11 @@ impl<'a> Message<'a, '_> {
             match self.body() {
                 Some(body) => {
                     let text = body.strip_suffix(b"\0").unwrap_or(body);
-                    refusal = self.front.inspect(text).err();
+                    match self.inspect_query(text) {
+                        Ok(true) => {}
+                        Ok(false) => return Step::Wait,
+                        Err(fault) => refusal = Some(fault),
+                    }
                 }
                 None if self.header.message_bytes() <= TEXT_BYTES_MAX => return Step::Incomplete,
                 None => self.front.state.doubt_everything(),
@@ -248,6 +260,33 @@ impl<'a> Message<'a, '_> {
         }
         self.link.expect.push(Awaited::Query, Reply::Forward, effect);
         self.forward()
+    }
+
+    /// Looks at the text of a Query, and has the backend listen in front of it if need be. Says
+    /// whether it can be sent now.
+    fn inspect_query(&mut self, text: &[u8]) -> Result<bool, Fault> {
+        let taking = self.front.taking(text);
+        if taking == Taking::Nothing {
+            return self.front.inspect(text).map(|()| true);
+        }
+        let expect = &self.link.expect;
+        if !expect.is_at_segment_start() {
+            return Err(cannot_unlisten());
+        }
+        if taking == Taking::InFront && expect.has_open_segments() {
+            // Whether it is in a transaction is not known yet.
+            return Ok(false);
+        }
+        if taking == Taking::InFront && expect.status() != TransactionStatus::Idle {
+            return Err(cannot_unlisten());
+        }
+        self.front.inspect(text)?;
+        if let Some(sql) = self.front.state.take_channels() {
+            encode::query(self.splice.insert(), &sql);
+            let effect = Effect::Channels(ChannelQuery::Take);
+            self.link.expect.push(Awaited::Query, Reply::Swallow, effect);
+        }
+        Ok(true)
     }
 
     /// Has the server fail in place of a query. What `effect` says was dropped is dropped.

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::client::{synthesized_tag, unknown_statement};
 use super::{Books, ServerFailure, Shared, restore_unnamed, undo};
-use crate::backend::link::{Effect, Link, mark};
+use crate::backend::link::{ChannelQuery, Effect, Link, mark};
 use crate::backend::params;
 use crate::backend::statements::StatementId;
 use crate::fault::SqlState;
 use crate::metrics::labels::SqlClass;
+use crate::session::channels::Heard;
 use crate::session::front::{Front, StatementRules};
 use crate::session::pins::Pins;
 use crate::wire::backend as view;
@@ -104,7 +105,9 @@ impl<'a> Turn<'a, '_> {
                 | tag::PARAMETER_STATUS
                 | tag::ERROR_RESPONSE
                 | tag::COMMAND_COMPLETE
-        ) || (header.tag == tag::DATA_ROW && self.is_answer());
+        ) || (header.tag == tag::NOTIFICATION_RESPONSE
+            && self.front.state.has_channels())
+            || (header.tag == tag::DATA_ROW && self.is_answer());
         let body = if needs_body {
             match rest.get(HEADER_BYTES..header.message_bytes()) {
                 Some(body) => body,
@@ -123,7 +126,7 @@ impl<'a> Turn<'a, '_> {
                 self.link.expect.reply(header.tag)?.0
             }
             tag::NOTICE_RESPONSE => self.unless_swallowed(),
-            tag::NOTIFICATION_RESPONSE => self.notification(),
+            tag::NOTIFICATION_RESPONSE => self.notification(body),
             tag::PARSE_COMPLETE => self.parsed()?,
             tag::DATA_ROW if self.is_answer() => {
                 self.front.state.answer(body);
@@ -171,11 +174,14 @@ impl<'a> Turn<'a, '_> {
         let status = status.ok_or(ServerFailure::Malformed { tag: tag::READY_FOR_QUERY })?;
         self.was_ready = true;
         let is_answer = self.is_answer();
+        let mut rest = Vec::new();
         let verdict = self.link.expect.ready(status)?;
         if verdict == Verdict::Forward {
             self.queries += 1;
             self.transactions += u32::from(status == TransactionStatus::Idle);
-        } else if is_answer && let Some(changed) = self.front.state.settle(&self.front.params) {
+        } else if is_answer
+            && let Some(changed) = self.front.state.settle(&self.front.params, &mut rest)
+        {
             let is_same = Arc::ptr_eq(&self.link.params, &self.front.params);
             let carried = changed.carried().to_vec();
             self.front.params = self.shared.interner.intern(changed);
@@ -184,6 +190,9 @@ impl<'a> Turn<'a, '_> {
             } else {
                 self.shared.interner.intern(self.link.params.carrying(carried))
             };
+        }
+        for notification in rest {
+            self.splice.insert().extend_from_slice(notification.message());
         }
         Ok(verdict)
     }
@@ -219,12 +228,27 @@ impl<'a> Turn<'a, '_> {
     fn error(&mut self, body: &[u8]) -> Result<Verdict, ServerFailure> {
         let error = view::error_response(body);
         self.link.has_said_why |= matches!(error.severity, b"FATAL" | b"PANIC");
+        let is_last = self.link.has_said_why;
         let Link { expect, held, .. } = &mut *self.link;
         if expect.head_is_swallowed() && self.front.state.is_asking() {
             self.front.state.answer_failed();
             // The client must know why it ends.
-            let is_last = self.link.has_said_why;
             return Ok(if is_last { Verdict::Forward } else { Verdict::Drop });
+        }
+        if let Some(Effect::Channels(query)) = expect.head_effect() {
+            match query {
+                ChannelQuery::Take if expect.status() == TransactionStatus::Failed => {
+                    // What it was in front of fails, too.
+                    return Ok(Verdict::Drop);
+                }
+                ChannelQuery::Mark if !is_last => {
+                    if let Some(channels) = self.front.state.channels_mut() {
+                        channels.keep();
+                    }
+                    return Ok(Verdict::Drop);
+                }
+                ChannelQuery::Take | ChannelQuery::Mark | ChannelQuery::Release => {}
+            }
         }
         if expect.runs_query_of_ours() {
             return Err(ServerFailure::ParameterRefused {
@@ -252,6 +276,7 @@ impl<'a> Turn<'a, '_> {
                 }
                 Effect::None
                 | Effect::Bound(..)
+                | Effect::Channels(_)
                 | Effect::Prepared { .. }
                 | Effect::InjectedUnnamed
                 | Effect::Evicted(_)
@@ -286,11 +311,13 @@ impl<'a> Turn<'a, '_> {
     }
 
     /// Notifications belong to the client whose LISTEN asked for them. Pooling point E40.
-    fn notification(&self) -> Verdict {
-        if self.front.rules == StatementRules::Pass || self.front.state.pins.has(Pins::LISTEN) {
-            Verdict::Forward
-        } else {
-            Verdict::Drop
+    fn notification(&mut self, body: &[u8]) -> Verdict {
+        if self.front.rules == StatementRules::Pass {
+            return Verdict::Forward;
+        }
+        match self.front.state.hear(body) {
+            Heard::Forward => Verdict::Forward,
+            Heard::Drop => Verdict::Drop,
         }
     }
 
@@ -331,6 +358,7 @@ impl<'a> Turn<'a, '_> {
                 }
                 Effect::None
                 | Effect::Bound(..)
+                | Effect::Channels(_)
                 | Effect::InjectedUnnamed
                 | Effect::Evicted(_)
                 | Effect::Closed { .. }

@@ -115,12 +115,6 @@ pub const KINDS: &[Kind] = &[
     temporary("create temp sequence leak", "drop sequence leak"),
     temporary("do $$ begin create temp table leak (a int); end $$", "drop table leak"),
     pinning(
-        "listen leak",
-        "select count(*) from pg_listening_channels()",
-        "unlisten leak",
-        "listen",
-    ),
-    pinning(
         "declare leak cursor with hold for select 1",
         "select count(*) from pg_cursors where name = 'leak'",
         "close leak",

@@ -9,6 +9,7 @@ use crate::backend::statements::{Held, NAME_PREFIX, Statement, text_of};
 use crate::fault::{Fault, SqlState};
 use crate::session::front::StatementRules;
 use crate::session::pins::Pins;
+use crate::session::state::Taking;
 use crate::sql;
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::frontend::{self, Target};
@@ -26,6 +27,9 @@ const UNNAMED_KEPT_BYTES_MAX: usize = 256 << 10;
 
 /// Prepared twice to have the server refuse a duplicate. No client reaches it: it has our prefix.
 const DUPLICATE_NAME: &[u8] = b"pgtandem_duplicate";
+
+/// The statement and the portal of ours that make a backend listen. No client reaches them.
+const CHANNELS_NAME: &[u8] = b"pgtandem_channels";
 
 /// Longest Parse of a named statement. LIMIT.
 const NAMED_BYTES_MAX: usize = 16 << 20;
@@ -231,8 +235,14 @@ impl<'a> Message<'a, '_> {
             };
         };
         if bind.statement.is_empty() {
+            if self.link.expect.may_fail_yet(self.link.unnamed_changed_in) {
+                return Ok(Step::Wait);
+            }
             return Ok(match self.front.inspect_unnamed() {
-                Ok(()) => self.with_unnamed(Awaited::Bind),
+                Ok(taking) => {
+                    self.take_channels(taking);
+                    self.with_unnamed(Awaited::Bind)
+                }
                 Err(fault) => self.refuse(&fault),
             });
         }
@@ -241,10 +251,12 @@ impl<'a> Message<'a, '_> {
             Lookup::Raw => Ok(self.extended(Awaited::Bind, Effect::None)),
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
             Lookup::Found(statement) => {
-                if !statement.is_plain()
-                    && let Err(fault) = self.front.inspect(statement.text())
-                {
-                    return Ok(self.refuse(&fault));
+                if !statement.is_plain() {
+                    let taking = self.front.taking(statement.text());
+                    if let Err(fault) = self.front.inspect(statement.text()) {
+                        return Ok(self.refuse(&fault));
+                    }
+                    self.take_channels(taking);
                 }
                 Ok(self.bind_renamed(bind, &statement))
             }
@@ -269,6 +281,33 @@ impl<'a> Message<'a, '_> {
         self.splice.skip(prefix);
         let available = self.rest.len() - prefix;
         Step::Done(prefix + self.front.passage.forward(values, available, self.splice))
+    }
+
+    /// Has the backend listen to what the client listens to, in front of an UNLISTEN, as a part of
+    /// the client's segment. If that fails, the client is told, as it would be of its own message.
+    fn take_channels(&mut self, taking: Taking) {
+        if taking == Taking::Nothing {
+            return;
+        }
+        let Some(sql) = self.front.state.take_channels() else { return };
+        let out = self.splice.insert();
+        encode::close_statement(out, CHANNELS_NAME);
+        let mut definition = sql;
+        definition.extend_from_slice(&[0, 0, 0]);
+        encode::parse(out, CHANNELS_NAME, &definition);
+        encode::run(out, CHANNELS_NAME);
+        encode::close_portal(out, CHANNELS_NAME);
+        encode::close_statement(out, CHANNELS_NAME);
+        for awaited in [
+            Awaited::Close,
+            Awaited::Parse,
+            Awaited::Bind,
+            Awaited::Execute,
+            Awaited::Close,
+            Awaited::Close,
+        ] {
+            self.link.expect.push(awaited, Reply::Swallow, Effect::None);
+        }
     }
 
     pub(super) fn describe(&mut self) -> Result<Step, Fault> {
