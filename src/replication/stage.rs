@@ -89,6 +89,27 @@ pub(super) async fn create(client: &Client) -> Result<(), Error> {
     client.batch_execute(CREATE).await.map_err(Error::sql("make a table for a large batch"))
 }
 
+/// Leaves in the table what is to be applied before a definition that has to do with `numbers`: these
+/// tables, and if one of them is emptied, all that are. The rest is put aside.
+pub(super) async fn divide(client: &Client, numbers: &[i32]) -> Result<(), Error> {
+    let wrong = || Error::sql("divide a large batch");
+    let aside = "ALTER TABLE pg_temp.pgtandem_stage RENAME TO pgtandem_later";
+    client.batch_execute(aside).await.map_err(wrong())?;
+    create(client).await?;
+    let sql = "WITH d AS (DELETE FROM pg_temp.pgtandem_later WHERE rel = ANY ($1) \
+               OR rel IN (SELECT rel FROM pg_temp.pgtandem_later WHERE op = 'T') \
+               AND EXISTS (SELECT FROM pg_temp.pgtandem_later WHERE op = 'T' AND rel = ANY ($1)) \
+               RETURNING *) INSERT INTO pg_temp.pgtandem_stage SELECT * FROM d";
+    client.execute(sql, &[&numbers]).await.map(drop).map_err(wrong())
+}
+
+/// Takes back what was put aside; what was in the table is applied.
+pub(super) async fn unite(client: &Client) -> Result<(), Error> {
+    let sql = "DROP TABLE pg_temp.pgtandem_stage, pg_temp.pgtandem_steps, pg_temp.pgtandem_net; \
+               ALTER TABLE pg_temp.pgtandem_later RENAME TO pgtandem_stage";
+    client.batch_execute(sql).await.map_err(Error::sql("unite a large batch"))
+}
+
 /// Writes changes into the table.
 pub(super) struct Writer {
     sink: Pin<Box<CopyInSink<Bytes>>>,

@@ -192,6 +192,11 @@ impl Pin {
 }
 
 impl Shape {
+    /// The same as a definition captures it, before anybody has looked at the types: all is pinned.
+    pub(super) fn plain(&self) -> Self {
+        Self { pins: Pin::ALL.into(), ..self.clone() }
+    }
+
     /// Reads the shapes of tables by oid, or why one cannot be captured.
     ///
     /// Every table of `tables` is in the answer.

@@ -31,6 +31,11 @@ const PREFIX: &str = "!pgtandem";
 const PRINTED_BY_CAST: [u32; 13] =
     [20, 21, 23, 25, 26, 700, 701, 1043, 1082, 1114, 1184, 1700, 2950];
 
+/// Numbers from here on are of tables that definitions have put under capture; `sql/step_2.sql` gives
+/// them out. Their triggers have the number in their names: such a table can become the partition of
+/// another one, whose triggers come to it.
+pub const DEFINED: i32 = 1_000_000_000;
+
 // Bits of `pg_trigger.tgtype`; `src/include/catalog/pg_trigger.h`.
 const ROW: i16 = 1;
 const BEFORE: i16 = 2;
@@ -148,6 +153,14 @@ impl Writer<'_> {
 
     fn named(&self, what: &str) -> String {
         format!("{what}_{}", self.number)
+    }
+
+    fn trigger_named(&self, what: &str) -> String {
+        if self.number < DEFINED {
+            format!("{PREFIX}_{what}")
+        } else {
+            format!("{PREFIX}_{what}_{}", self.number)
+        }
     }
 
     fn functions(&self) -> Vec<Function> {
@@ -290,7 +303,7 @@ impl Writer<'_> {
     fn triggers(&self) -> Vec<Trigger> {
         let table = self.table.name.quoted();
         let trigger = |what: &str, kind| Trigger {
-            name: format!("{PREFIX}_{what}"),
+            name: self.trigger_named(what),
             relid: self.table.oid,
             relation: table.clone(),
             function: self.named(what),
@@ -319,7 +332,7 @@ impl Writer<'_> {
         let copies = own.iter().filter(|trigger| trigger.kind & ROW != 0);
         let copies = copies.map(|trigger| Trigger { is_copy: true, ..on_leaf(trigger) });
         let truncate = Trigger {
-            name: format!("{PREFIX}_truncate"),
+            name: self.trigger_named("truncate"),
             relid: leaf.oid,
             relation: leaf.name.clone(),
             function: self.named("truncate_leaf"),

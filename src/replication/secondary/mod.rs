@@ -22,8 +22,8 @@ use tokio::sync::{mpsc, watch};
 
 use self::halt::Halt;
 use self::ready::Known;
-use super::catalog::{Selection, TableName};
-use super::change::RowKey;
+use super::apply::Poison;
+use super::catalog::Selection;
 use super::connect::{Target, connect};
 use super::primary;
 use super::progress::{self, Origin};
@@ -60,10 +60,10 @@ pub struct Keeper {
     found: watch::Receiver<Option<String>>,
     /// Whether somebody has asked for a copy, though `auto` is off or the secondary is detached.
     wants_copy: bool,
-    /// The row that could not be applied.
-    poison: Option<(TableName, RowKey)>,
-    /// Rows whose changes somebody wants to be skipped.
-    skips: Vec<(TableName, RowKey)>,
+    /// What could not be applied.
+    poison: Option<Poison>,
+    /// What somebody wants to be skipped.
+    skips: Vec<Poison>,
     failures: u32,
 }
 
@@ -100,8 +100,8 @@ impl Keeper {
             let goes_on = match halt {
                 Halt::Failed(why) => self.fail(why).await,
                 Halt::Stuck(state) => self.wait(state).await,
-                Halt::Poison { why, row } => {
-                    self.poison = Some(row);
+                Halt::Poison { why, what } => {
+                    self.poison = Some(what);
                     self.wait(State::Paused(why)).await
                 }
                 Halt::Asked(request) => self.answer(request).await,
