@@ -21,6 +21,7 @@ pub mod replication;
 pub mod secret;
 pub mod session;
 pub mod signals;
+pub mod sql;
 pub mod status;
 pub mod wire;
 pub mod worker;

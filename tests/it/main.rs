@@ -37,6 +37,7 @@ mod replication;
 mod servers;
 mod shutdown;
 mod sizes;
+mod sql;
 mod statement_mode;
 mod support;
 mod tidy;

@@ -4,9 +4,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Ranks of the code map; a module uses only lower ranks, itself, and what stands beside it here.
-const RANKS: [(&str, u8, &[&str]); 25] = [
+const RANKS: [(&str, u8, &[&str]); 26] = [
     ("wire", 0, &[]),
     ("secret", 0, &[]),
+    ("sql", 0, &[]),
     ("config", 1, &[]),
     ("fault", 1, &[]),
     ("log", 1, &[]),
