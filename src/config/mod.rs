@@ -30,7 +30,7 @@ mod tests;
 use std::path::Path;
 
 pub use checked::{
-    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, Host, LogFormat,
+    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, Ddl, FollowingRules, General, Host, LogFormat,
     Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary, User,
 };
 pub use diff::{Difference, Sections, is_for_start};

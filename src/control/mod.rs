@@ -103,12 +103,13 @@ pub struct Parts {
 impl Control {
     /// Starts with no pools and no clients, and with a task for each secondary.
     pub fn new(parts: Parts) -> Self {
+        let registry = Arc::<Registry>::default();
         Self {
             config_path: parts.config_path,
-            secondaries: Supervisor::start(&parts.config),
+            secondaries: Supervisor::start(&parts.config, registry.seals().clone()),
             config: Arc::new(ArcSwap::from_pointee(parts.config)),
             source: ArcSwap::from_pointee(parts.source),
-            registry: Arc::default(),
+            registry,
             workers: parts.workers,
             listeners: Arc::new(parts.listeners),
             admission: Admission::new(),

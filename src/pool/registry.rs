@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::definitions::Seals;
 use super::gate::Gate;
 use super::ledger::{Bound, Ledger};
 use super::spec::{Change, Gates, PoolNumber, Spec};
@@ -17,6 +18,7 @@ pub struct Registry {
     // Locked for a lookup at each login, at reload and by commands; never across a wait.
     tables: Mutex<Tables>,
     pooler: Arc<Gate>,
+    seals: Seals,
 }
 
 #[derive(Debug, Default)]
@@ -86,6 +88,11 @@ pub struct UserUse {
 }
 
 impl Registry {
+    /// Returns the secrets that prove definitions.
+    pub fn seals(&self) -> &Seals {
+        &self.seals
+    }
+
     /// Returns the gate of everything.
     pub fn pooler(&self) -> &Arc<Gate> {
         &self.pooler
@@ -130,7 +137,8 @@ impl Registry {
         let gates = Gates { database: shared.gate, pooler: Arc::clone(&self.pooler) };
         let ledger = Arc::new(Ledger::new(settings.size, shared.bound, user_bound));
         let number = tables.take_number();
-        let spec = Arc::new(Spec::new(number, (database, user), settings, ledger, gates));
+        let shared = (gates, self.seals.of(database));
+        let spec = Arc::new(Spec::new(number, (database, user), settings, ledger, shared));
         tables.pools.insert(key, Entry { spec: Arc::clone(&spec), unused_since: None });
         tracing::debug!(database, user, "new pool");
         Some(spec)

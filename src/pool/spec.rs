@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::definitions::{Definitions, Seal};
 use super::gate::Gate;
 use super::ledger::Ledger;
 use crate::auth::scram::DerivedKeys;
@@ -52,6 +53,7 @@ pub struct Spec {
     generation: AtomicU64,
     learned: Mutex<Option<Learned>>,
     derived: Arc<DerivedKeys>,
+    seal: Arc<Seal>,
     /// As of the backend opened last, by whichever worker.
     welcome: ArcSwapOption<Welcome>,
 }
@@ -93,8 +95,9 @@ impl Spec {
         (database, user): (&str, &str),
         settings: PoolSettings,
         ledger: Arc<Ledger>,
-        gates: Gates,
+        shared: (Gates, Arc<Seal>),
     ) -> Self {
+        let (gates, seal) = shared;
         Self {
             number,
             database: database.to_owned(),
@@ -106,6 +109,7 @@ impl Spec {
             generation: AtomicU64::new(0),
             learned: Mutex::new(None),
             derived: Arc::default(),
+            seal,
             welcome: ArcSwapOption::empty(),
         }
     }
@@ -147,6 +151,13 @@ impl Spec {
     /// Returns the settings in force.
     pub fn settings(&self) -> Arc<PoolSettings> {
         self.settings.load_full()
+    }
+
+    /// Returns how definitions of its clients are treated, if they are looked for.
+    pub fn definitions(&self) -> Option<Arc<Definitions>> {
+        let settings = self.settings();
+        let rules = settings.definitions.as_ref()?;
+        Some(Arc::new(Definitions::new(rules, Arc::clone(&self.seal))))
     }
 
     /// Returns the generation of backends that is current.

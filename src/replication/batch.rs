@@ -64,7 +64,7 @@ impl Position {
     /// A condition on `xid` that all changes fulfil that are still to be applied.
     ///
     /// Numbers are written out, so that the planner knows how few they are and takes the index.
-    fn condition(&self) -> String {
+    pub(super) fn condition(&self) -> String {
         let snapshots = || std::iter::once(&self.snapshot).chain(self.own.values());
         let xmax = snapshots().map(Snapshot::xmax).min().unwrap_or_default();
         let mut condition = format!("xid >= '{xmax}'::xid8");

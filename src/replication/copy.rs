@@ -7,16 +7,17 @@
 
 use std::pin::pin;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::future::try_join_all;
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::watch;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::apply::Treatment;
-use super::catalog::{Kind, Table, TableName};
+use super::catalog::{self, Kind, Table, TableName};
 use super::connect::{Target, connect};
 use super::error::Error;
 use super::hook;
@@ -26,6 +27,9 @@ use super::snapshot::Snapshot;
 
 /// Bytes that are handed on at a time.
 const CHUNK: usize = 128 << 10;
+
+/// Time between two looks at who waits for what is being copied.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Types whose binary form is the same in PostgreSQL 13 to 18, by oid.
 ///
@@ -53,6 +57,15 @@ pub enum CopyError {
         /// What failed.
         source: Error,
     },
+    /// A definition of a table came between, on either side.
+    #[error("{table} has just been changed")]
+    Changed {
+        /// The table.
+        table: TableName,
+    },
+    /// An application waits for a table that is being copied, and goes first.
+    #[error("somebody waits for a table that is being copied")]
+    InTheWay,
     /// Something failed that has nothing to do with a table.
     #[error(transparent)]
     Other(#[from] Error),
@@ -63,6 +76,7 @@ impl CopyError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::NotEmpty { .. } => false,
+            Self::Changed { .. } | Self::InTheWay => true,
             Self::Table { source: error, .. } | Self::Other(error) => error.is_transient(),
         }
     }
@@ -152,8 +166,10 @@ pub async fn copy(
     let is_one = plan.treatment == Treatment::Deferred;
     let count = if is_one { 1 } else { plan.workers.clamp(1, tables.len().max(1)) };
     let queue = Mutex::new(tables);
+    let pids = Mutex::new(Vec::new());
     let workers = (0..count).map(|_| async {
         let worker = Worker::start(&plan, &name).await?;
+        pids.lock().unwrap_or_else(PoisonError::into_inner).push(worker.pid);
         if is_one {
             worker.begin().await?;
         }
@@ -163,7 +179,10 @@ pub async fn copy(
             let done = worker.copy(&job, &snapshot, progress).await;
             done.map_err(|error| match error {
                 CopyError::Other(source) => CopyError::Table { table: job.table.name, source },
-                error @ (CopyError::NotEmpty { .. } | CopyError::Table { .. }) => error,
+                error @ (CopyError::NotEmpty { .. }
+                | CopyError::Changed { .. }
+                | CopyError::InTheWay
+                | CopyError::Table { .. }) => error,
             })?;
         }
         if is_one {
@@ -171,9 +190,31 @@ pub async fn copy(
         }
         Ok::<(), CopyError>(())
     });
-    try_join_all(workers).await.map(drop)?;
+    let watcher = connect(&plan.primary).await?;
+    tokio::select! {
+        biased;
+        copied = try_join_all(workers) => copied.map(drop)?,
+        stopped = watch_for_waiters(&watcher, &pids) => return Err(stopped),
+    }
     drop(holder);
     Ok(snapshot)
+}
+
+/// Looks whether somebody waits for a table that is being read: an application that changes one
+/// never waits for a copy to end, which may take hours. What is copied by then stays copied.
+async fn watch_for_waiters(client: &Client, pids: &Mutex<Vec<i32>>) -> CopyError {
+    let sql = "SELECT EXISTS (SELECT FROM pg_locks w WHERE NOT w.granted \
+               AND pg_blocking_pids(w.pid) && $1)";
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let ours = pids.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let row = client.query_one(sql, &[&ours]).await.and_then(|row| row.try_get(0));
+        match row.map_err(Error::sql("look who waits")) {
+            Ok(false) => {}
+            Ok(true) => return CopyError::InTheWay,
+            Err(error) => return error.into(),
+        }
+    }
 }
 
 /// Begins a transaction whose snapshot others can use, and says what it sees, and before which place
@@ -191,9 +232,12 @@ async fn export(holder: &Client) -> Result<(String, Snapshot, String), Error> {
     Ok((row.try_get(0).map_err(wrong())?, snapshot, row.try_get(2).map_err(wrong())?))
 }
 
-/// A pair of connections.
+/// A pair of connections, and one that sees what the first does not see in its snapshot.
 struct Worker {
     primary: Client,
+    /// Its process.
+    pid: i32,
+    fresh: Client,
     secondary: Client,
     treatment: Treatment,
 }
@@ -201,6 +245,9 @@ struct Worker {
 impl Worker {
     async fn start(plan: &Plan, name: &str) -> Result<Self, Error> {
         let (primary, secondary) = (connect(&plan.primary).await?, connect(&plan.secondary).await?);
+        let fresh = connect(&plan.primary).await?;
+        let row = primary.query_one("SELECT pg_backend_pid()", &[]).await;
+        let pid = row.and_then(|row| row.try_get(0)).map_err(Error::sql("begin to copy"))?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             super::literal::text(name)
@@ -210,7 +257,7 @@ impl Worker {
             // Refused where there are no foreign keys either.
             let _ = secondary.batch_execute("SET session_replication_role = replica").await;
         }
-        Ok(Self { primary, secondary, treatment: plan.treatment })
+        Ok(Self { primary, pid, fresh, secondary, treatment: plan.treatment })
     }
 
     async fn begin(&self) -> Result<(), Error> {
@@ -236,7 +283,9 @@ impl Worker {
         if self.treatment == Treatment::Off {
             self.begin().await?;
         }
+        self.lock(table, snapshot).await?;
         self.make_room(&there, *existing).await?;
+        self.expect_alike(&there).await?;
         let (rows, bytes) = self.stream(table, progress).await?;
         let done = "INSERT INTO pgtandem.copied AS c \
                     (schema, name, snapshot, rows, bytes, copied_at) \
@@ -268,6 +317,37 @@ impl Worker {
             }
         });
         Ok(())
+    }
+
+    /// Locks the table on the primary, and makes sure that no definition of it came since the snapshot
+    /// was taken.
+    ///
+    /// An ALTER TABLE that rewrites is not bound to snapshots: an older one sees an empty table.
+    async fn lock(&self, table: &Table, snapshot: &Snapshot) -> Result<(), CopyError> {
+        let changed = || CopyError::Changed { table: table.name.clone() };
+        let wrong = || Error::sql("lock the table that is copied");
+        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", table.name.quoted());
+        match self.primary.batch_execute(&lock).await {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Err(changed()),
+            locked => locked.map_err(wrong())?,
+        }
+        // Whatever is noted now holds until we let go.
+        let sql = "SELECT EXISTS (SELECT FROM pgtandem.tables WHERE relid = $1 AND fingerprint = $2 \
+                   AND (shaped IS NULL OR pg_visible_in_snapshot(shaped, $3::text::pg_snapshot)))";
+        let fingerprint = table.fingerprint();
+        let row =
+            self.fresh.query_one(sql, &[&table.oid, &fingerprint, &snapshot.to_string()]).await;
+        let is_same: bool = row.and_then(|row| row.try_get(0)).map_err(wrong())?;
+        if is_same { Ok(()) } else { Err(changed()) }
+    }
+
+    /// Makes sure that the secondary has made the same definitions of the table.
+    async fn expect_alike(&self, table: &Table) -> Result<(), CopyError> {
+        let there = catalog::table_of(&self.secondary, table.oid).await?;
+        let is_alike = there.is_some_and(|there| {
+            there.name == table.name && there.fingerprint() == table.fingerprint()
+        });
+        if is_alike { Ok(()) } else { Err(CopyError::Changed { table: table.name.clone() }) }
     }
 
     /// Empties the table, or makes sure that it is empty.

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::capture::error::CaptureError;
 use super::capture::mend;
 use super::capture::rotation::{self, Limits};
+use super::capture::schema;
 use super::catalog::Selection;
 use super::connect::{Target, connect};
 use super::observe::{Look, Observer};
@@ -25,6 +26,7 @@ use super::verify::{self, Verifier};
 use super::view::View;
 use super::wait::{Moment, WaitError, Waiter};
 use crate::config::{Config, Database, Replication, Secondary};
+use crate::pool::definitions::{Seal, Seals};
 
 /// LIMIT: commands that wait for one secondary.
 const COMMANDS_MAX: usize = 16;
@@ -43,6 +45,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 pub struct Supervisor {
     /// By database. Whoever works with one keeps it, also when there is another one in its place.
     groups: Arc<ArcSwap<Groups>>,
+    seals: Seals,
 }
 
 type Groups = BTreeMap<String, Arc<Group>>;
@@ -82,8 +85,10 @@ pub struct GroupView {
 
 impl Supervisor {
     /// Starts a task for each secondary of the configuration. They end when this is dropped.
-    pub fn start(config: &Config) -> Self {
-        let supervisor = Self::default();
+    ///
+    /// `seals` are given the secrets by which definitions are proved.
+    pub fn start(config: &Config, seals: Seals) -> Self {
+        let supervisor = Self { seals, ..Self::default() };
         supervisor.apply(config);
         supervisor
     }
@@ -103,7 +108,7 @@ impl Supervisor {
             .filter_map(|(name, database)| {
                 let replication = database.replication.as_ref()?;
                 let assignments = assignments(config, name, database, replication);
-                Some((name.clone(), Group::start(assignments, old.get(name))?))
+                Some((name.clone(), Group::start(assignments, old.get(name), &self.seals)?))
             })
             .collect();
         for (name, group) in old.iter().filter(|(name, _)| !has_secondaries(config, name)) {
@@ -225,13 +230,17 @@ impl Supervisor {
 impl Group {
     /// Starts the tasks of a database's secondaries; `None` if there are none. Of the `old` ones those
     /// stay that are the same.
-    fn start(assignments: Vec<Assignment>, old: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+    fn start(
+        assignments: Vec<Assignment>,
+        old: Option<&Arc<Self>>,
+        seals: &Seals,
+    ) -> Option<Arc<Self>> {
         let first = assignments.first()?.clone();
         let link = |assignment: Assignment| {
             let known = old.and_then(|old| old.links.get(&assignment.name));
             let same = known.filter(|known| known.assignment == assignment).cloned();
             let name = assignment.name.clone();
-            (name, same.unwrap_or_else(|| Arc::new(Link::start(assignment))))
+            (name, same.unwrap_or_else(|| Arc::new(Link::start(assignment, seals))))
         };
         let links: BTreeMap<String, Arc<Link>> = assignments.into_iter().map(link).collect();
         let same = old
@@ -248,7 +257,10 @@ impl Group {
         let tender = same.map(|same| Arc::clone(&same.tender));
         let Assignment { primary, settings, .. } = first.clone();
         let tender =
-            tender.unwrap_or_else(|| Arc::new(AbortOnDropHandle::new(tokio::spawn(tend(first)))));
+            tender.unwrap_or_else(|| {
+            let seal = seals.of(&first.database);
+            Arc::new(AbortOnDropHandle::new(tokio::spawn(tend(first, seal))))
+        });
         Some(Arc::new(Self::new(primary, settings, links, tender)))
     }
 
@@ -299,12 +311,14 @@ impl Group {
 }
 
 impl Link {
-    fn start(assignment: Assignment) -> Self {
+    fn start(assignment: Assignment, seals: &Seals) -> Self {
         let (say, status) = watch::channel(Status::new(&assignment.database, &assignment.name));
         let (requests, receiver) = mpsc::channel(COMMANDS_MAX);
         let (desk, stands) = desk(&assignment);
         let interval = assignment.settings.verify_interval;
-        tokio::spawn(Keeper::new(assignment.clone(), say, receiver, stands, desk.diverged()).run());
+        let seal = seals.of(&assignment.database);
+        let keeper = Keeper::new(assignment.clone(), say, receiver, stands, desk.diverged(), seal);
+        tokio::spawn(keeper.run());
         if !interval.is_zero() {
             tokio::spawn(verify_forever(Arc::clone(&desk), status.clone(), interval));
         }
@@ -326,16 +340,22 @@ fn desk(assignment: &Assignment) -> (Arc<Desk>, HoldRequests) {
 
 /// Keeps the change log of one primary small, detaches who makes it too large, and keeps writes going
 /// where the key of a table has changed.
-async fn tend(assignment: Assignment) {
+async fn tend(assignment: Assignment, seal: Arc<Seal>) {
     let limits = Limits::of(&assignment.settings);
     let database = &assignment.database;
     let (began, mut tended_at, mut client) = (Instant::now(), None::<Instant>, None);
+    let mut is_sealed = false;
     loop {
         let outcome = async {
             let client = match &mut client {
                 Some(client) => client,
                 None => client.insert(connect(&assignment.primary).await?),
             };
+            if !is_sealed {
+                let secret = schema::secret(client).await?;
+                is_sealed = secret.is_some();
+                seal.set(secret);
+            }
             let mended = mend::mend(client).await?;
             if !mended.is_empty() {
                 let tables = mended.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -352,7 +372,7 @@ async fn tend(assignment: Assignment) {
             Ok(()) | Err(CaptureError::NotInstalled) => {}
             Err(error) => {
                 tracing::warn!(database, %error, "cannot keep the change log small");
-                client = None;
+                (client, is_sealed) = (None, false);
             }
         }
         tokio::time::sleep(MEND).await;

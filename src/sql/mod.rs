@@ -28,7 +28,7 @@ pub use glance::{Glance, glance};
 pub use lexer::{Charset, Dialect, Kind, Lexer, Token};
 pub use name::{Name, text_of};
 pub use setting::{Scope, Setting, Target, Value, constant_calls};
-pub use split::{Statements, statements};
+pub use split::{Part, Statements, statements};
 
 #[cfg(test)]
 mod tests;

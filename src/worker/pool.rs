@@ -11,6 +11,7 @@ use crate::backend::params::ParamSet;
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
 use crate::metrics::cells::Cells;
+use crate::pool::definitions::Definitions;
 use crate::pool::slots::{Order, Slots};
 use crate::pool::spec::{PoolNumber, Spec};
 use crate::session::front::StatementRules;
@@ -54,6 +55,8 @@ pub struct Pool {
     pub spec: Arc<Spec>,
     /// Its settings, as of the last reload.
     pub settings: Arc<PoolSettings>,
+    /// How definitions of its clients are treated, as of the last reload.
+    pub definitions: Option<Arc<Definitions>>,
     /// Who has what, and who waits.
     pub slots: Slots<Key<Session>, Key<Backend>>,
     /// Idle backends that are being checked for a waiter.
@@ -87,6 +90,7 @@ impl Pool {
         Self {
             passage,
             settings: spec.settings(),
+            definitions: spec.definitions(),
             spec,
             slots: Slots::default(),
             checking: 0,

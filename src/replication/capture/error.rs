@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
+
 use super::shape::Refusal;
 use crate::replication::catalog::TableName;
 use crate::replication::error::Error;
@@ -69,6 +71,24 @@ pub enum CaptureError {
 }
 
 impl CaptureError {
+    /// Whether somebody else's lock was in the way.
+    pub fn is_about_locks(&self) -> bool {
+        match self {
+            Self::Defining { .. } => true,
+            Self::Sql(error) => error.server_said().is_some_and(|said| {
+                let codes = [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED];
+                codes.contains(said.code())
+            }),
+            Self::Foreign { .. }
+            | Self::Newer { .. }
+            | Self::Older { .. }
+            | Self::Changed { .. }
+            | Self::NotInstalled
+            | Self::Refused { .. }
+            | Self::Busy { .. } => false,
+        }
+    }
+
     /// Whether the same may succeed later without anybody doing anything.
     pub fn is_transient(&self) -> bool {
         match self {

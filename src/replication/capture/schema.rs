@@ -50,11 +50,14 @@ pub struct Meta {
 /// [`CaptureError::Foreign`], [`CaptureError::Newer`], [`CaptureError::Defining`],
 /// [`CaptureError::Sql`].
 pub async fn install(client: &mut Client) -> Result<Meta, CaptureError> {
-    let is_newest = format(&*client).await? == FORMAT;
-    let patience = if is_newest { Duration::ZERO } else { Duration::from_secs(10) };
-    let transaction = match begin(client, patience).await {
-        Err(CaptureError::Defining { .. }) if is_newest => return read(client).await,
-        begun => begun?,
+    let newest = match format(&*client).await? {
+        FORMAT => Some(read(client).await?),
+        _ => None,
+    };
+    let patience = if newest.is_some() { Duration::ZERO } else { Duration::from_secs(10) };
+    let transaction = match (begin(client, patience).await, newest) {
+        (Err(CaptureError::Defining { .. }), Some(meta)) => return Ok(meta),
+        (begun, _) => begun?,
     };
     let format = format(&transaction).await?;
     if format > FORMAT {

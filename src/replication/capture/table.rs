@@ -7,7 +7,6 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, GenericClient, Transaction};
 
 use super::error::CaptureError;
@@ -65,7 +64,7 @@ pub async fn capture(
     loop {
         let result = try_capture(client, table, &shape).await;
         match result {
-            Err(error) if is_locked(&error) => tries.pause(&table.name.to_string()).await?,
+            Err(error) if error.is_about_locks() => tries.pause(&table.name.to_string()).await?,
             result => return result,
         }
     }
@@ -353,7 +352,7 @@ pub async fn release(
     loop {
         let result = try_release(client, number).await;
         match result {
-            Err(error) if is_locked(&error) => tries.pause(&format!("number {number}")).await?,
+            Err(error) if error.is_about_locks() => tries.pause(&format!("number {number}")).await?,
             result => return result,
         }
     }
@@ -388,23 +387,6 @@ pub(super) async fn release_all(
         release(client, number, patience).await?;
     }
     Ok(())
-}
-
-/// Whether somebody else's lock was in the way.
-fn is_locked(error: &CaptureError) -> bool {
-    match error {
-        CaptureError::Defining { .. } => true,
-        CaptureError::Sql(error) => error.server_said().is_some_and(|said| {
-            [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(said.code())
-        }),
-        CaptureError::Foreign { .. }
-        | CaptureError::Newer { .. }
-        | CaptureError::Older { .. }
-        | CaptureError::Changed { .. }
-        | CaptureError::NotInstalled
-        | CaptureError::Refused { .. }
-        | CaptureError::Busy { .. } => false,
-    }
 }
 
 /// Tries that come less and less often until patience is out.

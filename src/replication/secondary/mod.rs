@@ -23,13 +23,16 @@ use tokio::sync::{mpsc, watch};
 use self::halt::Halt;
 use self::ready::Known;
 use super::apply::Poison;
+use super::capture::schema;
 use super::catalog::Selection;
 use super::connect::{Target, connect};
+use super::error::Error;
 use super::primary;
 use super::progress::{self, Origin};
 use super::status::{Request, State, Status};
 use super::verify::hold::HoldRequests;
 use crate::config::Replication;
+use crate::pool::definitions::Seal;
 
 /// What a secondary is, as the configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -65,6 +68,8 @@ pub struct Keeper {
     /// What somebody wants to be skipped.
     skips: Vec<Poison>,
     failures: u32,
+    /// Takes the secret by which definitions are proved.
+    seal: Arc<Seal>,
 }
 
 impl Keeper {
@@ -75,6 +80,7 @@ impl Keeper {
         requests: mpsc::Receiver<Request>,
         holds: HoldRequests,
         found: watch::Receiver<Option<String>>,
+        seal: Arc<Seal>,
     ) -> Self {
         let settings = &assignment.settings;
         let selection = Selection::new(&settings.tables, &settings.exclude);
@@ -90,6 +96,7 @@ impl Keeper {
             poison,
             skips,
             failures,
+            seal,
         }
     }
 
@@ -119,14 +126,29 @@ impl Keeper {
         let secondary = Arc::new(connect(&self.assignment.secondary).await?);
         self.lead(&secondary).await?;
         let mut primary = connect(&self.assignment.primary).await?;
+        // Reading the catalog of a table takes a lock on it, and may queue behind a definition that
+        // waits for somebody who waits for us.
+        let limit = primary.batch_execute("SET lock_timeout = '2s'").await;
+        limit.map_err(Error::sql("prepare the session"))?;
         let group = self.prepare_primary(&mut primary, &secondary).await?;
+        // Before anybody is told that it follows.
+        self.seal.set(schema::secret(&primary).await?);
         let origin = Origin::of_primary(&primary, &group).await?;
         progress::install(&secondary, &origin).await?;
         let progress = self.known(&primary, &secondary, &origin).await?;
+        let followed = progress::followed(&*secondary).await?;
+        if let Some(snapshot) = &progress.snapshot
+            && !followed.is_empty()
+            && primary::has_definitions(&mut primary, snapshot).await?
+        {
+            // The primary's tables are others than those that the next changes are of.
+            let ready = self.catch_up(secondary, snapshot.clone(), followed).await?;
+            return self.follow(&mut primary, ready).await;
+        }
         // Before the tables are read: one that comes in between is not to be ignored.
         let next_number = primary::next_number(&primary).await?;
         let tables = self.compare(&primary, &secondary).await?;
-        let known = Known { progress, tables, next_number };
+        let known = Known { progress, tables, next_number, followed };
         let ready = self.make_ready(&primary, secondary, known).await?;
         self.follow(&mut primary, ready).await
     }

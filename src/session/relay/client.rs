@@ -1,5 +1,6 @@
 //! Client → server.
 
+mod definitions;
 mod statements;
 
 use super::Shared;
@@ -134,6 +135,11 @@ impl<'a> Message<'a, '_> {
         }
         if self.link.expect.is_at_segment_start() {
             self.tidy();
+        }
+        if self.front.definitions.is_some()
+            && let Some(step) = self.define()
+        {
+            return step;
         }
         match tag {
             tag::QUERY => Ok(self.query()),

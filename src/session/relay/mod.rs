@@ -91,7 +91,7 @@ pub enum ServerFailure {
 /// Takes back what a skipped or failed message did to the books.
 fn undo(entry: Entry<Effect>, has_failed: bool, front: &mut Front, link: &mut Books<'_>) {
     match entry.effect {
-        Effect::None | Effect::Bound(_) => {}
+        Effect::None | Effect::Bound(_) | Effect::Noted => {}
         Effect::Prepared { name, id, was_sent } => {
             let prepared = front.prepared_mut();
             if prepared.find(&name).is_some_and(|statement| statement.id() == id) {
@@ -135,6 +135,7 @@ fn restore_unnamed(
     let later = link.expect.entries_mut().find_map(|entry| match &mut entry.effect {
         Effect::Unnamed { before, was_there } => Some((before, was_there)),
         Effect::None
+        | Effect::Noted
         | Effect::Bound(_)
         | Effect::Prepared { .. }
         | Effect::Injected(_)

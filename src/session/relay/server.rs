@@ -12,6 +12,7 @@ use crate::fault::SqlState;
 use crate::metrics::labels::SqlClass;
 use crate::session::front::{Front, Pins, StatementRules};
 use crate::wire::backend as view;
+use crate::wire::encode;
 use crate::wire::expect::{Awaited, TransactionStatus, Verdict};
 use crate::wire::header::{self, HEADER_BYTES, Header};
 use crate::wire::splice::Splice;
@@ -206,6 +207,19 @@ impl<'a> Turn<'a, '_> {
                 message: error.message.to_vec(),
             });
         }
+        // What we have the server do for a definition is not for the client to see, nor with which
+        // parameters.
+        let is_ours = expect.entries().next().is_some_and(|entry| match entry.effect {
+            Effect::Noted => true,
+            Effect::None
+            | Effect::Bound(_)
+            | Effect::Prepared { .. }
+            | Effect::Injected(_)
+            | Effect::InjectedUnnamed
+            | Effect::Evicted(_)
+            | Effect::Closed { .. }
+            | Effect::Unnamed { .. } => false,
+        });
         let front = &mut *self.front;
         let mut books = Books { held, unnamed: None, unnamed_was_there: None };
         let was_provoked = error.sqlstate == SqlState::INVALID_SQL_STATEMENT_NAME.0;
@@ -225,6 +239,7 @@ impl<'a> Turn<'a, '_> {
                     is_confused |= has_failed && is_duplicate;
                 }
                 Effect::None
+                | Effect::Noted
                 | Effect::Bound(_)
                 | Effect::Prepared { .. }
                 | Effect::InjectedUnnamed
@@ -247,6 +262,13 @@ impl<'a> Turn<'a, '_> {
         let Books { unnamed, unnamed_was_there, .. } = books;
         if unnamed_was_there.is_some() {
             restore_unnamed(unnamed, unnamed_was_there, self.front, self.link);
+        }
+        if is_ours && verdict == Verdict::Forward {
+            let mut plain = Vec::new();
+            let severity = std::str::from_utf8(error.severity).unwrap_or("ERROR");
+            let tag = tag::ERROR_RESPONSE;
+            encode::report(&mut plain, tag, severity, &error.sqlstate, error.message, &[]);
+            return Ok(Verdict::Replace(plain.into()));
         }
         Ok(verdict)
     }
@@ -305,6 +327,7 @@ impl<'a> Turn<'a, '_> {
                     ids.insert(*id);
                 }
                 Effect::None
+                | Effect::Noted
                 | Effect::Bound(_)
                 | Effect::InjectedUnnamed
                 | Effect::Evicted(_)

@@ -314,7 +314,8 @@ BEGIN
         SELECT m.active, m.stopped_at INTO STRICT meta FROM pgtandem.meta m FOR SHARE;
     END IF;
     IF meta.stopped_at IS NOT NULL
-       OR EXISTS (SELECT FROM pg_class c WHERE c.oid = target AND c.relpersistence = 't') THEN
+       OR EXISTS (SELECT FROM pg_class c WHERE c.oid = target AND c.relpersistence = 't')
+       OR how LIKE '%drop%' AND current_setting('pgtandem.dropped', true) = 't' THEN
         RETURN;
     END IF;
     log := format('INSERT INTO pgtandem.log_%s (rel, op, key, new) VALUES ($1, $2, $3, $4)', meta.active);
@@ -378,14 +379,18 @@ BEGIN
             -- What somebody else has changed past us is not ours to take for known.
             IF t.fingerprint <> t.was_fingerprint AND t.strength = 3 THEN
                 SELECT array_agg(f.fact ORDER BY a.attnum, f.place),
-                       bool_or(d.is_computed AND NOT a.atthasmissing AND t.is_filled)
+                       bool_or(d.is_computed AND NOT m.atthasmissing AND t.is_filled)
                 INTO facts, t.is_filled
-                FROM pg_attribute a JOIN pg_type y ON y.oid = a.atttypid
+                FROM pg_attribute a
+                JOIN pg_type y ON y.oid = a.atttypid
+                -- The partitions have it.
+                JOIN pg_attribute m ON m.attrelid = COALESCE(t.leaves[1], t.relid)
+                                    AND m.attname = a.attname
                 CROSS JOIN LATERAL (
                     SELECT a.attgenerated = '' AND (a.atthasdef OR a.attidentity <> ''
                            OR y.typdefault IS NOT NULL) AS is_computed) d
-                LEFT JOIN LATERAL (VALUES (1, a.attname::text), (2, a.attmissingval::text)) f(place, fact)
-                     ON a.atthasmissing
+                LEFT JOIN LATERAL (VALUES (1, a.attname::text), (2, m.attmissingval::text))
+                                  f(place, fact) ON m.atthasmissing
                 WHERE a.attrelid = t.relid AND a.attnum > COALESCE(t.had_columns, t.columns)
                   AND NOT a.attisdropped;
                 facts := array_remove(facts, NULL);

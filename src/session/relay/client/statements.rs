@@ -368,7 +368,7 @@ impl<'a> Message<'a, '_> {
 
     /// Makes the server fail here, and the client see `fault` for it: so the transaction fails, the
     /// rest is skipped, and everything stays in order, as if the server had found out itself.
-    fn refuse(&mut self, fault: &Fault) -> Step {
+    pub(super) fn refuse(&mut self, fault: &Fault) -> Step {
         encode::message(self.splice.insert(), tag::BIND, |out| {
             encode::cstr(out, b"");
             encode::cstr(out, NAME_PREFIX);

@@ -1,0 +1,208 @@
+//! Single definitions, and what is exact about them.
+
+use super::{assert_same, connect, each, start};
+use crate::support::message as m;
+
+const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, x text)";
+const ROWS: &str = "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i";
+
+#[test]
+fn a_table_and_a_column() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &[
+            "CREATE TABLE u (id int PRIMARY KEY, x text)",
+            "INSERT INTO u VALUES (1, 'a'), (2, 'b')",
+            "UPDATE t SET x = 'before' WHERE id < 50",
+            "ALTER TABLE t ADD COLUMN y int DEFAULT 7",
+            "UPDATE t SET y = 8 WHERE id > 50",
+            "DELETE FROM u WHERE id = 1",
+        ],
+    );
+    assert_same(&pair);
+}
+
+/// Between the changes of its own transaction, and rows of a new table from the first one on.
+#[test]
+fn within_a_transaction() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &[
+            "BEGIN",
+            "UPDATE t SET x = 'before'",
+            "ALTER TABLE t RENAME x TO z",
+            "UPDATE t SET z = 'between' WHERE id < 50",
+            "ALTER TABLE t ADD COLUMN d date NOT NULL DEFAULT '2020-01-01'",
+            "CREATE TABLE u (id int PRIMARY KEY REFERENCES t)",
+            "INSERT INTO u SELECT id FROM t",
+            "UPDATE t SET d = '2021-02-03' WHERE id = 5",
+            "ALTER TABLE t DROP COLUMN z",
+            "COMMIT",
+        ],
+    );
+    assert_same(&pair);
+    let mut one = String::from("BEGIN;");
+    one.push_str(" ALTER TABLE t ADD w text; UPDATE t SET w = 'a;b' WHERE id = 1;");
+    one.push_str(" CREATE INDEX ON t (w); -- and;\n ALTER TABLE u RENAME TO v; COMMIT");
+    each(&mut client, &[&one, "INSERT INTO t (id, d) VALUES (1000, now())"]);
+    assert_same(&pair);
+}
+
+#[test]
+fn by_the_extended_protocol() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    let create = "CREATE TABLE u (id int PRIMARY KEY, x text)";
+    let answers = client.run(&[m::parse("", create), m::bind("", ""), m::execute(""), m::sync()]);
+    assert_eq!(answers.to_string(), "1 | 2 | C CREATE TABLE | Z I");
+    let answers = client.run(&[
+        m::parse("s", "ALTER TABLE u ADD COLUMN y int"),
+        m::parse("i", "INSERT INTO u VALUES (1, 'a', 2)"),
+        m::bind("p", "s"),
+        m::describe_portal("p"),
+        m::execute("p"),
+        m::bind("", "i"),
+        m::execute(""),
+        m::sync(),
+    ]);
+    assert_eq!(answers.to_string(), "1 | 1 | 2 | n | C ALTER TABLE | 2 | C INSERT 0 1 | Z I");
+    assert_same(&pair);
+}
+
+#[test]
+fn what_is_rolled_back_is_not_made() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &[
+            "BEGIN",
+            "CREATE TABLE gone (id int PRIMARY KEY)",
+            "ROLLBACK",
+            "BEGIN",
+            "CREATE TABLE kept (id int PRIMARY KEY)",
+            "SAVEPOINT s",
+            "INSERT INTO kept VALUES (1)",
+            "ALTER TABLE t ADD COLUMN gone int",
+            "UPDATE t SET gone = 1",
+            "ROLLBACK TO s",
+            "INSERT INTO kept VALUES (2)",
+            "UPDATE t SET x = 'y'",
+            "COMMIT",
+        ],
+    );
+    let failed = client.query("CREATE TABLE gone (id int PRIMARY KEY); SELECT 1 / 0");
+    assert!(failed.to_string().contains("22012"), "{failed}");
+    assert_same(&pair);
+}
+
+/// What a default is computed to when the column comes, it is on both sides.
+#[test]
+fn defaults_that_are_computed() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &[
+            "ALTER TABLE t ADD COLUMN made timestamptz NOT NULL DEFAULT now()",
+            "UPDATE t SET x = 'y' WHERE id < 10",
+            "ALTER TABLE t ADD COLUMN by name DEFAULT current_user, ADD COLUMN c int DEFAULT 5",
+            "CREATE TABLE p (id int PRIMARY KEY, x text) PARTITION BY RANGE (id)",
+            "CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (100)",
+            "INSERT INTO p SELECT i, 'x' FROM generate_series(1, 50) i",
+            "ALTER TABLE p ADD COLUMN made timestamptz DEFAULT clock_timestamp()::date + time '0:00'",
+        ],
+    );
+    assert_same(&pair);
+    // Each row has another value: copied.
+    each(
+        &mut client,
+        &[
+            "ALTER TABLE t ADD COLUMN u uuid NOT NULL DEFAULT gen_random_uuid()",
+            "ALTER TABLE t ADD COLUMN s serial",
+            "UPDATE t SET x = 'z' WHERE id > 90",
+            "ALTER TABLE t ALTER COLUMN x TYPE text USING x || random()",
+        ],
+    );
+    assert_same(&pair);
+}
+
+#[test]
+fn labels_of_enums() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &[
+            "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+            "CREATE TABLE m (id int PRIMARY KEY, m mood)",
+            "INSERT INTO m VALUES (1, 'sad')",
+            "ALTER TYPE mood ADD VALUE 'happy' AFTER 'ok'",
+            "INSERT INTO m VALUES (2, 'happy')",
+            "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
+            "ALTER TYPE mood ADD VALUE IF NOT EXISTS 'fine' BEFORE 'happy'",
+            "UPDATE m SET m = 'fine' WHERE m = 'blue'",
+        ],
+    );
+    assert_same(&pair);
+}
+
+#[test]
+fn partitions_and_other_names() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &[
+            "CREATE SCHEMA \"S a\"",
+            "CREATE TABLE \"S a\".\"P \"\"1\" (id int PRIMARY KEY, x text) PARTITION BY RANGE (id)",
+            "CREATE TABLE p0 PARTITION OF \"S a\".\"P \"\"1\" FOR VALUES FROM (0) TO (100)",
+            "INSERT INTO \"S a\".\"P \"\"1\" SELECT i, 'x' FROM generate_series(1, 50) i",
+            "CREATE TABLE p1 (x text, id int PRIMARY KEY)",
+            "INSERT INTO p1 VALUES ('brought', 150)",
+            "ALTER TABLE \"S a\".\"P \"\"1\" ATTACH PARTITION p1 FOR VALUES FROM (100) TO (200)",
+            "UPDATE \"S a\".\"P \"\"1\" SET id = id + 100, x = 'moved' WHERE id = 20",
+            "ALTER SCHEMA \"S a\" RENAME TO other",
+            "ALTER TABLE other.\"P \"\"1\" RENAME TO p",
+            "ALTER TABLE other.p SET SCHEMA public",
+            "ALTER TABLE p RENAME COLUMN id TO ident",
+            "DELETE FROM p WHERE ident = 150",
+            "TRUNCATE p0",
+            "ALTER TABLE p DETACH PARTITION p0",
+            "INSERT INTO p0 VALUES (1, 'alone')",
+            "DROP TABLE p",
+            "SET search_path = other",
+            "CREATE TABLE here (id int PRIMARY KEY)",
+            "INSERT INTO here VALUES (1)",
+            "RESET search_path",
+        ],
+    );
+    assert_same(&pair);
+}
+
+/// Temporary objects are the client's own, whatever they are called.
+#[test]
+fn temporary_objects_stay_here() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &[
+            "BEGIN",
+            "CREATE TEMP TABLE t (id int PRIMARY KEY)",
+            "ALTER TABLE t ADD COLUMN y int",
+            "CREATE INDEX ON t (y)",
+            "DROP TABLE t",
+            "CREATE TEMP TABLE t AS SELECT 1 AS id",
+            "DROP TABLE pg_temp.t",
+            "DROP TABLE IF EXISTS nothing",
+            "COMMIT",
+            "UPDATE t SET x = 'y'",
+        ],
+    );
+    assert_same(&pair);
+}
