@@ -23,7 +23,7 @@ mod split;
 
 pub use calls::Traces;
 pub use classify::{Action, Class, Discard, Names, Transaction, classify};
-pub use definition::{Definition, Object, Verb};
+pub use definition::{Definition, Object, Temporary, Verb};
 pub use glance::{Glance, glance};
 pub use lexer::{Charset, Dialect, Kind, Lexer, Token};
 pub use name::{Name, text_of};

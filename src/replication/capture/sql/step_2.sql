@@ -291,12 +291,13 @@ DECLARE
     us xid8;
 BEGIN
     SELECT m.secret INTO STRICT meta FROM pgtandem.meta m;
-    IF proof IS DISTINCT FROM sha256(meta.secret || sha256(
-           meta.secret || convert_to(pg_backend_pid() || ' ' || nonce || ' ' || how, 'UTF8')
-           || sha256(statement) || sha256(convert_to(include, 'UTF8'))
-           || sha256(convert_to(exclude, 'UTF8'))))
-       -- Microseconds, and twelve bits of chance.
-       OR abs(extract(epoch FROM clock_timestamp()) - (nonce >> 12) / 1000000.0) > 86400
+    -- Null, of whatever is null, is no proof.
+    IF NOT COALESCE(proof = sha256(meta.secret || sha256(
+               meta.secret || convert_to(pg_backend_pid() || ' ' || nonce || ' ' || how, 'UTF8')
+               || sha256(statement) || sha256(convert_to(include, 'UTF8'))
+               || sha256(convert_to(exclude, 'UTF8'))))
+           -- Microseconds, and twelve bits of chance.
+           AND abs(extract(epoch FROM clock_timestamp()) - (nonce >> 12) / 1000000.0) < 86400, false)
     THEN
         RAISE EXCEPTION 'permission denied for function define' USING ERRCODE = '42501';
     END IF;
@@ -346,7 +347,8 @@ BEGIN
         LEFT JOIN pg_class c ON c.oid = r.relid
         LEFT JOIN pg_namespace n ON n.oid = c.relnamespace
         LEFT JOIN LATERAL pgtandem.shape(COALESCE(r.relid, h.oid)) s ON true
-        WHERE h.oid IS NOT NULL OR c.oid IS NULL OR c.relname <> r.name OR n.nspname <> r.schema
+        WHERE h.oid IS NOT NULL OR c.oid IS NULL OR c.relispartition OR c.relname <> r.name
+           OR n.nspname <> r.schema
         ORDER BY r.number NULLS LAST, h.oid
     LOOP
         facts := '{}';

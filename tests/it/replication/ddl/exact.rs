@@ -61,15 +61,15 @@ fn by_the_extended_protocol() {
     assert_eq!(answers.to_string(), "1 | 2 | C CREATE TABLE | Z I");
     let answers = client.run(&[
         m::parse("s", "ALTER TABLE u ADD COLUMN y int"),
-        m::parse("i", "INSERT INTO u VALUES (1, 'a', 2)"),
         m::bind("p", "s"),
         m::describe_portal("p"),
         m::execute("p"),
+        m::parse("i", "INSERT INTO u VALUES (1, 'a', 2)"),
         m::bind("", "i"),
         m::execute(""),
         m::sync(),
     ]);
-    assert_eq!(answers.to_string(), "1 | 1 | 2 | n | C ALTER TABLE | 2 | C INSERT 0 1 | Z I");
+    assert_eq!(answers.to_string(), "1 | 2 | n | C ALTER TABLE | 1 | 2 | C INSERT 0 1 | Z I");
     assert_same(&pair);
 }
 

@@ -60,7 +60,10 @@ pub fn definitions(address: &Address, database: &str) -> Vec<String> {
     let mut dump = tool("pg_dump", address, database);
     dump.args(["--schema-only", "--exclude-schema=pgtandem", "--no-acl"]);
     let dump = successful(dump.output().expect("pg_dump runs"));
-    let is_ours = |line: &str| line.contains("!pgtandem") || line.starts_with("--");
+    let is_ours = |line: &str| {
+        // The key of \restrict is another one each time.
+        line.contains("!pgtandem") || line.starts_with("--") || line.starts_with('\\')
+    };
     let lines = dump.lines().filter(|line| !line.is_empty() && !is_ours(line));
     lines.map(str::to_owned).collect()
 }

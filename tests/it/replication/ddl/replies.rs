@@ -28,7 +28,7 @@ fn script(client: &mut Client) -> Vec<String> {
     ] {
         seen.push(format!("{sql}: {}", client.query(sql)));
     }
-    let run = |client: &mut Client, messages: &[bytes::Bytes]| client.run(messages).to_string();
+    let run = |client: &mut Client, messages: &[Vec<u8>]| client.run(messages).to_string();
     let create = "CREATE TABLE d (id int PRIMARY KEY)";
     seen.push(run(client, &[m::parse("", create), m::bind("", ""), m::execute(""), m::sync()]));
     // The unnamed statement and portal are still the client's.
