@@ -30,8 +30,9 @@ mod tests;
 use std::path::Path;
 
 pub use checked::{
-    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, Ddl, FollowingRules, General, Host, LogFormat,
-    Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary, User,
+    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, Ddl, FollowingRules, General,
+    Host, LogFormat, Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication,
+    Secondary, User,
 };
 pub use diff::{Difference, Sections, is_for_start};
 pub use entries::Entry;

@@ -163,6 +163,24 @@ impl NetEffect {
         taken.finish()
     }
 
+    /// Forgets what there is to do in a table.
+    pub fn forget(&mut self, number: i32) {
+        for (key, row) in self.tables.remove(&number).iter().flat_map(|net| &net.rows) {
+            self.rows -= 1;
+            self.bytes -= size(key) + row.size();
+        }
+    }
+
+    /// The tables that it is about.
+    pub fn numbers(&self) -> impl Iterator<Item = i32> {
+        self.tables.keys().copied()
+    }
+
+    /// The transactions that have changed the rows of a table last.
+    pub fn transactions(&self, table: i32) -> impl Iterator<Item = u64> {
+        self.tables.get(&table).into_iter().flat_map(|net| net.rows.values().map(|row| row.xid))
+    }
+
     /// How many rows it is about.
     pub fn rows(&self) -> u64 {
         self.rows

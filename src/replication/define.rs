@@ -60,7 +60,10 @@ pub(super) async fn run(client: &Client, definition: &Definition) -> Result<(), 
         None => vec![],
     };
     let [names_type, values_type] = arrays.clone();
-    client.query_typed(set, &[(&names, names_type), (&values, values_type)]).await.map_err(wrong())?;
+    client
+        .query_typed(set, &[(&names, names_type), (&values, values_type)])
+        .await
+        .map_err(wrong())?;
     let role = literal::identifier(&definition.role);
     let ran = match client.batch_execute(&format!("SET LOCAL ROLE {role}")).await {
         Ok(()) => client.batch_execute(&definition.text).await,
@@ -185,11 +188,7 @@ async fn has_rows(client: &Client, table: &Table) -> Result<bool, Error> {
 ///
 /// A default such as `now()` is computed once, when the column comes, and was something else on the
 /// primary.
-async fn fill(
-    client: &Client,
-    table: &Table,
-    missing: &[(String, String)],
-) -> Result<bool, Error> {
+async fn fill(client: &Client, table: &Table, missing: &[(String, String)]) -> Result<bool, Error> {
     let wrong = || Error::sql("fill a new column");
     let found = "SELECT attmissingval::text FROM pg_attribute \
                  WHERE attname = $2 AND attrelid = coalesce(\
@@ -248,11 +247,27 @@ pub(super) async fn ahead(target: &Target, definition: &Definition) -> Result<bo
             Ok(true)
         }
         // It was made ahead before, and the batch it belongs to has failed.
-        Err(ApplyError::Undefined { source, .. }) => Ok(source
-            .server_said()
-            .is_some_and(|said| *said.code() == SqlState::DUPLICATE_OBJECT)),
+        Err(ApplyError::Undefined { source, .. }) => {
+            Ok(source.server_said().is_some_and(|said| *said.code() == SqlState::DUPLICATE_OBJECT))
+        }
         Err(_) => Ok(false),
     }
+}
+
+/// The tables whose columns are of an enum that has labels which this transaction has added: nothing
+/// can have them before it is over.
+pub(super) async fn users_of_new_labels(client: &Client) -> Result<Vec<TableName>, Error> {
+    let wrong = || Error::sql("look who uses new labels");
+    let sql = "SELECT DISTINCT n.nspname::text, c.relname::text \
+               FROM pg_enum e JOIN pg_type t ON t.oid = e.enumtypid \
+               JOIN pg_attribute a ON a.atttypid IN (t.oid, t.typarray) AND a.attnum > 0 \
+               JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace \
+               WHERE e.xmin = pg_current_xact_id()::xid";
+    let rows = client.query_typed(sql, &[]).await.map_err(wrong())?;
+    let read = |row: &tokio_postgres::Row| {
+        Ok(TableName { schema: row.try_get(0)?, name: row.try_get(1)? })
+    };
+    rows.iter().map(read).collect::<Result<_, _>>().map_err(wrong())
 }
 
 /// Writes IF NOT EXISTS behind ADD VALUE, unless it is there.

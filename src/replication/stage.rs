@@ -103,6 +103,16 @@ pub(super) async fn divide(client: &Client, numbers: &[i32]) -> Result<(), Error
     client.execute(sql, &[&numbers]).await.map(drop).map_err(wrong())
 }
 
+/// Forgets what is in the table of some tables.
+pub(super) async fn forget(client: &Client, numbers: &[i32]) -> Result<(), Error> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let sql = "DELETE FROM pg_temp.pgtandem_stage WHERE rel = ANY ($1)";
+    let forgotten = client.execute(sql, &[&numbers]).await;
+    forgotten.map(drop).map_err(Error::sql("forget a part of a large batch"))
+}
+
 /// Takes back what was put aside; what was in the table is applied.
 pub(super) async fn unite(client: &Client) -> Result<(), Error> {
     let sql = "DROP TABLE pg_temp.pgtandem_stage, pg_temp.pgtandem_steps, pg_temp.pgtandem_net; \

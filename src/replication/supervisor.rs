@@ -256,8 +256,7 @@ impl Group {
         }
         let tender = same.map(|same| Arc::clone(&same.tender));
         let Assignment { primary, settings, .. } = first.clone();
-        let tender =
-            tender.unwrap_or_else(|| {
+        let tender = tender.unwrap_or_else(|| {
             let seal = seals.of(&first.database);
             Arc::new(AbortOnDropHandle::new(tokio::spawn(tend(first, seal))))
         });

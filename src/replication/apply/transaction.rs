@@ -11,8 +11,8 @@ use super::diagnose;
 use super::job::{Job, plan, truncate};
 use super::step::Step;
 use super::{ApplyError, Followed, Ready, Tables, Treatment};
-use crate::replication::coalesce::NetTable;
 use crate::replication::batch::Position;
+use crate::replication::coalesce::NetTable;
 use crate::replication::error::Error;
 use crate::replication::hook;
 

@@ -81,7 +81,6 @@ fn capture(sql: &mut String, always: &mut String, table: &Table, shape: &Shape, 
              (number, relid, schema, name, key, fingerprint, inserts, leaves, since, columns)\n    \
          SELECT {number}, oid, {}, {}, {}, '{}', '{}', '{{{}}}', pg_current_snapshot(), relnatts\n    \
          FROM pg_class WHERE oid = {}",
-
         name(&table.name.schema),
         name(&table.name.name),
         name(&literal::array(key.into_iter().map(Some))),

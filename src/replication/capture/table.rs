@@ -352,7 +352,9 @@ pub async fn release(
     loop {
         let result = try_release(client, number).await;
         match result {
-            Err(error) if error.is_about_locks() => tries.pause(&format!("number {number}")).await?,
+            Err(error) if error.is_about_locks() => {
+                tries.pause(&format!("number {number}")).await?
+            }
             result => return result,
         }
     }

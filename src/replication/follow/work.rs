@@ -5,18 +5,21 @@
 //! others: a transaction may have changes on both sides of it that are not in the order of their ids,
 //! but never of a table that the definition had locked ([`super::super::definition::Shaped::is_cut`]).
 
+use std::collections::HashSet;
 use std::time::Instant;
 
 use tokio_postgres::Client;
 
 use super::{Count, Follower, Stepped};
-use crate::replication::apply::{ApplyError, Poison, Ready};
+use crate::replication::apply::{ApplyError, Followed, Poison, Ready};
 use crate::replication::batch::{Batch, Entry};
+use crate::replication::catalog::TableName;
 use crate::replication::change::Change;
 use crate::replication::coalesce::NetEffect;
 use crate::replication::define;
 use crate::replication::definition::Definition;
 use crate::replication::hook;
+use crate::replication::progress;
 use crate::replication::stage;
 
 /// What was read of a batch before it turned out that it has to be applied while it is read.
@@ -47,6 +50,11 @@ struct Work {
     held: Held,
     skipped: Vec<Change>,
     count: Count,
+    /// Tables that were cut although nobody had them locked, and the transactions that have changed
+    /// them before.
+    divided: HashSet<(i32, u64)>,
+    /// Tables that are to be copied afterwards, whatever is held of them.
+    given_up: Vec<(i32, TableName)>,
 }
 
 impl Follower {
@@ -62,7 +70,8 @@ impl Follower {
         let Read { net, skipped, count, as_of } = read;
         self.applier.start().await?;
         self.applier.claim(&self.stored).await?;
-        let mut work = Work { held: Held::Memory(net), skipped, count };
+        let (held, divided, given_up) = (Held::Memory(net), HashSet::new(), Vec::new());
+        let mut work = Work { held, skipped, count, divided, given_up };
         match cause {
             Cause::Size => self.stage(&mut work).await?,
             Cause::Definition(definition) => self.define(&mut work, &definition).await?,
@@ -79,7 +88,8 @@ impl Follower {
         let written = std::mem::take(&mut batch.written);
         let until = batch.close().await?;
         self.make_durable(primary, &written).await?;
-        let Work { held, skipped, count } = work;
+        let Work { held, skipped, count, divided: _, given_up } = work;
+        let (numbers, names): (Vec<i32>, Vec<TableName>) = given_up.into_iter().unzip();
         let Count { changes, bytes, ids, last } = count;
         tell(changes, bytes);
         match held {
@@ -90,10 +100,12 @@ impl Follower {
             Held::Staged(writer) => {
                 hook::reached("staged");
                 writer.finish().await?;
+                stage::forget(self.applier.client(), &numbers).await?;
                 tracing::info!(changes, bytes, "large batch goes through a table on the secondary");
                 stage::apply(&self.applier, &self.tables).await?;
             }
         }
+        progress::await_copy(self.applier.client(), &names).await?;
         let ready =
             Ready { from: self.stored.clone(), until, tables: vec![], changes, ids, last, skipped };
         self.stored = self.applier.finish(&self.tables, ready).await?;
@@ -106,6 +118,11 @@ impl Follower {
     /// Holds a change until it can be applied.
     async fn hold(&mut self, work: &mut Work, change: Change) -> Result<(), ApplyError> {
         work.count.add(&change);
+        if work.divided.contains(&(change.table, change.xid)) {
+            // It has changes on both sides, of which the order is not known.
+            self.give_up_table(work, change.table);
+            return Ok(());
+        }
         for (part, place) in self.split(change)?.zip(0..) {
             if self.is_skipped(&part) {
                 work.skipped.push(part);
@@ -140,21 +157,25 @@ impl Follower {
     }
 
     /// Makes a definition, behind what happened before it to the tables that it has to do with.
-    async fn define(
-        &mut self,
-        work: &mut Work,
-        definition: &Definition,
-    ) -> Result<(), ApplyError> {
+    async fn define(&mut self, work: &mut Work, definition: &Definition) -> Result<(), ApplyError> {
         work.count.add_definition(definition);
         let cut = definition.tables.iter().filter(|shaped| shaped.is_cut());
-        let cut: Vec<i32> = cut.map(|shaped| shaped.number).collect();
+        let mut cut: Vec<i32> = cut.map(|shaped| shaped.number).collect();
+        if definition.how.contains("type") {
+            // What rows are written as depends on it, whatever tables they are in.
+            Self::divide(work, &mut cut);
+        }
         let is_staged = self.apply_cut(work, &cut).await?;
         let client = self.applier.client();
         let is_skipped = self.skips.contains(&Poison::Definition(definition.id));
+        let mut unusable = Vec::new();
         if is_skipped {
             define::bury(client, definition).await?;
         } else if !define::ahead(&self.rules.target, definition).await? {
             define::run(client, definition).await?;
+            if definition.how.contains("label") {
+                unusable = define::users_of_new_labels(client).await?;
+            }
         }
         let selection = &self.rules.selection;
         for settled in define::settle(client, definition, selection, is_skipped).await? {
@@ -164,12 +185,45 @@ impl Follower {
                 None => drop(self.tables.remove(&settled.number)),
             }
         }
+        let is_unusable = |followed: &Followed| unusable.contains(&followed.table.name);
+        let numbers: Vec<i32> = self
+            .tables
+            .iter()
+            .filter(|(_, followed)| is_unusable(followed))
+            .map(|(number, _)| *number)
+            .collect();
+        for number in numbers {
+            self.give_up_table(work, number);
+        }
         self.applier.forget_prepared();
         hook::reached("defined");
         if is_staged {
             work.held = Held::Staged(stage::Writer::start(self.applier.client()).await?);
         }
         Ok(())
+    }
+
+    /// Adds all tables of which something is held to those that are cut, and notes who has changed
+    /// them. As a rule nobody goes on to do so.
+    fn divide(work: &mut Work, cut: &mut Vec<i32>) {
+        let Held::Memory(net) = &work.held else {
+            // Of a large batch it is not known: what cannot be written then stops the secondary.
+            return;
+        };
+        for number in net.numbers().filter(|number| !cut.contains(number)).collect::<Vec<_>>() {
+            work.divided.extend(net.transactions(number).map(|xid| (number, xid)));
+            cut.push(number);
+        }
+    }
+
+    /// Leaves a table to be copied: what becomes of its rows cannot be told, or not be written.
+    fn give_up_table(&mut self, work: &mut Work, number: i32) {
+        let Some(followed) = self.tables.remove(&number) else { return };
+        work.given_up.push((number, followed.table.name.clone()));
+        self.has_to_copy = true;
+        if let Held::Memory(net) = &mut work.held {
+            net.forget(number);
+        }
     }
 
     /// Applies what is held of some tables. If the rest is in the table of [`stage`], nobody writes

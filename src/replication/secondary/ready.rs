@@ -120,10 +120,7 @@ impl Keeper {
         let rules = Rules {
             name: name.clone(),
             selection: self.selection.clone(),
-            limits: Limits {
-                rows: settings.batch_rows.into(),
-                bytes: settings.batch_bytes.into(),
-            },
+            limits: Limits { rows: settings.batch_rows.into(), bytes: settings.batch_bytes.into() },
             target: target.clone(),
         };
         let applier = Applier::new(secondary, treatment);
@@ -161,7 +158,7 @@ impl Keeper {
                 tables.insert(number, Arc::new(followed));
             }
         }
-        let follower = self.follower(secondary, treatment, tables, 0, position);
+        let follower = self.follower(secondary, treatment, tables, i32::MAX, position);
         let (copying, since) = (JoinSet::new(), HashMap::new());
         Ok(Ready { follower, copying, since, diverged, is_behind: true })
     }

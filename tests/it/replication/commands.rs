@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use pgtandem::config::Config;
+use pgtandem::pool::definitions::Seals;
 use pgtandem::replication::catalog::TableName;
 use pgtandem::replication::status::{Command, CommandError, State};
-use pgtandem::pool::definitions::Seals;
 use pgtandem::replication::supervisor::Supervisor;
 
 use super::pair::{self, Place};

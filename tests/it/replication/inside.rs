@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use pgtandem::config::Config;
-use pgtandem::replication::status::{Command, CommandError, State, Status};
 use pgtandem::pool::definitions::Seals;
+use pgtandem::replication::status::{Command, CommandError, State, Status};
 use pgtandem::replication::supervisor::Supervisor;
 
 use super::pair::{self, Pair, Place};

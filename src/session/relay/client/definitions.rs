@@ -378,6 +378,7 @@ fn following(text: &[u8], dialect: Dialect) -> Option<Following<'_>> {
     match (definition.verb, definition.object) {
         (Verb::Alter, Object::Table) if has("type") && has("using") => how.push("using"),
         (Verb::Alter, Object::Type) if has("add") && has("value") => how.push("label"),
+        (Verb::Alter, Object::Type | Object::Domain) => how.push("type"),
         (Verb::Create, Object::Type) if has("enum") => how.push("enum"),
         _ => {}
     }
@@ -388,13 +389,33 @@ fn following(text: &[u8], dialect: Dialect) -> Option<Following<'_>> {
         definition.object,
         Object::Index | Object::MaterializedView | Object::Sequence | Object::Table | Object::View
     );
-    let target = Some(definition.name).filter(|name| is_relation && is_plain(name, dialect));
+    let is_on_table = matches!(definition.object, Object::Policy | Object::Trigger)
+        || (definition.verb, definition.object) == (Verb::Create, Object::Index);
+    let name = if is_on_table { name_behind_on(text, dialect) } else { definition.name };
+    let has_target = is_relation || is_on_table;
+    let target = Some(name).filter(|name| has_target && is_plain(name, dialect));
     // Then it is looked what it is, before it is gone.
-    let is_drop = definition.verb == Verb::Drop && target.is_some();
+    let is_drop = definition.verb == Verb::Drop && is_relation && target.is_some();
     if is_drop {
         how.push("drop");
     }
     Some(Following { text, how: how.join(" "), target, is_drop })
+}
+
+/// The name of the table behind ON.
+fn name_behind_on(text: &[u8], dialect: Dialect) -> &[u8] {
+    let mut tokens = Lexer::new(text, dialect);
+    if !tokens.any(|token| token.is("on")) {
+        return &[];
+    }
+    tokens.accept("only");
+    let Some(first) = tokens.next() else { return &[] };
+    let mut end = first.end();
+    while tokens.accept_symbol(b'.') {
+        let Some(part) = tokens.next() else { break };
+        end = part.end();
+    }
+    text.get(first.at..end).unwrap_or_default()
 }
 
 /// Says whether a name is one that `to_regclass` reads.
@@ -459,8 +480,8 @@ mod tests {
                 let target = found.target.map(|name| String::from_utf8_lossy(name).into_owned());
                 (found.how, target)
             });
-            let expected = expected
-                .map(|(how, target)| (how.to_owned(), target.map(str::to_owned)));
+            let expected =
+                expected.map(|(how, target)| (how.to_owned(), target.map(str::to_owned)));
             assert_eq!(found, expected, "{text}");
         };
         check("CREATE TABLE s.\"T\" (id int)", Some(("", Some("s.\"T\""))));
@@ -472,6 +493,14 @@ mod tests {
         check("DROP TABLE IF EXISTS a.b.c", Some(("", None)));
         check("DROP VIEW U&\"v\"", Some(("", None)));
         check("DROP FUNCTION f()", Some(("", None)));
+        check("ALTER TYPE m RENAME VALUE 'a' TO 'b'", Some(("type", None)));
+        check("CREATE INDEX i ON ONLY s.t (a)", Some(("", Some("s.t"))));
+        check("CREATE INDEX ON t (a)", Some(("", Some("t"))));
+        check(
+            "CREATE TRIGGER g AFTER UPDATE OF a ON t EXECUTE FUNCTION f()",
+            Some(("", Some("t"))),
+        );
+        check("DROP TRIGGER g ON t", Some(("", Some("t"))));
         check("SELECT 1 AS id INTO t", Some(("query", Some("t"))));
         check("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", Some(("", None)));
         check("COMMENT ON TABLE t IS 'x'", Some(("", Some("t"))));

@@ -49,8 +49,10 @@ fn a_proof_is_good_once() {
     let pair = start(SCHEMA, "");
     let mut client = connect(&pair);
     each(&mut client, &["BEGIN", "CREATE TABLE u (id int PRIMARY KEY)"]);
-    let seen = client.value("SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%define%' \
-                             AND query LIKE '%\\x%' AND pid <> pg_backend_pid()");
+    let seen = client.value(
+        "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%define%' \
+                             AND query LIKE '%\\x%' AND pid <> pg_backend_pid()",
+    );
     assert_eq!(seen, "0");
     let secret = pair.here().value("SELECT secret FROM pgtandem.meta");
     each(&mut client, &["COMMIT"]);

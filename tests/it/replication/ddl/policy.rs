@@ -14,7 +14,10 @@ fn refused() {
     each(&mut client, &["BEGIN", "INSERT INTO t VALUES (1, 'x')"]);
     let answers = client.run(&[m::parse("", "DROP TABLE t"), m::sync()]).to_string();
     assert!(answers.starts_with("E ERROR 0A000") && answers.ends_with("Z E"), "{answers}");
-    each(&mut client, &["ROLLBACK", "CREATE TEMP TABLE u (id int)", "INSERT INTO t VALUES (2, 'y')"]);
+    each(
+        &mut client,
+        &["ROLLBACK", "CREATE TEMP TABLE u (id int)", "INSERT INTO t VALUES (2, 'y')"],
+    );
     assert_same(&pair);
 }
 

@@ -54,13 +54,8 @@ fn the_proxy_dies_in_the_middle() {
         let mut pair = start(SCHEMA, "INSERT INTO t VALUES (1, 'x')");
         pair.proxy.signal("KILL");
         pair.proxy.wait();
-        let config = super::Pair::config(
-            pair.primary,
-            &pair.database,
-            pair.secondary,
-            &pair.other,
-            "",
-        );
+        let config =
+            super::Pair::config(pair.primary, &pair.database, pair.secondary, &pair.other, "");
         let fault = config.clone().env("PGTANDEM_FAULT", place);
         pair.proxy = crate::support::proxy::Proxy::start(pair.primary, fault);
         pair.await_state("in_sync");

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgtandem::config::Config;
+use pgtandem::pool::definitions::Seals;
 use pgtandem::replication::catalog::TableName;
 use pgtandem::replication::status::State;
-use pgtandem::pool::definitions::Seals;
 use pgtandem::replication::supervisor::Supervisor;
 use pgtandem::replication::verify::desk::Desk;
 use pgtandem::replication::verify::progress::Progress;
