@@ -3,9 +3,10 @@
 SHELL := /bin/sh
 CARGO ?= cargo
 BENCH ?=
+REGRESS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test reload-under-load chaos matrix-verify lint doc bench bench-quick bench-replication bench-micro check
+.PHONY: help demo test differential reload-under-load chaos regress matrix-verify matrix-protocol lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +26,12 @@ test: ## all tests, against a throw-away PostgreSQL
 		set -x; $(CARGO) test --locked --lib --bins --tests; \
 	fi
 
+differential: ## 100,000 random sequences of messages: PostgreSQL and the proxy answer alike
+	@.ci/install test
+	PGTANDEM_IT_SEQUENCES=$${PGTANDEM_IT_SEQUENCES:-100000} \
+		PGTANDEM_IT_FIRST=$${PGTANDEM_IT_FIRST:-$$(date +%s)000} \
+		$(CARGO) test --locked --test it differential::random_sequences -- --exact --nocapture
+
 reload-under-load: ## 50 reloads, PAUSEs, RECONNECTs and KILLs under pgbench: nothing fails
 	@.ci/install test
 	PGTANDEM_IT_RELOADS=50 $(CARGO) test --locked --test it reload::reload_under_load -- --exact
@@ -34,8 +41,16 @@ chaos: ## 200 disasters (crashes, hangs, cut connections, full disk) under load:
 	PGTANDEM_IT_CHAOS_ROUNDS=$${PGTANDEM_IT_CHAOS_ROUNDS:-200} \
 		$(CARGO) test --locked --test it replication::chaos::rounds -- --exact --nocapture
 
+regress: ## PostgreSQL's own regression suite through the proxy; options as in REGRESS="--help"
+	@.ci/install regress
+	$(CARGO) build --locked
+	@python3 tests/regress/run.py $(REGRESS)
+
 matrix-verify: ## comparisons between major versions of PostgreSQL, with binaries from npm
 	@.ci/matrix-verify
+
+matrix-protocol: ## the proxy compared with other major versions, message by message; binaries from npm
+	@.ci/matrix-protocol
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --check

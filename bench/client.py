@@ -4,9 +4,11 @@ It holds thousands of idle connections, which pgbench cannot, and sets the datab
 """
 
 import socket
+import ssl
 import struct
 
 PROTOCOL_3_0 = 196608
+SSL_REQUEST = struct.pack("!II", 8, 80877103)
 READY_FOR_QUERY = ord("Z")
 ERROR_RESPONSE = ord("E")
 AUTHENTICATION = ord("R")
@@ -21,10 +23,17 @@ class ServerError(Exception):
 class Client:
     """One logged-in connection."""
 
-    def __init__(self, port: int, user: str, database: str):
+    def __init__(
+        self, port: int, user: str, database: str, tls: ssl.SSLContext | None = None
+    ):
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
         try:
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if tls:
+                self._socket.sendall(SSL_REQUEST)
+                if self._socket.recv(1) != b"S":
+                    raise ServerError("TLS is refused")
+                self._socket = tls.wrap_socket(self._socket)
             self._login(user, database)
         except BaseException:
             self._socket.close()
@@ -97,6 +106,14 @@ class Client:
                     return received
                 position = end
             del pending[:position]
+
+
+def any_certificate() -> ssl.SSLContext:
+    """TLS that takes whatever certificate the server shows."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _fields(row: bytearray) -> list[str | None]:

@@ -33,9 +33,10 @@ from targets import Ground, Target, Wanted
 BENCH = Path(__file__).resolve().parent
 REPOSITORY = BENCH.parent
 ROWS = BENCH / "load" / "rows.sql"
-IDLE = "idle"
+# Memory per idle client, by whether they use TLS.
+IDLE = {"idle": False, "tls-idle": True}
 POOLERS_AND_DIRECT = ("direct", "pgbouncer", "pgtandem")
-# For the clients of the idle case: one file each here and in the pooler.
+# For the clients of the idle cases: one file each here and in the pooler.
 FILES_SPARE = 2000
 WARM_UP_S = 1
 # Starting pgbench, and reading its log.
@@ -106,10 +107,10 @@ def parse_options() -> argparse.Namespace:
     add("--rounds", type=positive, help="rounds per figure (5)")
     add("--seconds", type=positive, help="seconds per run (4)")
     add("--clients", type=numbers, help="clients of the select cases (1,16,64,500)")
-    add("--cases", type=case_names, help=f"of {','.join([*CASES, IDLE])} (all)")
+    add("--cases", type=case_names, help=f"of {','.join([*CASES, *IDLE])} (all)")
     add("--pool-size", type=positive, default=20, help="server connections of a pooler (20)")
     add("--workers", type=numbers, help="one pgtandem target for each value, as in 1,2")
-    add("--idle-clients", type=positive, default=5000, help="clients of the idle case (5000)")
+    add("--idle-clients", type=positive, default=5000, help="clients of the idle cases (5000)")
     add("--without", action="append", default=[], choices=POOLERS_AND_DIRECT)
     add("--quick", action="store_true", help="a few minutes: 2 rounds of 2 s, 16 and 64 clients")
     add(
@@ -127,7 +128,7 @@ def parse_options() -> argparse.Namespace:
     options.rounds = options.rounds or (2 if quick else 5)
     options.seconds = options.seconds or (2 if quick else 4)
     options.clients = options.clients or ([16, 64] if quick else [1, 16, 64, 500])
-    options.cases = options.cases or (["simple"] if options.strace else [*CASES, IDLE])
+    options.cases = options.cases or (["simple"] if options.strace else [*CASES, *IDLE])
     return options
 
 
@@ -155,7 +156,7 @@ def numbers(text: str) -> list[int]:
 def case_names(text: str) -> list[str]:
     """Reads a list of cases."""
     names = text.split(",")
-    if unknown := [name for name in names if name not in (*CASES, IDLE)]:
+    if unknown := [name for name in names if name not in (*CASES, *IDLE)]:
         raise argparse.ArgumentTypeError(f"no such case: {', '.join(unknown)}")
     return names
 
@@ -164,7 +165,7 @@ def loads_of(options: argparse.Namespace) -> list[tuple[str, int]]:
     """The loads in the order in which they run: case and number of clients."""
     loads = []
     for name in options.cases:
-        if name == IDLE:
+        if name in IDLE:
             loads.append((name, options.idle_clients))
         elif fixed := CASES[name].clients:
             loads.append((name, fixed))
@@ -177,7 +178,7 @@ def wanted_of(options: argparse.Namespace) -> Wanted:
     """What the options ask the set-up for."""
     return Wanted(
         pool_size=options.pool_size,
-        direct_clients=max((count for case, count in loads_of(options) if case != IDLE), default=0),
+        direct_clients=max((count for case, count in loads_of(options) if case not in IDLE), default=0),
         pgtandem=options.pgtandem,
         workers=options.workers or [None],
         without=options.without,
@@ -235,8 +236,8 @@ def measure_rounds(
                     continue
                 run = Measurement(case, clients, target.name, number + 1)
                 try:
-                    if case == IDLE:
-                        run.figures = measure_idle(options, target, clients)
+                    if case in IDLE:
+                        run.figures = measure_idle(options, target, clients, IDLE[case])
                     else:
                         measure_load(options, ground, target, run)
                 except (pgbench.LoadError, ServerError, OSError) as error:
@@ -248,7 +249,7 @@ def measure_rounds(
 
 def can_run(target: Target, case: str) -> bool:
     """Whether the case makes sense for the target."""
-    if case == IDLE:
+    if case in IDLE:
         return target.is_pooler
     if CASES[case].uses_tls and not target.is_pooler:
         return False
@@ -256,11 +257,11 @@ def can_run(target: Target, case: str) -> bool:
 
 
 def measure_idle(
-    options: argparse.Namespace, target: Target, clients: int
+    options: argparse.Namespace, target: Target, clients: int, uses_tls: bool
 ) -> dict[str, float]:
     """Memory per idle client of a fresh instance."""
     with target.fresh() as server:
-        used = idle.bytes_per_client(server, clients, options.pool_size)
+        used = idle.bytes_per_client(server, clients, options.pool_size, uses_tls)
         return {"bytes_per_client": used}
 
 
@@ -318,7 +319,7 @@ def print_syscalls(options: argparse.Namespace, ground: Ground) -> int:
     """Prints the system calls of each pooler per transaction."""
     for case, clients in loads_of(options):
         for target in ground.targets:
-            if case == IDLE or not target.is_pooler or not can_run(target, case):
+            if case in IDLE or not target.is_pooler or not can_run(target, case):
                 continue
             calls = syscalls.per_transaction(
                 ground.pgbench,

@@ -3,7 +3,7 @@
 import resource
 import time
 
-from client import Client
+from client import Client, any_certificate
 from procfs import resident_bytes
 from servers import DATABASE, USER, Server
 
@@ -20,7 +20,7 @@ def raise_file_limit(wanted: int) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, limit))
 
 
-def bytes_per_client(server: Server, clients: int, warm_clients: int) -> float:
+def bytes_per_client(server: Server, clients: int, warm_clients: int, uses_tls: bool) -> float:
     """Logs `clients` in, lets each run a query, and divides the growth of resident memory.
 
     `server` should be fresh: memory that earlier clients left behind would be used again unseen.
@@ -28,10 +28,11 @@ def bytes_per_client(server: Server, clients: int, warm_clients: int) -> float:
     in place before the first reading.
     """
     connected: list[Client] = []
+    tls = any_certificate() if uses_tls else None
 
     def connect(count: int) -> int:
         for _ in range(count):
-            client = Client(server.port, USER, DATABASE)
+            client = Client(server.port, USER, DATABASE, tls)
             connected.append(client)
             client.query("SELECT 1")
         time.sleep(SETTLE_S)

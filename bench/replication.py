@@ -103,17 +103,32 @@ class Bench:
                   secondary_cpu_s=target.cpu_s() - cpu)
 
     def capture(self, number: int) -> None:
-        """TPC-B with and without capture: two databases of one cluster, in turns."""
-        cluster = self.tandem.primary
+        """TPC-B with and without capture: two databases of one cluster, in turns.
+
+        Then once more while the secondary follows, on the same cores.
+        """
+        tandem = self.tandem
         turns = [("off", "plain"), ("on", servers.DATABASE)]
+        # Nothing is applied meanwhile: only what capture costs the primary is to be seen.
+        tandem.hold()
         for mode in ("simple", "prepared"):
             for target, database in turns if number % 2 else turns[::-1]:
-                cpu = cluster.cpu_s()
-                result = self.tpcb(cluster.port, CLIENTS, database, mode)
-                spent = (cluster.cpu_s() - cpu) * 1e6 / max(result.transactions, 1)
-                self.note(f"tpcb {mode}", target, number, tps=result.tps, cpu_us=spent,
-                          p99_ms=result.p99_ms)
-        self.tandem.empty_log()
+                self.timed_tpcb(mode, target, database, number)
+        tandem.release()
+        for mode in ("simple", "prepared"):
+            tandem.caught_up()
+            self.timed_tpcb(mode, "on, followed", servers.DATABASE, number)
+        tandem.caught_up()
+        self.assert_alike(tandem)
+
+    def timed_tpcb(self, mode: str, target: str, database: str, number: int) -> None:
+        """Measures one run of TPC-B directly on the primary."""
+        cluster = self.tandem.primary
+        cpu = cluster.cpu_s()
+        result = self.tpcb(cluster.port, CLIENTS, database, mode)
+        spent = (cluster.cpu_s() - cpu) * 1e6 / max(result.transactions, 1)
+        self.note(f"tpcb {mode}", target, number, tps=result.tps, cpu_us=spent,
+                  p99_ms=result.p99_ms)
 
     def bulk(self, number: int) -> None:
         """INSERT … SELECT and COPY of many rows, with and without capture."""
@@ -157,17 +172,24 @@ class Bench:
 
     def steady(self, number: int) -> None:
         """From the first transaction to the moment at which the secondary has the last one."""
-        for pair in self.in_turns(number, self.tandem, self.logical, self.pgpool):
-            began, cpu = time.monotonic(), pair.cpu_s()
-            self.transactions(pair.load_port, self.options.transactions // 4, number)
-            loaded = time.monotonic() - began
-            pair.caught_up()
-            seconds, spent = time.monotonic() - began, pair.cpu_s() - cpu
-            count = self.options.transactions // 4
-            self.note("steady", pair.name, number, tps=count / seconds, load_tps=count / loaded,
-                      cpu_us=spent * 1e6 / count)
+        for pair in self.in_turns(number, self.tandem, self.logical):
+            self.timed_steady("steady, direct", pair, pair.primary.port, number)
+            self.assert_alike(pair)
+        for pair in self.in_turns(number, self.tandem, self.pgpool):
+            self.timed_steady("steady, through the pooler", pair, pair.load_port, number)
             if pair is not self.pgpool:
                 self.assert_alike(pair)
+
+    def timed_steady(self, case: str, pair, port: int, number: int) -> None:
+        """Measures so many transactions up to the moment at which the secondary has them."""
+        count = self.options.transactions // 4
+        began, cpu = time.monotonic(), pair.cpu_s()
+        self.transactions(port, count, number)
+        loaded = time.monotonic() - began
+        pair.caught_up()
+        seconds, spent = time.monotonic() - began, pair.cpu_s() - cpu
+        self.note(case, pair.name, number, tps=count / seconds, load_tps=count / loaded,
+                  cpu_us=spent * 1e6 / count)
 
     def lag(self, number: int) -> None:
         """How long after a commit on the primary a reader of the secondary sees it, under load."""
@@ -309,14 +331,12 @@ def measure(bench: Bench) -> None:
     bench.first_copy()
     if bench.logical:
         bench.logical.caught_up()
-    if "capture" in cases or "bulk" in cases:
-        # The proxy does not apply meanwhile: it would share the cores with what is measured.
+    for number in range(1, options.rounds + 1 if "capture" in cases else 1):
+        bench.capture(number)
+    if "bulk" in cases:
         bench.tandem.hold()
         for number in range(1, options.rounds + 1):
-            if "capture" in cases:
-                bench.capture(number)
-            if "bulk" in cases:
-                bench.bulk(number)
+            bench.bulk(number)
         bench.tandem.empty_secondary()
         bench.tandem.release()
         bench.tandem.copied()

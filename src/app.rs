@@ -22,7 +22,7 @@ use crate::fault::{Fault, SqlState};
 use crate::net::listen::{ListenError, Listeners};
 use crate::net::tls::{Acceptor, Connectors, SetupError};
 use crate::net::{Peer, Stream};
-use crate::session::login::{Accepted, Authenticated, accept};
+use crate::session::login::{Accepted, Authenticated, Reception, accept};
 use crate::signals::{Signal, Signals};
 use crate::status;
 use crate::worker::{self, MESSAGES_MAX, ToWorker};
@@ -103,7 +103,7 @@ impl App {
     /// # Errors
     /// See [`StartError`].
     pub fn start(config_path: &Path, source: Source, config: Config) -> Result<Self, StartError> {
-        let acceptor = Acceptor::new(&config.general.client_tls)?;
+        let acceptor = Acceptor::new(&config.general)?;
         let connectors = Connectors::new(&config)?;
         let listeners = Listeners::bind(&config.general)?;
         let count = worker_count(config.general.workers);
@@ -334,12 +334,18 @@ async fn next_client(
 
 /// Leads one new connection through its login, and hands it to the least loaded worker, or to the
 /// admin console.
-async fn lead_in(control: &Control, admin: &Arc<Admin>, stream: Stream, peer: Peer) {
+async fn lead_in(control: &Arc<Control>, admin: &Arc<Admin>, stream: Stream, peer: Peer) {
     let config = control.config();
     let acceptor = control.acceptor.load_full();
-    let (secret, admission) = (&control.process_secret, &control.admission);
-    let accepted = accept(stream, peer, &config, &acceptor, secret, admission).await;
-    match accepted {
+    let reception = Reception {
+        config: &config,
+        acceptor: &acceptor,
+        connectors: &control.connectors,
+        lookups: &control.lookups,
+        admission: &control.admission,
+        process_secret: &control.process_secret,
+    };
+    match accept(stream, peer, reception).await {
         Accepted::Gone => {}
         Accepted::Cancel { pid, secret, stream } => {
             if !admin.cancel(pid, &secret) {
@@ -354,7 +360,7 @@ async fn lead_in(control: &Control, admin: &Arc<Admin>, stream: Stream, peer: Pe
     }
 }
 
-async fn hand_over(control: &Control, mut client: Box<Authenticated>) {
+async fn hand_over(control: &Arc<Control>, mut client: Box<Authenticated>) {
     if let Some(fault) = control.refusal(&client.database) {
         client.turn_away(&fault).await;
         return;
@@ -367,6 +373,12 @@ async fn hand_over(control: &Control, mut client: Box<Authenticated>) {
     };
     if let Some(learned) = client.learned.take() {
         spec.learn(learned);
+    }
+    if client.replication.is_some() {
+        let control = Arc::clone(control);
+        // LIMIT: each is a client, and bounded with them.
+        tokio::spawn(async move { control.replicate(client, spec).await });
+        return;
     }
     let Some(worker) = control.workers.iter().min_by_key(|worker| worker.clients()) else {
         return;

@@ -87,29 +87,39 @@ pub struct Fault {
     pub sqlstate: SqlState,
     /// The text that people read; no addresses, no secrets.
     pub message: Cow<'static, str>,
+    /// What to do about it.
+    pub hint: Option<Cow<'static, str>>,
 }
 
 impl Fault {
     /// Makes a fault behind which the connection is closed.
     pub fn fatal(sqlstate: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { severity: Severity::Fatal, sqlstate, message: message.into() }
+        Self { severity: Severity::Fatal, sqlstate, message: message.into(), hint: None }
     }
 
     /// Makes a fault that the connection survives.
     pub fn error(sqlstate: SqlState, message: impl Into<Cow<'static, str>>) -> Self {
-        Self { severity: Severity::Error, sqlstate, message: message.into() }
+        Self { severity: Severity::Error, sqlstate, message: message.into(), hint: None }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<Cow<'static, str>>) -> Self {
+        self.hint = Some(hint.into());
+        self
     }
 
     /// Appends the fault as an ErrorResponse.
     pub fn encode(&self, out: &mut Vec<u8>) {
         let text: Vec<u8> = self.message.bytes().filter(|byte| *byte != 0).collect();
+        let hint = self.hint.as_ref().map(|hint| (b'H', hint.as_bytes()));
         encode::report(
             out,
             tag::backend::ERROR_RESPONSE,
             self.severity.as_str(),
             &self.sqlstate.0,
             &text,
-            &[],
+            hint.as_slice(),
         );
     }
 }

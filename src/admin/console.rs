@@ -426,6 +426,6 @@ fn greet(out: &mut Vec<u8>, seat: &Seat, role: ConsoleRole) {
         encode::parameter_status(out, name.as_bytes(), value.as_bytes());
     }
     let (pid, secret) = seat.cancel_key();
-    encode::backend_key_data(out, pid, secret);
+    encode::backend_key_data(out, pid, &secret);
     encode::ready_for_query(out, b'I');
 }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::secret::Secret;
 
+pub mod hba;
 pub mod md5;
 pub mod scram;
 
@@ -37,10 +38,12 @@ impl Stored {
 }
 
 /// What a client's login taught us that opens servers too.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Learned {
-    /// The client sent its password in clear text.
+    /// The client's password, in clear text: it sent it, or a server had it.
     Password(Secret),
+    /// The md5 form of a password, which a server had.
+    Shadow(Secret),
     /// The client's SCRAM proof gave away its keys.
     Keys(ClientKeys),
 }
@@ -49,6 +52,7 @@ impl fmt::Debug for Learned {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Password(_) => "Password(***)",
+            Self::Shadow(_) => "Shadow(***)",
             Self::Keys(_) => "Keys(***)",
         })
     }
@@ -85,15 +89,20 @@ impl Credentials {
     pub fn md5_response(&self, user: &[u8], salt: [u8; 4]) -> Option<String> {
         let from_password =
             |password: &Secret| md5::response(&md5::shadow(password.expose(), user), salt);
+        let from_shadow = |shadow: &Secret| {
+            std::str::from_utf8(shadow.expose()).ok().and_then(|text| md5::response(text, salt))
+        };
         self.stored_form()
             .and_then(|stored| match stored {
                 Stored::Plain(password) => from_password(&password),
-                Stored::Md5(shadow) => std::str::from_utf8(shadow.expose())
-                    .ok()
-                    .and_then(|text| md5::response(text, salt)),
+                Stored::Md5(shadow) => from_shadow(&shadow),
                 Stored::Scram(_) => None,
             })
-            .or_else(|| self.learned_password().and_then(from_password))
+            .or_else(|| match self.learned.as_ref()? {
+                Learned::Password(password) => from_password(password),
+                Learned::Shadow(shadow) => from_shadow(shadow),
+                Learned::Keys(_) => None,
+            })
     }
 
     /// Returns what a SCRAM exchange can be held with.
@@ -103,11 +112,10 @@ impl Credentials {
                 Stored::Plain(password) => Some(ClientCredential::Password(password)),
                 Stored::Md5(_) | Stored::Scram(_) => None,
             })
-            .or_else(|| {
-                self.learned.as_ref().map(|learned| match learned {
-                    Learned::Password(password) => ClientCredential::Password(password.clone()),
-                    Learned::Keys(keys) => ClientCredential::Keys(keys.clone()),
-                })
+            .or_else(|| match self.learned.as_ref()? {
+                Learned::Password(password) => Some(ClientCredential::Password(password.clone())),
+                Learned::Keys(keys) => Some(ClientCredential::Keys(keys.clone())),
+                Learned::Shadow(_) => None,
             })
     }
 
@@ -118,7 +126,7 @@ impl Credentials {
     fn learned_password(&self) -> Option<&Secret> {
         match self.learned.as_ref()? {
             Learned::Password(password) => Some(password),
-            Learned::Keys(_) => None,
+            Learned::Shadow(_) | Learned::Keys(_) => None,
         }
     }
 }
@@ -177,6 +185,8 @@ mod tests {
         assert_eq!(answers(&credentials(Some(SCRAM), Some(keys()))), [false, false, true]);
         assert_eq!(answers(&credentials(None, Some(keys()))), [false, false, true]);
         assert_eq!(answers(&credentials(None, Some(password("p")))), [true, true, true]);
+        let learned = || Learned::Shadow(Secret::new(md5::shadow(b"p", b"u")));
+        assert_eq!(answers(&credentials(None, Some(learned()))), [false, true, false]);
         assert_eq!(answers(&credentials(Some(&shadow), Some(password("p")))), [true, true, true]);
         assert_eq!(answers(&credentials(Some(&shadow), Some(keys()))), [false, true, true]);
     }

@@ -20,10 +20,11 @@ use crate::auth::Credentials;
 use crate::auth::scram::{self, Binding, ClientExchange, ScramError};
 use crate::config::PoolSettings;
 use crate::fault::SqlState;
-use crate::net::Raw;
 use crate::net::tls::{Connector, TlsStream};
+use crate::net::{Raw, Stream};
 use crate::wire::cursor::{Cursor, Malformed};
 use crate::wire::header::{self, HEADER_BYTES};
+use crate::wire::startup::{Parameter, Version};
 use crate::wire::tag::backend as tag;
 use crate::wire::{backend, encode, startup};
 
@@ -39,8 +40,13 @@ const MESSAGE_BYTES_MAX: u32 = 64 * 1024;
 const LOGIN_BYTES_MAX: usize = 1024 * 1024;
 /// LIMIT: parameters that a server reports; PostgreSQL 18 has 15.
 const PARAMETERS_MAX: usize = 256;
+/// LIMIT: bytes of the notices that are kept for clients; the others are dropped.
+const NOTICE_BYTES_MAX: usize = 8 * 1024;
 /// LIMIT: bytes of the secret half of a cancel key, as of protocol 3.2; before, it has four.
 const CANCEL_SECRET_BYTES_MAX: usize = startup::MAX_CANCEL_SECRET_BYTES;
+/// What servers say that do not negotiate: `feature_not_supported`, or a violation of the protocol.
+const REFUSES_VERSION: [SqlState; 2] =
+    [SqlState::FEATURE_NOT_SUPPORTED, SqlState::PROTOCOL_VIOLATION];
 /// Bytes that are read at a time; a whole greeting of PostgreSQL has about 400.
 const READ_BYTES: usize = 4096;
 
@@ -65,6 +71,8 @@ pub struct Opened {
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// What a cancel request must show; without a secret if the server gave none.
     pub cancel_key: CancelKey,
+    /// What the server wanted its client to know: whole messages.
+    pub notices: Vec<u8>,
     /// How long it took to connect and to log in.
     pub took: Duration,
 }
@@ -97,39 +105,77 @@ pub async fn open(
     credentials: &Credentials,
     connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
+    open_with(&[], settings, credentials, connector).await
+}
+
+/// Opens a connection for a client of its own, with that client's startup parameters.
+///
+/// Cancel safe, and failing, as [`open`].
+pub async fn open_with(
+    parameters: &[(Vec<u8>, Vec<u8>)],
+    settings: &PoolSettings,
+    credentials: &Credentials,
+    connector: Option<&Connector>,
+) -> Result<Opened, ConnectError> {
+    let opening = open_unbounded(parameters, settings, credentials, connector);
     match settings.server_connect_timeout {
-        Some(limit) => timeout(limit, open_unbounded(settings, credentials, connector))
-            .await
-            .unwrap_or(Err(ConnectError::TimedOut { limit })),
-        None => open_unbounded(settings, credentials, connector).await,
+        Some(limit) => {
+            timeout(limit, opening).await.unwrap_or(Err(ConnectError::TimedOut { limit }))
+        }
+        None => opening.await,
     }
 }
 
 async fn open_unbounded(
+    parameters: &[(Vec<u8>, Vec<u8>)],
     settings: &PoolSettings,
     credentials: &Credentials,
     connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
     let started = Instant::now();
+    let by = |protocol| log_in_by(protocol, parameters, settings, credentials, connector);
+    let newest = by(Version::NEWEST).await;
+    let (server, greeting) = match newest {
+        // PostgreSQL names the version that it speaks; what only looks like it may refuse.
+        Err(ConnectError::Refused { sqlstate, .. }) if REFUSES_VERSION.contains(&sqlstate) => {
+            by(Version::OLDEST).await?
+        }
+        outcome => outcome?,
+    };
+    let Greeting { parameters, cancel_key, notices } = greeting;
+    let unread = server.inbox.to_vec();
+    let raw = server.stream.into_raw().map_err(|source| ConnectError::Lost { source })?;
+    Ok(Opened { raw, unread, parameters, cancel_key, notices, took: started.elapsed() })
+}
+
+/// Connects and logs in, asking for this version of the protocol.
+async fn log_in_by(
+    protocol: Version,
+    parameters: &[(Vec<u8>, Vec<u8>)],
+    settings: &PoolSettings,
+    credentials: &Credentials,
+    connector: Option<&Connector>,
+) -> Result<(Server<Stream>, Greeting), ConnectError> {
     let stream = dial(&settings.host, settings.port, connector).await?;
     let binding = stream.tls().and_then(TlsStream::binding);
     let mut server = Server::new(stream);
     server.binding = binding.map_or(Binding::Unsupported, Binding::EndPoint);
-    let Greeting { parameters, cancel_key } =
-        log_in(&mut server, &settings.user, &settings.dbname, credentials).await?;
-    let unread = server.inbox.to_vec();
-    let raw = server.stream.into_raw().map_err(|source| ConnectError::Lost { source })?;
-    Ok(Opened { raw, unread, parameters, cancel_key, took: started.elapsed() })
+    let names =
+        [(&b"user"[..], settings.user.as_bytes()), (b"database", settings.dbname.as_bytes())];
+    let parameters = parameters.iter().map(|(name, value)| (&name[..], &value[..]));
+    let parameters: Vec<Parameter<'_>> = names.into_iter().chain(parameters).collect();
+    let greeting = log_in(&mut server, protocol, &parameters, &settings.user, credentials).await?;
+    Ok((server, greeting))
 }
 
 async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(
     server: &mut Server<S>,
+    protocol: Version,
+    parameters: &[Parameter<'_>],
     user: &str,
-    database: &str,
     credentials: &Credentials,
 ) -> Result<Greeting, ConnectError> {
-    let parameters = [(&b"user"[..], user.as_bytes()), (b"database", database.as_bytes())];
-    server.send(|out| startup::write_startup(out, &parameters)).await?;
+    server.send(|out| startup::write_startup(out, protocol, parameters)).await?;
     authenticate(server, user, credentials).await?;
     Greeting::receive(server).await
 }
@@ -233,6 +279,7 @@ fn binding(names: &[u8], own: &Binding) -> Option<Binding> {
 struct Greeting {
     parameters: Vec<(Vec<u8>, Vec<u8>)>,
     cancel_key: CancelKey,
+    notices: Vec<u8>,
 }
 
 impl Greeting {
@@ -244,6 +291,7 @@ impl Greeting {
             let Message { tag, body } = server.message().await?;
             let malformed = |source| ConnectError::Malformed { tag, source };
             match tag {
+                tag::NOTICE_RESPONSE => greeting.keep_notice(&body),
                 tag::PARAMETER_STATUS => {
                     let reported = backend::parameter_status(&body).map_err(malformed)?;
                     greeting.keep(reported.name, reported.value)?;
@@ -256,6 +304,14 @@ impl Greeting {
                 tag::READY_FOR_QUERY => return Err(malformed(Malformed::UnknownValue)),
                 _ => return Err(ConnectError::Unexpected { tag }),
             }
+        }
+    }
+
+    fn keep_notice(&mut self, body: &[u8]) {
+        if self.notices.len() + HEADER_BYTES + body.len() <= NOTICE_BYTES_MAX {
+            encode::message(&mut self.notices, tag::NOTICE_RESPONSE, |out| {
+                out.extend_from_slice(body);
+            });
         }
     }
 
@@ -332,7 +388,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
 
     /// Receives an authentication request: its code and its data.
     async fn request(&mut self) -> Result<(i32, BytesMut), ConnectError> {
-        let Message { tag, mut body } = self.message().await?;
+        let Message { tag, mut body } = loop {
+            let message = self.message().await?;
+            // Nobody has a client yet to be told.
+            if message.tag != tag::NOTICE_RESPONSE {
+                break message;
+            }
+        };
         if tag != tag::AUTHENTICATION {
             return Err(ConnectError::Unexpected { tag });
         }
@@ -342,13 +404,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Server<S> {
         Ok((code, data))
     }
 
-    /// Receives the next message that matters: neither a notice nor a version that is offered
-    /// instead of ours (we ask for the oldest that exists). An error ends the login.
+    /// Receives the next message that matters: not an older version that is offered
+    /// instead of ours (they differ in the length of the cancel key, which is read as it comes). An
+    /// error ends the login.
     async fn message(&mut self) -> Result<Message, ConnectError> {
         loop {
             let message = self.any_message().await?;
             match message.tag {
-                tag::NOTICE_RESPONSE | tag::NEGOTIATE_PROTOCOL_VERSION => {}
+                tag::NEGOTIATE_PROTOCOL_VERSION => {}
                 tag::ERROR_RESPONSE => return Err(refusal(&message.body)),
                 _ => return Ok(message),
             }

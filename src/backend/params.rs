@@ -1,9 +1,10 @@
-//! What a server reports about its session, and how to make it what a client expects.
+//! The parameters of a session, and how to make them what a client expects.
 //!
 //! PostgreSQL reports some parameters (`GUC_REPORT`) by ParameterStatus whenever they change. Those
-//! that can be SET are tracked here: each backend has a [`ParamSet`] that says where it stands, each
-//! session one that says where it wants to stand. Sets are immutable and interned, so that the usual
-//! checkout compares two pointers and does nothing else.
+//! that can be SET are tracked here, and so are others that a client has SET: those are *carried*,
+//! and were asked for (`session::state`). Each backend has a [`ParamSet`] that says where it stands,
+//! each session one that says where it wants to stand. Sets are immutable and interned, so that the
+//! usual checkout compares two pointers and does nothing else.
 //!
 //! Source: protocol-flow, "Asynchronous Operations"; PostgreSQL `src/backend/utils/misc/guc.c`
 //! (`BeginReportingGUCOptions`).
@@ -11,6 +12,8 @@
 use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use crate::sql;
 
 /// Reported by the server, but not to be SET: facts about it, not state of the session.
 const FACTS: [&[u8]; 5] = [
@@ -34,11 +37,25 @@ const DIALECT: [&[u8]; 5] = [
     b"standard_conforming_strings",
 ];
 
+/// The same among those that are not reported.
+const CARRIED_DIALECT: [&[u8]; 5] = [
+    b"array_nulls",
+    b"lc_monetary",
+    b"timezone_abbreviations",
+    b"transform_null_equals",
+    b"xmloption",
+];
+
+/// The user that a session acts as; others can be set only by who it was before.
+const ROLE: &[u8] = b"role";
+
 /// The tracked parameters of a session, sorted by name.
-#[derive(Debug, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ParamSet {
     params: Vec<Param>,
-    /// The values of those that decide what statements mean; follows from `params`.
+    /// What is not reported, and has not the value that a fresh session has; names in lower case.
+    carried: Vec<Param>,
+    /// The values of those that decide what statements mean; follows from the others.
     dialect: Box<[u8]>,
 }
 
@@ -71,10 +88,29 @@ impl ParamSet {
             return None;
         }
         let name = known.map_or(name, |(name, _)| name);
-        let mut changed = Self { params: self.params.clone(), dialect: Box::default() };
+        let mut changed = self.clone();
         changed.insert(name, value);
         changed.dialect = changed.write_dialect();
         Some(changed)
+    }
+
+    /// Returns the carried parameters in order of their names.
+    pub fn carried(&self) -> &[Param] {
+        &self.carried
+    }
+
+    /// Returns a set that carries `carried`, whose names are in lower case.
+    pub fn carrying(&self, carried: impl IntoIterator<Item = Param>) -> Self {
+        let mut carried: Vec<Param> = carried.into_iter().collect();
+        carried.sort_unstable();
+        let mut changed = Self { params: self.params.clone(), carried, dialect: Box::default() };
+        changed.dialect = changed.write_dialect();
+        changed
+    }
+
+    /// Returns how statements are read under these parameters.
+    pub fn lexical(&self) -> sql::Dialect {
+        lexical(&self.dialect)
     }
 
     /// Returns the parameters in order of their names.
@@ -84,14 +120,43 @@ impl ParamSet {
 
     /// Writes the statements that take a session standing at `self` to `wanted`, or nothing.
     ///
-    /// Parameters that only one side knows are left alone: what the server does not report cannot
-    /// be restored later, so it must not be set either.
+    /// Parameters that are reported and that only one side knows are left alone: what the server
+    /// does not report cannot be restored later, so it must not be set either.
     pub fn write_changes_to(&self, wanted: &Self, sql: &mut Vec<u8>) {
+        let start = sql.len();
         for (name, value) in wanted.iter() {
             if self.value(name).is_some_and(|current| current != value) {
                 write_set(sql, name, value);
             }
         }
+        let is_other = |name: &[u8]| name != ROLE;
+        for (name, _) in self.carried.iter().filter(|(name, _)| is_other(name)) {
+            if wanted.carries(name).is_none() {
+                write_reset(sql, name);
+            }
+        }
+        for (name, value) in wanted.carried.iter().filter(|(name, _)| is_other(name)) {
+            if self.carries(name) != Some(value) {
+                write_set_config(sql, name, value);
+            }
+        }
+        let (before, after) = (self.carries(ROLE), wanted.carries(ROLE));
+        if sql.len() == start && before == after {
+            return;
+        }
+        if before.is_some() {
+            // What only the user of the session may set is set as that user.
+            let mut changes = sql.split_off(start);
+            write_reset(sql, ROLE);
+            sql.append(&mut changes);
+        }
+        if let Some(role) = after {
+            write_set_config(sql, ROLE, role);
+        }
+    }
+
+    fn carries(&self, name: &[u8]) -> Option<&[u8]> {
+        self.carried.iter().find(|(known, _)| **known == *name).map(|(_, value)| &**value)
     }
 
     fn write_dialect(&self) -> Box<[u8]> {
@@ -99,6 +164,14 @@ impl ParamSet {
         for name in DIALECT {
             dialect.extend_from_slice(self.value(name).unwrap_or_default());
             dialect.push(0);
+        }
+        for (name, value) in &self.carried {
+            if CARRIED_DIALECT.contains(&&**name) {
+                dialect.extend_from_slice(name);
+                dialect.push(b'=');
+                dialect.extend_from_slice(value);
+                dialect.push(0);
+            }
         }
         dialect.into()
     }
@@ -119,6 +192,14 @@ impl ParamSet {
     }
 }
 
+/// Returns how statements are read in a [dialect](ParamSet::dialect).
+pub fn lexical(dialect: &[u8]) -> sql::Dialect {
+    let mut values = dialect.split(|byte| *byte == 0).skip(3);
+    let charset = sql::Charset::of(values.next().unwrap_or_default());
+    let is_backslash_escape = values.next() == Some(b"off");
+    sql::Dialect { charset, is_backslash_escape }
+}
+
 /// Says whether `name` is reported by servers but describes them, not the session.
 pub fn is_fact(name: &[u8]) -> bool {
     FACTS.contains(&name)
@@ -136,6 +217,12 @@ pub fn write_set(sql: &mut Vec<u8>, name: &[u8], value: &[u8]) {
         write_literal(sql, value);
         sql.push(b';');
     }
+}
+
+fn write_reset(sql: &mut Vec<u8>, name: &[u8]) {
+    sql.extend_from_slice(b"RESET ");
+    write_identifier(sql, name);
+    sql.push(b';');
 }
 
 /// Writes a statement that fails exactly if the server refuses the value, and changes nothing.
@@ -160,7 +247,7 @@ fn write_call(sql: &mut Vec<u8>, name: &[u8], value: &[u8], is_local: &[u8]) {
 }
 
 /// Writes `text` so that it is one string literal whatever `standard_conforming_strings` says.
-fn write_literal(sql: &mut Vec<u8>, text: &[u8]) {
+pub fn write_literal(sql: &mut Vec<u8>, text: &[u8]) {
     if text.contains(&b'\\') {
         sql.push(b'E');
     }
@@ -277,6 +364,39 @@ mod tests {
             changes(&[("search_path", "\"$user\", public")], &[("search_path", "\"\"")]),
             "SELECT pg_catalog.set_config('search_path', '\"\"', false);"
         );
+    }
+
+    fn carried(params: &[(&str, &str)]) -> ParamSet {
+        let param =
+            |(name, value): &(&str, &str)| (name.as_bytes().into(), value.as_bytes().into());
+        set(&[("TimeZone", "UTC")]).carrying(params.iter().map(param))
+    }
+
+    #[test]
+    fn what_is_carried_is_set_and_taken_back() {
+        let changes = |from: &[(&str, &str)], to: &[(&str, &str)]| {
+            let mut sql = Vec::new();
+            carried(from).write_changes_to(&carried(to), &mut sql);
+            String::from_utf8(sql).expect("ASCII")
+        };
+        let call = |name: &str, value: &str| {
+            format!("SELECT pg_catalog.set_config('{name}', '{value}', false);")
+        };
+        let (timeout, role) = (("statement_timeout", "5s"), ("role", "alice"));
+        assert_eq!(changes(&[], &[timeout]), call("statement_timeout", "5s"));
+        assert_eq!(changes(&[("my.x", "1")], &[]), "RESET \"my\".\"x\";");
+        assert_eq!(changes(&[timeout], &[timeout]), "");
+        assert_eq!(changes(&[role], &[role]), "");
+        let both = changes(&[role], &[role, timeout]);
+        let (before, after) = (call("statement_timeout", "5s"), call("role", "alice"));
+        assert_eq!(both, format!("RESET \"role\";{before}{after}"));
+        assert_eq!(changes(&[role], &[]), "RESET \"role\";");
+    }
+
+    #[test]
+    fn what_is_carried_belongs_to_the_dialect_if_it_decides_what_texts_mean() {
+        assert_eq!(carried(&[]).dialect(), carried(&[("statement_timeout", "5s")]).dialect());
+        assert_ne!(carried(&[]).dialect(), carried(&[("array_nulls", "off")]).dialect());
     }
 
     #[test]

@@ -8,6 +8,9 @@ use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::params::lexical;
+use crate::sql;
+
 /// Prefix of every statement name of ours on a server.
 pub const NAME_PREFIX: &[u8] = b"pgtandem_";
 
@@ -28,6 +31,8 @@ pub struct Statement {
     definition_bytes: usize,
     /// Whether a server has accepted it.
     is_proven: AtomicBool,
+    /// Whether it has to be looked at whenever it is used.
+    is_plain: bool,
 }
 
 impl Statement {
@@ -46,6 +51,16 @@ impl Statement {
         self.key.get(self.definition_bytes..).unwrap_or_default()
     }
 
+    /// Says whether it leaves nothing behind in the session it is used in, as far as its text says.
+    pub fn is_plain(&self) -> bool {
+        self.is_plain
+    }
+
+    /// Returns its text.
+    pub fn text(&self) -> &[u8] {
+        text_of(self.definition())
+    }
+
     /// Says whether a server has accepted it.
     pub fn is_proven(&self) -> bool {
         self.is_proven.load(Ordering::Relaxed)
@@ -55,6 +70,11 @@ impl Statement {
     pub fn write_name(&self, out: &mut Vec<u8>) {
         write_name(self.id, out);
     }
+}
+
+/// Returns the text of a definition, which types of parameters follow.
+pub fn text_of(definition: &[u8]) -> &[u8] {
+    definition.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
 /// Appends the name that the statement `id` has on servers, without a terminator.
@@ -169,7 +189,8 @@ impl Catalog {
         let key = self.key.as_slice().into();
         let definition_bytes = definition.len();
         let is_proven = AtomicBool::new(false);
-        let statement = Arc::new(Statement { id, key, definition_bytes, is_proven });
+        let is_plain = sql::is_plain(text_of(definition), lexical(dialect));
+        let statement = Arc::new(Statement { id, key, definition_bytes, is_proven, is_plain });
         self.statements.insert(ByDefinition(Arc::clone(&statement)));
         statement
     }

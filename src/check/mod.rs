@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 pub use probe::{Answer, ProbeError};
 
 use crate::auth::Stored;
+use crate::backend::ask::AskError;
 use crate::config::{ANY_DATABASE, Config, PoolSettings};
 use crate::fault::SqlState;
 use crate::net::tls::{Acceptor, Connectors, SetupError};
@@ -32,12 +33,25 @@ pub struct Args {
     pub connect: bool,
 }
 
-/// Lists what is allowed and probably not meant about the file itself.
+/// Lists what is allowed and probably not meant about the files themselves.
 pub fn file_advice(path: &Path, config: &Config) -> Vec<String> {
+    let mut advice = mode_advice(path, config.has_secrets());
+    let users = &config.general.auth.auth_file;
+    if !users.file.is_none() {
+        advice.extend(mode_advice(users.file.path(), !users.users().is_empty()));
+    }
+    let rules = &config.general.auth.auth_hba_file.file;
+    if !rules.is_none() {
+        advice.extend(mode_advice(rules.path(), false));
+    }
+    advice
+}
+
+fn mode_advice(path: &Path, has_secrets: bool) -> Vec<String> {
     let Ok(metadata) = path.metadata() else { return Vec::new() };
     let mode = metadata.permissions().mode() & 0o777;
     let mut advice = Vec::new();
-    if mode & 0o004 != 0 && config.has_secrets() {
+    if mode & 0o004 != 0 && has_secrets {
         advice.push(format!(
             "{} holds passwords and can be read by everybody (mode {mode:04o}): chmod 600",
             path.display()
@@ -57,7 +71,7 @@ pub fn file_advice(path: &Path, config: &Config) -> Vec<String> {
 /// # Errors
 /// See [`SetupError`].
 pub fn tls(config: &Config) -> Result<(), SetupError> {
-    Acceptor::new(&config.general.client_tls)?;
+    Acceptor::new(&config.general)?;
     Connectors::new(config)?;
     Ok(())
 }
@@ -157,7 +171,8 @@ pub async fn connect(config: &Config) -> Vec<Report> {
     let mut reports = Vec::new();
     for (database, probe) in probes {
         // One that panicked has no answer.
-        let (target, outcome) = probe.await.unwrap_or((None, Outcome::Out(ProbeError::NoAnswer)));
+        let (target, outcome) =
+            probe.await.unwrap_or((None, Outcome::Out(ProbeError::Ask(AskError::NoAnswer))));
         let outcome = forgive_any(config, &database, outcome);
         reports.push(Report { database, target, outcome });
     }
@@ -198,7 +213,10 @@ fn choose(config: &Config, database: &str) -> Result<PoolSettings, &'static str>
         matches!(stored, Some(Stored::Plain(_) | Stored::Md5(_)))
     };
     let forced = config.database(database).is_some_and(|entry| entry.user.is_some());
-    let users = || config.users.keys().filter_map(|user| settings(user));
+    // Whoever looks up others logs in there anyway.
+    let asks = config.auth_lookup(name).map(|lookup| lookup.settings.user);
+    let listed = config.users.keys().chain(config.general.auth.auth_file.users().keys());
+    let users = || asks.iter().chain(listed.clone()).filter_map(|user| settings(user));
     if forced {
         return settings("").ok_or("there is no such database");
     }
@@ -209,7 +227,7 @@ fn choose(config: &Config, database: &str) -> Result<PoolSettings, &'static str>
     match users().next() {
         Some(settings) if !has_secrets => Ok(settings),
         Some(_) => Err("users have SCRAM secrets only, which open a server once they log in"),
-        None => Err("there is no [users.NAME] to log in as"),
+        None => Err("there is no user to log in as"),
     }
 }
 

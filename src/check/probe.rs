@@ -2,27 +2,20 @@
 
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 
 use crate::auth::Credentials;
-use crate::backend::connect::{self, ConnectError, Opened};
+use crate::backend::ask::{AskError, Asker};
+use crate::backend::connect::{self, ConnectError};
 use crate::config::PoolSettings;
 use crate::fault::SqlState;
 use crate::net::tls::Connectors;
-use crate::wire::cursor::Cursor;
-use crate::wire::header::{self, HEADER_BYTES};
-use crate::wire::tag::backend as tag;
-use crate::wire::{backend, encode};
 
 /// LIMIT: how long one server may take where `server_connect_timeout` sets none.
 const LIMIT: Duration = Duration::from_secs(15);
 
-/// LIMIT: bytes of the answer; two short columns have about 100.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
-
 /// What is asked. Both settings can be read by everybody.
-const QUERY: &[u8] = b"SELECT current_setting('max_connections'), \
+const QUERY: &str = "SELECT current_setting('max_connections'), \
     current_setting('superuser_reserved_connections')";
 
 /// What a server says.
@@ -47,11 +40,8 @@ pub enum ProbeError {
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The login worked, the query did not.
-    #[error("{0}")]
-    Refused(String, SqlState),
-    /// The login worked, the query got no proper answer.
-    #[error("no proper answer to a query")]
-    NoAnswer,
+    #[error(transparent)]
+    Ask(#[from] AskError),
 }
 
 impl ProbeError {
@@ -59,8 +49,8 @@ impl ProbeError {
     pub fn sqlstate(&self) -> SqlState {
         match self {
             Self::Connect(error) => error.fault().sqlstate,
-            Self::Refused(_, sqlstate) => *sqlstate,
-            Self::NoAnswer => SqlState::CONNECTION_FAILURE,
+            Self::Ask(AskError::Refused { sqlstate, .. }) => *sqlstate,
+            Self::Ask(AskError::Lost(_) | AskError::NoAnswer) => SqlState::CONNECTION_FAILURE,
         }
     }
 }
@@ -83,10 +73,13 @@ pub async fn probe(mut settings: PoolSettings) -> Result<Answer, ProbeError> {
     let version = opened.parameters.iter().find(|(name, _)| name == b"server_version");
     let version = version.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
     let began = Instant::now();
-    let row = timeout(limit, ask(opened)).await.map_err(|_| ProbeError::NoAnswer)??;
+    let mut asker = Asker::new(opened).map_err(AskError::Lost)?;
+    let rows = timeout(limit, asker.ask(QUERY, &[])).await.map_err(|_| AskError::NoAnswer)??;
+    asker.close().await;
     let number = |at: usize| {
-        let text = row.get(at).and_then(|text| std::str::from_utf8(text).ok());
-        text.and_then(|text| text.parse().ok()).ok_or(ProbeError::NoAnswer)
+        let value = rows.first().and_then(|row| row.get(at)).and_then(Option::as_ref);
+        let text = value.and_then(|value| std::str::from_utf8(value.expose()).ok());
+        text.and_then(|text| text.parse().ok()).ok_or(AskError::NoAnswer)
     };
     Ok(Answer {
         version: version.unwrap_or_else(|| "unknown".to_owned()),
@@ -95,76 +88,4 @@ pub async fn probe(mut settings: PoolSettings) -> Result<Answer, ProbeError> {
         login,
         query: began.elapsed(),
     })
-}
-
-/// Runs the query and returns its row.
-async fn ask(opened: Opened) -> Result<Vec<Vec<u8>>, ProbeError> {
-    let lost = |_| ProbeError::NoAnswer;
-    let mut stream = opened.raw.into_stream().map_err(lost)?;
-    let mut out = Vec::new();
-    encode::query(&mut out, QUERY);
-    stream.write_all(&out).await.map_err(lost)?;
-    stream.flush().await.map_err(lost)?;
-    let mut answer = opened.unread;
-    let (mut row, mut at) = (Vec::new(), 0);
-    loop {
-        while let Some(rest) = answer.get(at..).filter(|rest| !rest.is_empty()) {
-            let limit = u32::try_from(ANSWER_BYTES_MAX).unwrap_or(u32::MAX);
-            let Some(header) = header::read(rest, limit).map_err(|_| ProbeError::NoAnswer)? else {
-                break;
-            };
-            let Some(body) = rest.get(HEADER_BYTES..header.message_bytes()) else { break };
-            at += header.message_bytes();
-            match header.tag {
-                tag::DATA_ROW => row = columns(body).ok_or(ProbeError::NoAnswer)?,
-                tag::ERROR_RESPONSE => {
-                    let error = backend::error_response(body);
-                    let message = String::from_utf8_lossy(error.message).into_owned();
-                    return Err(ProbeError::Refused(message, SqlState(error.sqlstate)));
-                }
-                tag::READY_FOR_QUERY => {
-                    let mut out = Vec::new();
-                    encode::terminate(&mut out);
-                    // Best effort: it has said all we need.
-                    let _ = stream.write_all(&out).await;
-                    return Ok(row);
-                }
-                _ => {}
-            }
-        }
-        if answer.len() >= ANSWER_BYTES_MAX
-            || stream.read_buf(&mut answer).await.map_err(lost)? == 0
-        {
-            return Err(ProbeError::NoAnswer);
-        }
-    }
-}
-
-/// Reads the columns of a DataRow; NULL is empty.
-fn columns(body: &[u8]) -> Option<Vec<Vec<u8>>> {
-    let mut cursor = Cursor::new(body);
-    let count = usize::try_from(cursor.i16().ok()?).ok()?;
-    let mut columns = Vec::new();
-    for _ in 0..count {
-        let length = cursor.i32().ok()?;
-        columns.push(match usize::try_from(length) {
-            Ok(length) => cursor.bytes(length).ok()?.to_vec(),
-            Err(_) => Vec::new(),
-        });
-    }
-    Some(columns)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rows_are_read_within_their_bounds() {
-        let row = columns(b"\0\x02\0\0\0\x02ab\xff\xff\xff\xff").unwrap();
-        assert_eq!(row, [b"ab".to_vec(), Vec::new()]);
-        for bad in [&b""[..], b"\0\x01", b"\0\x01\0\0\0\x09ab", b"\xff\xff\0\0\0\x01a"] {
-            assert_eq!(columns(bad), None, "{bad:?}");
-        }
-    }
 }

@@ -29,15 +29,18 @@ fn a_line_per_database() {
         "app: ok: PostgreSQL 15.1, max_connections 100, login 12.3 ms, query 0.6 ms \
          (as \"u\" at h:5432)"
     );
-    let refused = ProbeError::Refused("no".to_owned(), SqlState(*b"42501"));
+    let refused = ProbeError::Ask(AskError::Refused {
+        sqlstate: SqlState(*b"42501"),
+        message: "no".to_owned(),
+    });
     let line = report("app", "h:5432", Outcome::Out(refused)).to_string();
     assert_eq!(line, "app: FAILED: 42501: no (as \"u\" at h:5432)");
     let skipped = Report {
         database: "app".to_owned(),
         target: None,
-        outcome: Outcome::Skipped("there is no [users.NAME] to log in as"),
+        outcome: Outcome::Skipped("there is no user to log in as"),
     };
-    assert_eq!(skipped.to_string(), "app: skipped: there is no [users.NAME] to log in as");
+    assert_eq!(skipped.to_string(), "app: skipped: there is no user to log in as");
     assert!(!skipped.is_failure());
 }
 
@@ -80,7 +83,7 @@ fn somebody_is_found_who_can_log_in() {
     assert_eq!(chosen(&forced, "d"), names("f", "d"));
     assert_eq!(chosen("[databases.\"*\"]\n[users.a]\n", "*"), names("a", "postgres"));
     assert!(chosen(&format!("[databases.d]\n{scram}"), "d").unwrap_err().contains("SCRAM"));
-    assert!(chosen("[databases.d]\n", "d").unwrap_err().contains("no [users.NAME]"));
+    assert!(chosen("[databases.d]\n", "d").unwrap_err().contains("no user to log in as"));
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! What is allowed and probably not meant: `pgtandem check` prints it beside the errors.
 
 use super::checked::{AuthType, Config, Database, General};
+use super::hba::{Connection, Rule, RuleMethod};
 use super::raw::join;
 use super::read::SCRAM_PREFIX;
+use super::tls::SslMode;
 use crate::secret::Secret;
 
 impl Config {
@@ -26,26 +28,63 @@ impl Config {
 
     /// Says whether any password is in the file, or in a variable that it names.
     pub fn has_secrets(&self) -> bool {
+        // Those of auth_file are elsewhere.
         self.users.values().any(|user| user.password.is_some())
             || self.databases.values().any(|database| database.password.is_some())
     }
 
     /// Users whose section changes nothing, because nobody can be them.
     fn advise_users(&self, advice: &mut Vec<String>) {
-        if matches!(self.general.auth_type, AuthType::Trust | AuthType::Cert) {
+        if matches!(self.general.auth_type, AuthType::Trust | AuthType::Cert)
+            || self.has_other_ways()
+        {
+            return;
+        }
+        if self.looks_up() {
             return;
         }
         let is_forced = |name: &String| {
             self.databases.values().any(|database| database.user.as_ref() == Some(name))
         };
         for (name, user) in &self.users {
-            if user.password.is_none() && !is_forced(name) {
+            if user.password.is_none() && self.secret(name).is_none() && !is_forced(name) {
                 advice.push(format!(
                     "{} has no password and is no database's user: nobody can log in with this name",
                     join("users", name)
                 ));
             }
         }
+    }
+
+    /// Says whether some rule asks for no password.
+    fn has_other_ways(&self) -> bool {
+        let is_other = |rule: &Rule| {
+            matches!(rule.method, RuleMethod::Trust | RuleMethod::Cert | RuleMethod::Peer)
+        };
+        let general = &self.general;
+        general.auth_type == AuthType::Hba
+            && general.auth.auth_hba_file.entries().iter().any(is_other)
+    }
+
+    fn advise_rules(&self, advice: &mut Vec<String>) {
+        if self.general.client_tls.client_tls_sslmode != SslMode::Disable {
+            return;
+        }
+        for rule in self.general.auth.auth_hba_file.entries() {
+            if rule.connection == Connection::HostSsl {
+                advice.push(format!(
+                    "{}:{}: hostssl record cannot match because client_tls_sslmode is \"disable\"",
+                    rule.file.display(),
+                    rule.line
+                ));
+            }
+        }
+    }
+
+    /// Says whether servers are asked for the secrets of some users.
+    fn looks_up(&self) -> bool {
+        let own = self.databases.values().filter_map(|database| database.auth.auth_user.as_ref());
+        own.chain([&self.general.auth.auth_user]).any(|user| !user.is_empty())
     }
 
     fn advise_login(&self, advice: &mut Vec<String>) {
@@ -60,19 +99,26 @@ impl Config {
             }
             return;
         }
-        if general.auth_type == AuthType::Cert {
+        if general.auth_type == AuthType::Hba {
+            self.advise_rules(advice);
+        }
+        if general.auth_type == AuthType::Cert || self.has_other_ways() {
             return;
         }
-        let can_log_in = |user: &str| self.users.get(user).is_some_and(|u| u.password.is_some());
-        if !self.users.keys().any(|user| can_log_in(user)) {
-            advice.push("no [users.NAME] has a password: nobody can log in".to_owned());
+        let can_log_in = |user: &str| self.looks_up() || self.secret(user).is_some();
+        if !self.looks_up() && self.secrets().next().is_none() {
+            advice.push(
+                "no [users.NAME] has a password, and there is neither auth_file nor auth_user: \
+                 nobody can log in"
+                    .to_owned(),
+            );
         }
         for (key, users) in
             [("admin_users", &general.admin_users), ("stats_users", &general.stats_users)]
         {
             for user in users.iter().filter(|user| !can_log_in(user)) {
                 advice.push(format!(
-                    "general.{key} names {user:?}, who has no password in [users] and cannot log in"
+                    "general.{key} names {user:?}, who has no password and cannot log in"
                 ));
             }
         }
@@ -123,11 +169,7 @@ impl Config {
         }
         if let Some(user) = &database.user
             && database.password.is_none()
-            && self
-                .users
-                .get(user)
-                .and_then(|owner| owner.password.as_ref())
-                .is_some_and(|password| password.expose().starts_with(SCRAM_PREFIX))
+            && self.secret(user).is_some_and(|password| password.expose().starts_with(SCRAM_PREFIX))
         {
             advice.push(format!(
                 "{path}.user is {user:?}, of whom only a SCRAM secret is stored: logging in at the \

@@ -6,12 +6,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::auth::{AuthSettings, DatabaseAuth};
+use super::hba::Rule;
+use super::network::Network;
 use super::read::unless_zero;
 use super::tls::{ClientTls, DatabaseTls, ServerTls};
 use crate::secret::Secret;
 
 /// The name of the database entry that stands for all others.
 pub const ANY_DATABASE: &str = "*";
+
+/// The databases of the admin console.
+const RESERVED_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
+
+/// Says whether a name is that of the admin console.
+pub fn is_reserved(database: &str) -> bool {
+    RESERVED_DATABASES.contains(&database)
+}
 
 /// The configuration as it is in force; never changes, a reload makes another one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -50,8 +61,12 @@ pub struct General {
     pub workers: usize,
     /// When a backend goes back to its pool.
     pub pool_mode: PoolMode,
+    /// Balancers that say whose a connection is, and must.
+    pub proxy_protocol_from: Vec<Network>,
     /// How clients prove who they are.
     pub auth_type: AuthType,
+    /// Where secrets are looked for.
+    pub auth: AuthSettings,
     /// Clients that may be connected at a time.
     pub max_client_conn: u32,
     /// From accepting a client to the end of its login.
@@ -177,6 +192,33 @@ pub struct PoolDefaults {
     pub max_prepared_statements: u32,
     /// Bytes of one message.
     pub max_packet_size: u32,
+    /// What becomes of session state where backends change.
+    pub session_state: SessionState,
+    /// Backends of a pool that may be pinned at a time; 0 means all of them.
+    pub max_pinned_connections: u32,
+}
+
+/// What becomes of what a client leaves in its session, where its backends change between
+/// transactions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SessionState {
+    /// Parameters go with the client; whatever else is left keeps it at its backend.
+    Track,
+    /// Whatever is left keeps it at its backend.
+    Pin,
+    /// Statements that would leave something are refused.
+    Reject,
+}
+
+impl SessionState {
+    /// Returns the word of the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Track => "track",
+            Self::Pin => "pin",
+            Self::Reject => "reject",
+        }
+    }
 }
 
 /// `[databases.NAME]`: where a database is, and what overrides `[general]`; zero stays zero.
@@ -206,6 +248,12 @@ pub struct Database {
     pub server_lifetime: Option<Duration>,
     /// See [`PoolDefaults::query_wait_timeout`].
     pub query_wait_timeout: Option<Duration>,
+    /// See [`PoolDefaults::session_state`].
+    pub session_state: Option<SessionState>,
+    /// See [`PoolDefaults::max_pinned_connections`].
+    pub max_pinned_connections: Option<u32>,
+    /// How users are looked up.
+    pub auth: DatabaseAuth,
     /// TLS with its server.
     pub tls: DatabaseTls,
     /// `[databases.NAME.replication]`; without it the database is only pooled.
@@ -353,6 +401,8 @@ pub enum AuthType {
     ScramSha256,
     /// By a certificate in their name.
     Cert,
+    /// As rules say.
+    Hba,
 }
 
 /// Where a server listens.
@@ -429,6 +479,10 @@ pub struct PoolSettings {
     pub max_packet_size: u32,
     /// What becomes of definitions, where they are looked for at all.
     pub definitions: Option<FollowingRules>,
+    /// What becomes of session state.
+    pub session_state: SessionState,
+    /// Backends that may be pinned at a time.
+    pub max_pinned_connections: Option<u32>,
 }
 
 impl PoolSettings {
@@ -439,6 +493,14 @@ impl PoolSettings {
             Host::Tcp(name) => format!("{name}:{}", self.port),
             Host::Unix(directory) => format!("{}:{}", directory.display(), self.port),
         }
+    }
+}
+
+impl General {
+    /// Says whether rules ask clients for certificates.
+    pub fn asks_for_certificates(&self) -> bool {
+        let mut rules = self.auth.auth_hba_file.entries().iter();
+        self.auth_type == AuthType::Hba && rules.any(Rule::wants_certificate)
     }
 }
 
@@ -473,7 +535,28 @@ impl Config {
     /// clients share it, and the keys about the session (mode and time-outs) those of `user`.
     pub fn pool_settings(&self, database: &str, user: &str) -> Option<PoolSettings> {
         let entry = self.database(database)?;
-        let server_user = entry.user.as_deref().unwrap_or(user);
+        Some(self.settings_of(database, entry, user, entry.user.as_deref().unwrap_or(user)))
+    }
+
+    /// Works out what holds when we ask for `database` ourselves, as `user`; `None` if there is no
+    /// such database.
+    pub(super) fn settings_as(&self, database: &str, user: &str) -> Option<PoolSettings> {
+        let entry = self.database(database)?;
+        let mut settings = self.settings_of(database, entry, user, user);
+        if entry.user.as_deref() != Some(user) {
+            // What the database says is another's.
+            settings.password = self.secret(user).cloned();
+        }
+        Some(settings)
+    }
+
+    fn settings_of(
+        &self,
+        database: &str,
+        entry: &Database,
+        user: &str,
+        server_user: &str,
+    ) -> PoolSettings {
         let nobody = User::default();
         let session = self.users.get(user).unwrap_or(&nobody);
         let owner = self.users.get(server_user).unwrap_or(&nobody);
@@ -481,14 +564,15 @@ impl Config {
 
         let size = owner.pool_size.or(entry.pool_size).unwrap_or(general.default_pool_size);
         let timeout = |user: Option<Duration>, general| unless_zero(user.unwrap_or(general));
-        Some(PoolSettings {
+        let password = entry.password.as_ref().or_else(|| self.secret(server_user));
+        PoolSettings {
             host: entry.host.clone(),
             port: entry.port,
             dbname: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
             user: server_user.to_owned(),
             forced_user: entry.user.is_some(),
             tls: Arc::new(self.general.server_tls.with(&entry.tls)),
-            password: entry.password.as_ref().or(owner.password.as_ref()).cloned(),
+            password: password.cloned(),
             mode: session.pool_mode.or(entry.pool_mode).unwrap_or(self.general.pool_mode),
             size,
             min_size: entry.min_pool_size.unwrap_or(general.min_pool_size).min(size),
@@ -522,7 +606,11 @@ impl Config {
             max_prepared_statements: general.max_prepared_statements,
             max_packet_size: general.max_packet_size,
             definitions: entry.replication.as_ref().and_then(Replication::following_rules),
-        })
+            session_state: entry.session_state.unwrap_or(general.session_state),
+            max_pinned_connections: bound(
+                entry.max_pinned_connections.unwrap_or(general.max_pinned_connections),
+            ),
+        }
     }
 }
 

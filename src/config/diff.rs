@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::auth::{AuthSettings, DatabaseAuth};
 use super::checked::{Config, Database, General, Logging, PoolDefaults, User};
 use super::tls::{ClientTls, DatabaseTls, ServerTls};
 
@@ -46,12 +47,14 @@ impl Config {
     /// Says what `new` changes. Passwords are compared, and not shown.
     pub fn difference(&self, new: &Self) -> Difference {
         let mut general = general_keys(&self.general, &new.general);
+        general.extend(auth_keys(&self.general.auth, &new.general.auth));
         general.extend(log_keys(&self.general.log, &new.general.log));
         general.extend(pool_keys(&self.general.pool, &new.general.pool));
         general.extend(client_tls_keys(&self.general.client_tls, &new.general.client_tls));
         general.extend(server_tls_keys(&self.general.server_tls, &new.general.server_tls));
         // Their fields are listed by name.
-        general.retain(|key| !matches!(*key, "log" | "pool" | "client_tls" | "server_tls"));
+        general
+            .retain(|key| !matches!(*key, "auth" | "log" | "pool" | "client_tls" | "server_tls"));
         Difference {
             general,
             databases: sections(&self.databases, &new.databases, database_keys),
@@ -93,7 +96,9 @@ fn general_keys(old: &General, new: &General) -> Vec<&'static str> {
             listen_backlog,
             workers,
             pool_mode,
+            proxy_protocol_from,
             auth_type,
+            auth,
             max_client_conn,
             client_login_timeout,
             cancel_wait_timeout,
@@ -118,6 +123,28 @@ fn general_keys(old: &General, new: &General) -> Vec<&'static str> {
             pool,
         ]
     )
+}
+
+/// A file counts as another one if there is something else in it.
+fn auth_keys(old: &AuthSettings, new: &AuthSettings) -> Vec<&'static str> {
+    differing!(
+        AuthSettings,
+        old,
+        new,
+        [
+            auth_file,
+            auth_hba_file,
+            auth_ident_file,
+            auth_user,
+            auth_query,
+            auth_dbname,
+            auth_query_lifetime,
+        ]
+    )
+}
+
+fn database_auth_keys(old: &DatabaseAuth, new: &DatabaseAuth) -> Vec<&'static str> {
+    differing!(DatabaseAuth, old, new, [auth_user, auth_query, auth_dbname])
 }
 
 fn log_keys(old: &Logging, new: &Logging) -> Vec<&'static str> {
@@ -166,6 +193,8 @@ fn pool_keys(old: &PoolDefaults, new: &PoolDefaults) -> Vec<&'static str> {
             transaction_timeout,
             max_prepared_statements,
             max_packet_size,
+            session_state,
+            max_pinned_connections,
         ]
     )
 }
@@ -225,9 +254,10 @@ fn database_tls_keys(old: &DatabaseTls, new: &DatabaseTls) -> Vec<&'static str> 
 
 fn database_keys(old: &Database, new: &Database) -> Vec<&'static str> {
     let mut keys = database_own_keys(old, new);
+    keys.extend(database_auth_keys(&old.auth, &new.auth));
     keys.extend(database_tls_keys(&old.tls, &new.tls));
-    // Its fields are listed by name.
-    keys.retain(|key| *key != "tls");
+    // Their fields are listed by name.
+    keys.retain(|key| !matches!(*key, "auth" | "tls"));
     keys
 }
 
@@ -249,6 +279,9 @@ fn database_own_keys(old: &Database, new: &Database) -> Vec<&'static str> {
             max_db_connections,
             server_lifetime,
             query_wait_timeout,
+            session_state,
+            max_pinned_connections,
+            auth,
             tls,
             replication,
             secondaries,

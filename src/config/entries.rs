@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use super::auth::AuthSettings;
 use super::checked::{AuthType, General, LogFormat, Logging, PoolDefaults, PoolMode};
 use super::diff::is_for_start;
-use super::tls::{Ciphers, ClientTls, ServerTls, TlsFile};
+use super::file::NamedFile;
+use super::network::Network;
+use super::tls::{Ciphers, ClientTls, ServerTls};
 
 /// One key of `[general]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +32,9 @@ impl General {
             listen_backlog,
             workers,
             pool_mode,
+            proxy_protocol_from,
             auth_type,
+            auth,
             max_client_conn,
             client_login_timeout,
             cancel_wait_timeout,
@@ -63,7 +68,8 @@ impl General {
             ("listen_backlog", listen_backlog.to_string()),
             ("workers", workers.to_string()),
             ("pool_mode", mode(*pool_mode)),
-            ("auth_type", auth(*auth_type)),
+            ("proxy_protocol_from", networks(proxy_protocol_from)),
+            ("auth_type", method(*auth_type)),
             ("max_client_conn", max_client_conn.to_string()),
             ("client_login_timeout", timeout(*client_login_timeout)),
             ("cancel_wait_timeout", timeout(*cancel_wait_timeout)),
@@ -83,6 +89,7 @@ impl General {
             ("suspend_timeout", seconds(*suspend_timeout)),
             ("autodb_idle_timeout", timeout(*autodb_idle_timeout)),
         ];
+        entries.extend(auth_entries(auth));
         entries.extend(log_entries(log));
         entries.extend(pool_entries(pool));
         entries.extend(client_tls_entries(client_tls));
@@ -91,6 +98,27 @@ impl General {
         let entry = |(key, value)| Entry { key, value, is_changeable: !is_for_start(key) };
         entries.into_iter().map(entry).collect()
     }
+}
+
+fn auth_entries(auth: &AuthSettings) -> Vec<(&'static str, String)> {
+    let AuthSettings {
+        auth_file,
+        auth_hba_file,
+        auth_ident_file,
+        auth_user,
+        auth_query,
+        auth_dbname,
+        auth_query_lifetime,
+    } = auth;
+    vec![
+        ("auth_file", path(&auth_file.file)),
+        ("auth_hba_file", path(&auth_hba_file.file)),
+        ("auth_ident_file", path(&auth_ident_file.file)),
+        ("auth_user", auth_user.clone()),
+        ("auth_query", auth_query.clone()),
+        ("auth_dbname", auth_dbname.clone()),
+        ("auth_query_lifetime", seconds(*auth_query_lifetime)),
+    ]
 }
 
 fn log_entries(log: &Logging) -> Vec<(&'static str, String)> {
@@ -145,6 +173,8 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         transaction_timeout,
         max_prepared_statements,
         max_packet_size,
+        session_state,
+        max_pinned_connections,
     } = pool;
     vec![
         ("default_pool_size", default_pool_size.to_string()),
@@ -169,6 +199,8 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         ("transaction_timeout", seconds(*transaction_timeout)),
         ("max_prepared_statements", max_prepared_statements.to_string()),
         ("max_packet_size", max_packet_size.to_string()),
+        ("session_state", session_state.as_str().to_owned()),
+        ("max_pinned_connections", max_pinned_connections.to_string()),
     ]
 }
 
@@ -218,7 +250,7 @@ fn server_tls_entries(tls: &ServerTls) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn path(file: &TlsFile) -> String {
+fn path(file: &NamedFile) -> String {
     file.path().display().to_string()
 }
 
@@ -235,15 +267,20 @@ fn mode(mode: PoolMode) -> String {
     .to_owned()
 }
 
-fn auth(auth: AuthType) -> String {
+fn method(auth: AuthType) -> String {
     match auth {
         AuthType::Trust => "trust",
         AuthType::Plain => "plain",
         AuthType::Md5 => "md5",
         AuthType::ScramSha256 => "scram-sha-256",
         AuthType::Cert => "cert",
+        AuthType::Hba => "hba",
     }
     .to_owned()
+}
+
+fn networks(networks: &[Network]) -> String {
+    networks.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// Seconds, with a fraction only where there is one.

@@ -10,13 +10,14 @@ use toml::de::{DeTable, DeValue};
 
 use super::checked::{
     ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, Ddl, General, Host, LogFormat,
-    Logging, Metrics, PoolDefaults, PoolMode, Replication, Secondary, User,
+    Logging, Metrics, PoolDefaults, PoolMode, Replication, Secondary, SessionState, User,
+    is_reserved,
 };
 use super::kind::Kind;
 use super::problem::{Reason, Unavailable};
 use super::raw::{Section, Walk, is_section, join};
 use super::read::{self, BACKENDS_MAX};
-use super::tls;
+use super::{auth, tls};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -51,9 +52,6 @@ const VERIFY_RATE_MAX: u32 = 1_000_000_000;
 const SECONDARY_POOL: RangeInclusive<u32> = 2..=1_000;
 /// Higher levels of PgBouncer's mean no more than 2.
 const VERBOSE_MAX: u32 = 9;
-
-/// The databases of the admin console.
-const RESERVED_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
 
 /// Reads the whole file.
 pub(super) fn config<'a>(walk: &mut Walk<'a>, root: &DeTable<'a>) -> Config {
@@ -137,7 +135,9 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
         listen_backlog: section.get("listen_backlog", 1024, read::count(1..=BACKLOG_MAX)),
         workers: section.get("workers", 0, read::thread_count),
         pool_mode: section.get("pool_mode", PoolMode::Transaction, read::pool_mode),
+        proxy_protocol_from: section.get("proxy_protocol_from", vec![], read::networks),
         auth_type: section.get("auth_type", AuthType::ScramSha256, read::auth_type),
+        auth: auth::general(section),
         max_client_conn: section.get("max_client_conn", 10_000, read::count(1..=CLIENTS_MAX)),
         client_login_timeout: section.get("client_login_timeout", Some(60 * SECOND), read::timeout),
         cancel_wait_timeout: section.get("cancel_wait_timeout", Some(10 * SECOND), read::timeout),
@@ -224,6 +224,8 @@ fn pool_defaults(section: &mut Section<'_, '_>) -> PoolDefaults {
             PACKET_MAX,
             read::size(PACKET_MIN..=PACKET_MAX),
         ),
+        session_state: section.get("session_state", SessionState::Track, read::session_state),
+        max_pinned_connections: section.get("max_pinned_connections", 0, backends()),
     }
 }
 
@@ -242,6 +244,9 @@ pub(super) fn database(section: &mut Section<'_, '_>) -> Database {
         max_db_connections: section.find("max_db_connections", backends()),
         server_lifetime: section.find("server_lifetime", read::duration),
         query_wait_timeout: section.find("query_wait_timeout", read::duration),
+        session_state: section.find("session_state", read::session_state),
+        max_pinned_connections: section.find("max_pinned_connections", backends()),
+        auth: auth::database(section),
         tls: tls::database(section),
         replication: section.below("replication").and_then(|(walk, below)| {
             let table = walk.section(&below.path, below.value)?;
@@ -347,7 +352,7 @@ fn check_names(walk: &mut Walk<'_>, config: &Config) {
             walk.report(path, Reason::Empty);
         } else if name.contains('\0') {
             walk.report(path, Reason::Nul);
-        } else if kind == "databases" && RESERVED_DATABASES.contains(&name.as_str()) {
+        } else if kind == "databases" && is_reserved(name) {
             walk.report(path, Reason::ReservedName);
         } else if kind == "users" && name == ANY_DATABASE {
             let phrase = "a section for all other users is".to_owned();
@@ -376,6 +381,7 @@ pub(super) fn check_together(walk: &mut Walk<'_>, config: &Config) {
             check_min(walk, &join("databases", name), "pool_size", min, size);
         }
     }
+    auth::check_together(walk, config);
     tls::check_together(walk, config);
 }
 

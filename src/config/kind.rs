@@ -25,8 +25,7 @@ pub(super) enum Kind {
 }
 
 /// Keys of PgBouncer's main section that have no counterpart yet, separated by spaces.
-const LATER_GENERAL: &str = "application_name_add_host auth_dbname auth_file auth_hba_file \
-    auth_ident_file auth_query auth_user client_tls_dheparams client_tls_ecdhcurve disable_pqexec dns_max_ttl dns_nxdomain_ttl \
+const LATER_GENERAL: &str = "application_name_add_host client_tls_dheparams client_tls_ecdhcurve disable_pqexec dns_max_ttl dns_nxdomain_ttl \
     dns_zone_check_period login_notify_message max_db_client_connections \
     max_user_client_connections peer_id pidfile pkt_buf pool_idle_timeout query_wait_notify \
     resolv_conf sbuf_loopcnt scram_iterations server_fast_close so_reuseport \
@@ -34,7 +33,7 @@ const LATER_GENERAL: &str = "application_name_add_host auth_dbname auth_file aut
     unix_socket_group user";
 
 /// Keys of PgBouncer's database lines that have no counterpart yet.
-const LATER_DATABASE: &str = "application_name auth_dbname auth_query auth_user client_encoding \
+const LATER_DATABASE: &str = "application_name client_encoding \
     connect_query datestyle load_balance_hosts max_db_client_connections timezone";
 
 impl Kind {

@@ -2,19 +2,22 @@
 //!
 //! A file is taken whole or not at all: every problem is reported at once, with its line, the
 //! offending key, and what was probably meant. After that nothing in the crate meets a value it
-//! would have to check again. Opens the file and those with keys and certificates that it names, looks
-//! up environment variables for `${NAME}`, and does nothing else outside its memory; changes nothing
-//! in force.
+//! would have to check again. Opens the file and those that it names, looks up environment variables
+//! for `${NAME}`, and does nothing else outside its memory; changes nothing in force.
 //!
 //! The way of a value: `raw` finds it in the text, `value` fills in variables, `read` checks
 //! it for one kind of key, `keys` lists all keys with their defaults, `checked` is the result.
 
 mod advice;
+mod auth;
 mod checked;
 mod diff;
 mod entries;
+mod file;
+mod hba;
 mod keys;
 mod kind;
+mod network;
 mod problem;
 mod raw;
 mod read;
@@ -22,6 +25,7 @@ mod source;
 mod suggest;
 mod tls;
 mod units;
+mod userlist;
 mod value;
 
 #[cfg(test)]
@@ -29,20 +33,27 @@ mod tests;
 
 use std::path::Path;
 
+pub use auth::{AuthLookup, AuthSettings, DatabaseAuth};
 pub use checked::{
     ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, Ddl, FollowingRules, General,
     Host, LogFormat, Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication,
-    Secondary, User,
+    Secondary, SessionState, User, is_reserved,
 };
 pub use diff::{Difference, Sections, is_for_start};
 pub use entries::Entry;
+pub use file::NamedFile;
+pub use hba::{
+    Addresses, CertificateDemand, Connection, DatabaseNames, HbaFile, IdentFile, LineFile,
+    MapEntry, Pattern, Rule, RuleMethod, UserNames,
+};
+pub use network::Network;
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
 pub use source::Source;
 pub use tls::{
-    Ciphers, ClientTls, DatabaseTls, ServerTls, SslMode, TLS12_CIPHERS, TLS13_CIPHERS, TlsFile,
-    TlsProtocols,
+    Ciphers, ClientTls, DatabaseTls, ServerTls, SslMode, TLS12_CIPHERS, TLS13_CIPHERS, TlsProtocols,
 };
 pub use units::duration;
+pub use userlist::{UserFile, Users};
 
 use source::Overlay;
 
@@ -81,6 +92,18 @@ impl Config {
         Self::parse_with(text, file_name, env, &Overlay::new(), Files::Unread)
     }
 
+    /// Checks the configuration in `text`, and reads the files that its keys name.
+    ///
+    /// # Errors
+    /// As [`parse`](Self::parse).
+    pub fn parse_with_files(
+        text: &str,
+        file_name: &str,
+        env: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, ConfigError> {
+        Self::parse_with(text, file_name, env, &Overlay::new(), Files::Read)
+    }
+
     /// Checks the configuration in `text` with some keys of `[general]` set on top of it.
     fn parse_with(
         text: &str,
@@ -98,6 +121,7 @@ impl Config {
         } else {
             keys::check_together(&mut walk, &config);
             if files == Files::Read {
+                auth::read_files(&mut walk, &mut config);
                 tls::read_files(&mut walk, &mut config);
             }
         }

@@ -170,6 +170,12 @@ pub enum Reason {
     /// Logins by certificates that nobody checks.
     #[error("\"cert\" needs client_tls_sslmode = \"verify-ca\" or \"verify-full\"")]
     CertWithoutCa,
+    /// A database that others are to be asked about, and that is not configured.
+    #[error("{0:?} is no database of this file")]
+    NoSuchDatabase(String),
+    /// A line of a file that a key names.
+    #[error("{0}")]
+    Line(String),
     /// Neither TCP nor a Unix socket.
     #[error("nothing to listen on: both listen_addr and unix_socket_dir are empty")]
     NothingToListenOn,

@@ -4,6 +4,7 @@
 //! code which reads a key is also the list of keys.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -69,6 +70,12 @@ impl<'a> Walk<'a> {
         self.problems.push(Problem { file: self.file.to_owned(), line, key, reason });
     }
 
+    /// Reports a problem with a line, counted from 1, of a file that a key names.
+    pub(super) fn report_in(&mut self, file: &Path, line: usize, reason: Reason) {
+        let file = file.display().to_string();
+        self.problems.push(Problem { file, line, key: String::new(), reason });
+    }
+
     /// Whether nothing was reported for this very key.
     pub(super) fn is_clean(&self, path: &str) -> bool {
         self.problems.iter().all(|problem| problem.key != path)
@@ -119,9 +126,15 @@ impl<'a> Walk<'a> {
         None
     }
 
-    /// Ends the walk with all problems in the order of their lines.
+    /// Ends the walk with all problems in the order of their lines, ours before those of files that
+    /// it names.
     pub(super) fn into_problems(mut self) -> Vec<Problem> {
-        self.problems.sort_by(|a, b| (a.line, &a.key).cmp(&(b.line, &b.key)));
+        let own = self.file;
+        // Of a key that was set by hand, the file is empty.
+        self.problems.sort_by_cached_key(|problem| {
+            let named = Some(&problem.file).filter(|file| !file.is_empty() && *file != own);
+            (named.cloned(), problem.line, problem.key.clone())
+        });
         self.problems
     }
 }

@@ -6,7 +6,8 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checked::{AuthType, Capture, Consistency, Ddl, Host, LogFormat, PoolMode};
+use super::checked::{AuthType, Capture, Consistency, Ddl, Host, LogFormat, PoolMode, SessionState};
+use super::network::Network;
 use super::problem::{Hint, Reason, Unavailable};
 use super::suggest;
 use super::units;
@@ -90,6 +91,17 @@ pub(super) fn addresses(value: &Value) -> Result<Vec<String>, Reason> {
             expected: "an address to listen on, such as \"127.0.0.1\", \"::1\" or \"*\"",
         }),
     }
+}
+
+/// Networks, or single addresses.
+pub(super) fn networks(value: &Value) -> Result<Vec<Network>, Reason> {
+    let read = |word: String| {
+        Network::parse(&word).ok_or(Reason::Malformed {
+            found: word,
+            expected: "an IP address or a network such as \"10.0.0.0/8\" or \"::1\"",
+        })
+    };
+    words(value)?.into_iter().map(read).collect()
 }
 
 /// An IP address and a port; empty is none.
@@ -393,15 +405,26 @@ pub(super) fn pool_mode(value: &Value) -> Result<PoolMode, Reason> {
     }
 }
 
+pub(super) fn session_state(value: &Value) -> Result<SessionState, Reason> {
+    const CHOICES: &[&str] = &["track", "pin", "reject"];
+    match text(value)?.as_str() {
+        "track" => Ok(SessionState::Track),
+        "pin" => Ok(SessionState::Pin),
+        "reject" => Ok(SessionState::Reject),
+        other => Err(not_a_choice(other, CHOICES)),
+    }
+}
+
 pub(super) fn auth_type(value: &Value) -> Result<AuthType, Reason> {
-    const CHOICES: &[&str] = &["trust", "plain", "md5", "scram-sha-256", "cert"];
+    const CHOICES: &[&str] = &["trust", "plain", "md5", "scram-sha-256", "cert", "hba"];
     match text(value)?.as_str() {
         "trust" => Ok(AuthType::Trust),
         "plain" => Ok(AuthType::Plain),
         "md5" => Ok(AuthType::Md5),
         "scram-sha-256" => Ok(AuthType::ScramSha256),
         "cert" => Ok(AuthType::Cert),
-        later @ ("hba" | "any" | "ldap" | "pam") => Err(unavailable(&format!("{later:?} is"))),
+        "hba" => Ok(AuthType::Hba),
+        later @ ("any" | "ldap" | "pam") => Err(unavailable(&format!("{later:?} is"))),
         other => Err(not_a_choice(other, CHOICES)),
     }
 }

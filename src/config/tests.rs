@@ -1,5 +1,6 @@
 //! The whole way from text to [`Config`].
 
+mod auth;
 mod problems;
 mod shipped;
 mod tls;

@@ -3,25 +3,14 @@
 //! The bytes of those files are a part of the configuration, so that another certificate in the
 //! same file is a difference. What is in them is not looked at here.
 
-use std::fmt;
-use std::fs::File;
-use std::io::{self, Read};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-
 use super::checked::{AuthType, Config};
+use super::file::{NamedFile, file};
 use super::problem::Reason;
 use super::raw::{Section, Walk, join};
 use super::read;
 use super::suggest;
 use super::value::Value;
 use super::{Hint, Unavailable};
-use crate::secret::Secret;
-
-/// LIMIT: bytes of a file with keys, certificates or revocations; that of all public authorities
-/// has 220 kB.
-const FILE_BYTES_MAX: u64 = 16 << 20;
-
 /// Whether connections are encrypted, and who must show what. In rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SslMode {
@@ -63,37 +52,6 @@ impl SslMode {
     /// Says whether the other side must show a certificate of an authority that we trust.
     pub fn verifies(self) -> bool {
         self >= Self::VerifyCa
-    }
-}
-
-/// A file with keys or certificates; or none.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct TlsFile {
-    path: PathBuf,
-    /// What is in it, once it has been read.
-    content: Option<Arc<Secret>>,
-}
-
-impl TlsFile {
-    /// Says whether none is named.
-    pub fn is_none(&self) -> bool {
-        self.path.as_os_str().is_empty()
-    }
-
-    /// Returns where it is; empty if there is none.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Returns what is in it; `None` if there is none.
-    pub fn content(&self) -> Option<&[u8]> {
-        self.content.as_ref().map(|content| content.expose())
-    }
-}
-
-impl fmt::Debug for TlsFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.path, f)
     }
 }
 
@@ -141,13 +99,13 @@ pub struct ClientTls {
     /// Whether clients may, or must, use TLS; and show a certificate.
     pub client_tls_sslmode: SslMode,
     /// Our private key.
-    pub client_tls_key_file: TlsFile,
+    pub client_tls_key_file: NamedFile,
     /// Our certificate, and those between it and its authority.
-    pub client_tls_cert_file: TlsFile,
+    pub client_tls_cert_file: NamedFile,
     /// Whose certificates clients may show.
-    pub client_tls_ca_file: TlsFile,
+    pub client_tls_ca_file: NamedFile,
     /// Which of these certificates have been revoked.
-    pub client_tls_crl_file: TlsFile,
+    pub client_tls_crl_file: NamedFile,
     /// The versions that are spoken.
     pub client_tls_protocols: TlsProtocols,
     /// Of TLS 1.2.
@@ -162,13 +120,13 @@ pub struct ServerTls {
     /// Whether servers are asked for TLS, or must have it; and what is checked.
     pub server_tls_sslmode: SslMode,
     /// Whose certificates servers may show; none means the public authorities.
-    pub server_tls_ca_file: TlsFile,
+    pub server_tls_ca_file: NamedFile,
     /// Which of these certificates have been revoked.
-    pub server_tls_crl_file: TlsFile,
+    pub server_tls_crl_file: NamedFile,
     /// Our private key, for a server that asks for a certificate.
-    pub server_tls_key_file: TlsFile,
+    pub server_tls_key_file: NamedFile,
     /// Our certificate, for a server that asks for one.
-    pub server_tls_cert_file: TlsFile,
+    pub server_tls_cert_file: NamedFile,
     /// The versions that are spoken.
     pub server_tls_protocols: TlsProtocols,
     /// Of TLS 1.2.
@@ -183,13 +141,13 @@ pub struct DatabaseTls {
     /// See [`ServerTls::server_tls_sslmode`].
     pub server_tls_sslmode: Option<SslMode>,
     /// See [`ServerTls::server_tls_ca_file`].
-    pub server_tls_ca_file: Option<TlsFile>,
+    pub server_tls_ca_file: Option<NamedFile>,
     /// See [`ServerTls::server_tls_crl_file`].
-    pub server_tls_crl_file: Option<TlsFile>,
+    pub server_tls_crl_file: Option<NamedFile>,
     /// See [`ServerTls::server_tls_key_file`].
-    pub server_tls_key_file: Option<TlsFile>,
+    pub server_tls_key_file: Option<NamedFile>,
     /// See [`ServerTls::server_tls_cert_file`].
-    pub server_tls_cert_file: Option<TlsFile>,
+    pub server_tls_cert_file: Option<NamedFile>,
     /// See [`ServerTls::server_tls_protocols`].
     pub server_tls_protocols: Option<TlsProtocols>,
 }
@@ -198,7 +156,7 @@ impl ServerTls {
     /// Returns what holds for a database that says `own` itself.
     #[must_use]
     pub fn with(&self, own: &DatabaseTls) -> Self {
-        let file = |own: &Option<TlsFile>, all: &TlsFile| own.as_ref().unwrap_or(all).clone();
+        let file = |own: &Option<NamedFile>, all: &NamedFile| own.as_ref().unwrap_or(all).clone();
         Self {
             server_tls_sslmode: own.server_tls_sslmode.unwrap_or(self.server_tls_sslmode),
             server_tls_ca_file: file(&own.server_tls_ca_file, &self.server_tls_ca_file),
@@ -213,7 +171,7 @@ impl ServerTls {
 }
 
 pub(super) fn client(section: &mut Section<'_, '_>) -> ClientTls {
-    let none = TlsFile::default;
+    let none = NamedFile::default;
     ClientTls {
         client_tls_sslmode: section.get("client_tls_sslmode", SslMode::Disable, ssl_mode),
         client_tls_key_file: section.get("client_tls_key_file", none(), file),
@@ -227,7 +185,7 @@ pub(super) fn client(section: &mut Section<'_, '_>) -> ClientTls {
 }
 
 pub(super) fn server(section: &mut Section<'_, '_>) -> ServerTls {
-    let none = TlsFile::default;
+    let none = NamedFile::default;
     ServerTls {
         server_tls_sslmode: section.get("server_tls_sslmode", SslMode::Prefer, ssl_mode),
         server_tls_ca_file: section.get("server_tls_ca_file", none(), file),
@@ -265,11 +223,6 @@ fn ssl_mode(value: &Value) -> Result<SslMode, Reason> {
             hint: suggest::nearest(other, SslMode::CHOICES).map_or(Hint::None, Hint::Word),
         }),
     }
-}
-
-/// A file to read; empty means none.
-fn file(value: &Value) -> Result<TlsFile, Reason> {
-    Ok(TlsFile { path: PathBuf::from(read::text(value)?), content: None })
 }
 
 /// Versions of TLS, with commas; PgBouncer's words for several of them are known.
@@ -386,7 +339,7 @@ pub(super) fn read_files(walk: &mut Walk<'_>, config: &mut Config) {
             ("client_tls_ca_file", &mut client.client_tls_ca_file),
             ("client_tls_crl_file", &mut client.client_tls_crl_file),
         ] {
-            read_file(walk, "general", key, file);
+            file.read(walk, "general", key);
         }
     }
     let server = &mut config.general.server_tls;
@@ -399,7 +352,7 @@ pub(super) fn read_files(walk: &mut Walk<'_>, config: &mut Config) {
             ("server_tls_key_file", &mut server.server_tls_key_file),
             ("server_tls_cert_file", &mut server.server_tls_cert_file),
         ] {
-            read_file(walk, "general", key, file);
+            file.read(walk, "general", key);
         }
     }
     for (name, database) in &mut config.databases {
@@ -415,32 +368,10 @@ pub(super) fn read_files(walk: &mut Walk<'_>, config: &mut Config) {
             ("server_tls_cert_file", &mut tls.server_tls_cert_file),
         ] {
             if let Some(file) = file {
-                read_file(walk, &section, key, file);
+                file.read(walk, &section, key);
             }
         }
     }
-}
-
-fn read_file(walk: &mut Walk<'_>, section: &str, key: &str, file: &mut TlsFile) {
-    if file.is_none() {
-        return;
-    }
-    match content(&file.path) {
-        Ok(content) => file.content = Some(Arc::new(content)),
-        Err(error) => {
-            let (path, error) = (file.path.display().to_string(), error.to_string());
-            walk.report(join(section, key), Reason::Unreadable { path, error });
-        }
-    }
-}
-
-fn content(path: &Path) -> io::Result<Secret> {
-    let mut content = Vec::new();
-    let count = File::open(path)?.take(FILE_BYTES_MAX).read_to_end(&mut content)?;
-    if u64::try_from(count).is_ok_and(|count| count == FILE_BYTES_MAX) {
-        return Err(io::ErrorKind::FileTooLarge.into());
-    }
-    Ok(Secret::new(content))
 }
 
 impl Default for DatabaseTls {

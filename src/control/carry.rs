@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::Control;
+use crate::auth::Learned;
 use crate::backend::connect::{ConnectError, Opened};
 use crate::backend::{cancel, connect};
 use crate::config::PoolSettings;
@@ -34,7 +35,7 @@ async fn carry_out(control: &Control, message: ToControl) {
             // An ended worker drops the connection and its place.
             let _ = worker.send(open(control, spec, permit).await).await;
         }
-        ToControl::Cancel { settings, key, tell, client } => {
+        ToControl::Cancel { settings, key, tell, done: told } => {
             let limit = control.config().general.cancel_wait_timeout;
             let connector = control.connectors.of(&settings.host, &settings.tls);
             let done = match connector.map_err(io::Error::other) {
@@ -51,9 +52,7 @@ async fn carry_out(control: &Control, message: ToControl) {
                 tracing::warn!(%error, "cannot cancel a query");
             }
             // The server has been told: now the client may go on.
-            if let Some(mut client) = client {
-                client.try_close();
-            }
+            drop(told);
             if let Some(tell) = tell
                 && let Some(worker) = control.workers.get(tell.worker)
             {
@@ -71,7 +70,7 @@ async fn carry_out(control: &Control, message: ToControl) {
 /// wait for a server that does not answer.
 async fn open(control: &Control, spec: Arc<Spec>, mut permit: Permit) -> ToWorker {
     let since = Instant::now();
-    let (generation, settings, opened) = loop {
+    let (generation, settings, learned, opened) = loop {
         let changed = spec.changed();
         if spec.is_paused() || spec.is_removed() {
             return ToWorker::OpenAbandoned { spec: Arc::clone(&spec) };
@@ -84,7 +83,7 @@ async fn open(control: &Control, spec: Arc<Spec>, mut permit: Permit) -> ToWorke
             connect::open(&settings, &credentials, connector.as_ref()).await
         };
         tokio::select! {
-            opened = opening => break (generation, settings, opened),
+            opened = opening => break (generation, settings, credentials.learned, opened),
             () = changed => {}
         }
     };
@@ -103,8 +102,23 @@ async fn open(control: &Control, spec: Arc<Spec>, mut permit: Permit) -> ToWorke
         }
         Err(error) => {
             log_failed(&spec, &settings, &error, since.elapsed());
+            if let Some(learned) = learned.filter(|_| error.is_wrong_password()) {
+                control.unlearn(&spec, &learned);
+            }
             let is_starting = error.is_retryable();
             ToWorker::OpenFailed { spec: Arc::clone(&spec), fault: error.fault(), is_starting }
+        }
+    }
+}
+
+impl Control {
+    /// Forgets what the server does not take any more: the password has been changed there. The next
+    /// login teaches us the new one, if what we know of the user is not the old one too.
+    fn unlearn(&self, spec: &Spec, learned: &Learned) {
+        if spec.unlearn(learned)
+            && let Some(lookup) = self.config().auth_lookup(&spec.database)
+        {
+            self.lookups.forget(&lookup, &spec.user);
         }
     }
 }

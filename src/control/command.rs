@@ -66,6 +66,7 @@ impl Control {
         let undo = gate.pause().map(|turn| self.undo(&gate, turn));
         self.review().await;
         self.until_closed(&gate, database).await?;
+        self.lookups.drain(database).await;
         if let Some(undo) = undo {
             undo.keep();
         }
@@ -143,9 +144,11 @@ impl Control {
     pub async fn kill(&self, database: &str) -> Result<(), CommandError> {
         let gate = self.gate(database)?;
         gate.hold();
+        self.walsenders.kill(&gate);
         self.tell_all(|done| ToWorker::Kill { gate: Arc::clone(&gate), done }).await;
         // If it is resumed meanwhile, what was to be killed is dead all the same.
         let _ = self.until_closed(&gate, Some(database)).await;
+        self.lookups.drain(Some(database)).await;
         Ok(())
     }
 
@@ -194,6 +197,7 @@ impl Control {
         for spec in self.registry.pools(database) {
             spec.begin_generation();
         }
+        self.lookups.close_idle(database).await;
         self.review().await;
         Ok(())
     }

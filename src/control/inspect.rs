@@ -128,7 +128,8 @@ impl Control {
     pub fn users(&self) -> Vec<UserReport> {
         let config = self.config();
         let mut used = self.registry.users();
-        for name in config.users.keys() {
+        let listed = config.general.auth.auth_file.users().keys();
+        for name in config.users.keys().chain(listed) {
             used.entry(name.clone()).or_default();
         }
         let report = |(name, known): (String, UserUse)| UserReport {

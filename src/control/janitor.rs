@@ -1,4 +1,4 @@
-//! Forgets pools that nobody uses any more.
+//! Forgets pools that nobody uses any more, and closes connections of `auth_query`.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,6 +20,7 @@ pub async fn janitor(control: Arc<Control>) {
         let interval = timeout.map_or(longest, |timeout| timeout / 10).clamp(shortest, longest);
         sleep(interval).await;
         control.sweep(timeout).await;
+        control.lookups.sweep(Instant::now()).await;
     }
 }
 

@@ -3,7 +3,7 @@
 //! All state of sessions and backends is the workers'; what is here is the way to them, the
 //! configuration in force, the registry of pools, and the commands of operators: [`command`] is
 //! about databases and clients, [`reload`] about the configuration, [`shutdown`] about the end,
-//! [`inspect`] only looks.
+//! [`walsenders`] about replication connections, [`inspect`] only looks.
 
 mod carry;
 mod command;
@@ -13,6 +13,7 @@ mod logging;
 mod reload;
 mod reloads;
 mod shutdown;
+mod walsenders;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,6 +31,8 @@ pub use reload::{Changes, ReloadError, Sections, SetError};
 pub use reloads::Reloads;
 pub use shutdown::Mode;
 
+use walsenders::Walsenders;
+
 pub use crate::pool::registry::{PoolChange, PoolEffect};
 
 use crate::config::{Config, Source};
@@ -40,9 +43,11 @@ use crate::pool::gate::Gate;
 use crate::pool::registry::Registry;
 use crate::pool::spec::Spec;
 use crate::replication::supervisor::Supervisor;
+use crate::secret::Secret;
 use crate::session::login::Admission;
+use crate::session::lookup::Lookups;
 use crate::worker::report::{PoolReport, WorkerReport, by_pool, collect};
-use crate::worker::{self, Done, ToWorker, WorkerHandle};
+use crate::worker::{Done, ToWorker, WorkerHandle};
 
 /// How long workers may take to say how things stand.
 const REPORT_LIMIT: Duration = Duration::from_secs(2);
@@ -64,6 +69,8 @@ pub struct Control {
     pub listeners: Arc<Listeners>,
     /// The clients that are in.
     pub admission: Arc<Admission>,
+    /// Asks servers for the secrets of users.
+    pub lookups: Lookups,
     /// Begins TLS with clients.
     pub acceptor: ArcSwap<Acceptor>,
     /// Begins TLS with servers.
@@ -72,6 +79,8 @@ pub struct Control {
     pub reloads: Reloads,
     /// Makes challenges for unknown users the same each time; never leaves the process.
     pub process_secret: [u8; 32],
+    /// Replication connections.
+    walsenders: Walsenders,
     /// Closed by SUSPEND.
     suspension: Arc<Gate>,
     ending: watch::Sender<Option<Mode>>,
@@ -105,6 +114,7 @@ impl Control {
     pub fn new(parts: Parts) -> Self {
         let registry = Arc::<Registry>::default();
         Self {
+            lookups: Lookups::new(Arc::clone(&registry)),
             config_path: parts.config_path,
             secondaries: Supervisor::start(&parts.config, registry.seals().clone()),
             config: Arc::new(ArcSwap::from_pointee(parts.config)),
@@ -117,6 +127,7 @@ impl Control {
             connectors: parts.connectors,
             reloads: Reloads::default(),
             process_secret: rand::random(),
+            walsenders: Walsenders::default(),
             suspension: parts.suspension,
             ending: watch::Sender::new(None),
             turns: Arc::new(Semaphore::new(1)),
@@ -143,14 +154,14 @@ impl Control {
         by_pool(self.reports().await.iter().flatten())
     }
 
-    /// Passes a client's cancel request to the worker that its key names.
-    pub async fn cancel_for_client(&self, pid: i32, secret: &[u8], client: Stream) {
-        let Some((worker, session)) = worker::from_cancel_pid(pid) else { return };
-        let Ok(secret) = <[u8; 4]>::try_from(secret) else { return };
-        if let Some(worker) = self.workers.get(worker) {
-            // An ended worker has no session to cancel.
-            let _ = worker.send(ToWorker::Cancel { session, secret, client }).await;
+    /// Passes a client's cancel request to whoever has a session with this key, and ends the
+    /// client's connection when the request has been acted on.
+    pub async fn cancel_for_client(&self, pid: i32, secret: &[u8], mut client: Stream) {
+        let secret = Secret::new(secret);
+        if !self.cancel_walsender(pid, &secret).await {
+            self.tell_all(|done| ToWorker::Cancel { pid, secret: secret.clone(), done }).await;
         }
+        client.try_close();
     }
 
     /// Tells all workers something, and waits until all have done it.

@@ -159,6 +159,7 @@ impl Control {
         self.config.store(Arc::clone(&config));
         self.registry.reload(&config);
         self.secondaries.apply(&config);
+        self.lookups.forget_all();
         let told = tell_all(&self.workers, |done| ToWorker::Reload {
             general: Arc::clone(&general),
             done,
@@ -199,7 +200,7 @@ impl Control {
 
 /// Makes what a configuration needs for TLS.
 fn tls(config: &Config) -> Result<(Acceptor, Connectors), SetupError> {
-    Ok((Acceptor::new(&config.general.client_tls)?, Connectors::new(config)?))
+    Ok((Acceptor::new(&config.general)?, Connectors::new(config)?))
 }
 
 /// Says whether two configurations listen at the same places in the same way.

@@ -2,19 +2,17 @@
 //!
 //! Every setting is written as a line of TOML and shown to our own configuration, which decides
 //! whether it exists here and fits; what does not is reported with its place and the reason. What
-//! PgBouncer does by default and we do not is written out. Passwords go into the result and nowhere
-//! else. Reads files, writes none.
+//! PgBouncer does by default and we do not is written out. Lists of users, rules and maps stay the
+//! files that they are. Passwords go into the result and nowhere else. Reads files, writes none.
 
-mod hba;
 mod ini;
 mod settings;
-mod userlist;
 mod write;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use ini::Entry;
 pub use ini::{IniError, Place};
@@ -60,7 +58,7 @@ impl fmt::Display for Note {
 /// Reads PgBouncer's configuration at `path` and the files that it names.
 ///
 /// # Errors
-/// [`IniError`] where PgBouncer could not read the file either. An unreadable `auth_file` or
+/// [`IniError`] where PgBouncer could not read the file either. What is wrong in an `auth_file` or
 /// `auth_hba_file` is a [`Note`], as it is only a message in PgBouncer's log.
 pub fn import(path: &Path) -> Result<Imported, IniError> {
     let entries = ini::read(path)?;
@@ -148,17 +146,21 @@ fn replace(all: &mut Vec<(String, Given)>, name: String, given: Given) {
     }
 }
 
-/// Reads a file that PgBouncer would look for where it was started; if it is not where we were, it
-/// is looked for beside the configuration at `top`.
-fn read_near(path: &Path, top: &Path) -> io::Result<Vec<u8>> {
-    match (std::fs::read(path), top.parent()) {
-        (Err(error), Some(folder))
-            if error.kind() == io::ErrorKind::NotFound && path.is_relative() =>
-        {
-            std::fs::read(folder.join(path)).map_err(|_| error)
+/// Finds a file that PgBouncer would look for where it was started; if it is not where we were, it
+/// may be beside the configuration at `top`.
+fn located(path: &str, top: &Path) -> PathBuf {
+    let path = Path::new(path);
+    match top.parent() {
+        Some(folder) if path.is_relative() && !path.exists() && folder.join(path).exists() => {
+            folder.join(path)
         }
-        (result, _) => result,
+        _ => path.to_owned(),
     }
+}
+
+/// Reads a file that is looked for like that.
+fn read_near(path: &Path, top: &Path) -> io::Result<Vec<u8>> {
+    std::fs::read(located(&path.to_string_lossy(), top))
 }
 
 #[cfg(test)]

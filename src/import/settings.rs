@@ -18,6 +18,8 @@ pub enum Shape {
     Seconds,
     /// Text as it is.
     Text,
+    /// A file that is found before it is written down.
+    File,
     /// A word whose letters may have any case.
     Word,
     /// Words with commas.
@@ -49,7 +51,6 @@ pub struct Setting {
 
 const LATER: &str = "not available in this version";
 const INSIDE: &str = "not needed: it tunes the inside of PgBouncer";
-const QUERY: &str = "not available in this version: users need a [users.NAME] with their password";
 const CURVES: &str =
     "not available: the curves X25519, P-256 and P-384 are used, and X25519MLKEM768";
 const NAMES: &str = "not needed: names are looked up whenever a connection is opened";
@@ -71,7 +72,7 @@ const ZERO: &[&str] = &["0"];
 const EMPTY: &[&str] = &[""];
 const ANY: &[&str] = &["*"];
 
-use Shape::{Boolean, Count, Integer, Mode, PoolSize, Seconds, Text, Word, Words};
+use Shape::{Boolean, Count, File, Integer, Mode, PoolSize, Seconds, Text, Word, Words};
 
 /// The keys of `[pgbouncer]`, in the order in which they are written.
 pub const GENERAL: &[Setting] = &[
@@ -84,11 +85,13 @@ pub const GENERAL: &[Setting] = &[
     other("so_reuseport", Boolean, ZERO, LATER),
     other("peer_id", Integer, ZERO, LATER),
     key("auth_type", Word, "md5"),
-    other("auth_ident_file", Text, EMPTY, LATER),
+    key("auth_file", File, ""),
+    key("auth_hba_file", File, ""),
+    key("auth_ident_file", File, ""),
     other("auth_ldap_options", Text, EMPTY, LATER),
-    other("auth_user", Text, EMPTY, QUERY),
-    other("auth_dbname", Text, EMPTY, QUERY),
-    other("auth_query", Text, EMPTY, QUERY),
+    key("auth_user", Text, ""),
+    key("auth_dbname", Text, ""),
+    key("auth_query", Text, ""),
     other("scram_iterations", Integer, &["4096"], "not needed: `pgtandem password --iterations`"),
     key("admin_users", Words, ""),
     key("stats_users", Words, ""),
@@ -202,9 +205,9 @@ pub const DATABASE: &[Setting] = &[
     other("max_db_client_connections", Count, ZERO, LATER),
     key("server_lifetime", Seconds, ""),
     key("query_wait_timeout", Seconds, ""),
-    other("auth_user", Text, EMPTY, QUERY),
-    other("auth_dbname", Text, EMPTY, QUERY),
-    other("auth_query", Text, EMPTY, QUERY),
+    key("auth_user", Text, ""),
+    key("auth_dbname", Text, ""),
+    key("auth_query", Text, ""),
     other("client_encoding", Text, EMPTY, LATER),
     other("datestyle", Text, EMPTY, LATER),
     other("timezone", Text, EMPTY, LATER),
@@ -246,7 +249,7 @@ impl Setting {
             Shape::Integer => integer()?.to_string(),
             Shape::Boolean => (integer()? != 0).to_string(),
             Shape::Seconds => seconds(value).ok_or("not a number of seconds")?,
-            Shape::Text => text(value),
+            Shape::Text | Shape::File => text(value),
             Shape::Word => text(&value.to_ascii_lowercase()),
             Shape::Words => {
                 let words = value.split(',').map(str::trim).filter(|word| !word.is_empty());

@@ -2,11 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use super::hba::{self, Method};
 use super::ini::{self, Place};
-use super::settings::{DATABASE, GENERAL, Setting, USER, integer, quoted, text};
-use super::userlist::{self, Login};
-use super::{Given, Imported, Note, Source, read_near};
+use super::settings::{DATABASE, GENERAL, Setting, Shape, USER, integer, quoted, text};
+use super::{Given, Imported, Note, Source, located};
 use crate::config::{Config, ConfigError, General, Reason, Unavailable};
 
 /// PgBouncer's default.
@@ -39,7 +37,10 @@ fn try_out(header: &str, line: &str) -> Verdict {
             let mut reasons = problems.into_iter().map(|problem| problem.reason);
             let reason = reasons.next();
             // Whether it fits with the rest is seen when the rest is there.
-            if matches!(reason, Some(Reason::Needs { .. } | Reason::CertWithoutCa)) {
+            if matches!(
+                reason,
+                Some(Reason::Needs { .. } | Reason::CertWithoutCa | Reason::NoSuchDatabase(_))
+            ) {
                 return Verdict::Fits(Box::default());
             }
             let is_lacking = |reason: &Reason| {
@@ -67,7 +68,9 @@ pub(super) fn write(top: &Path, source: &Source, notes: Vec<Note>) -> Imported {
     for (name, given) in &source.databases {
         writer.database(name, given);
     }
-    writer.users();
+    for (name, given) in &source.users {
+        writer.user(name, given);
+    }
     writer.finish()
 }
 
@@ -100,8 +103,7 @@ impl Writer<'_> {
             }
         }
         for (key, (place, _)) in &self.source.general {
-            let is_file = matches!(key.as_str(), "auth_file" | "auth_hba_file");
-            if !is_file && GENERAL.iter().all(|setting| setting.name != key) {
+            if GENERAL.iter().all(|setting| setting.name != key) {
                 self.note(Some(place), key, "unknown key; PgBouncer refuses it too");
             }
         }
@@ -133,6 +135,8 @@ impl Writer<'_> {
                 let value = self.auth_type(place, value);
                 self.take(setting, "[general]", "", Some(place), value);
             }
+            // Nobody looks into them otherwise.
+            "auth_hba_file" | "auth_ident_file" if !self.has_rules() => {}
             // Nobody is looked up without it.
             "auth_query" | "auth_dbname" if !self.has_auth_user() => {}
             name if name.starts_with("client_tls_") && self.is_tls_off("client_tls_sslmode") => {}
@@ -141,6 +145,10 @@ impl Writer<'_> {
             name if name.starts_with("server_tls_") && self.is_tls_off("server_tls_sslmode") => {}
             _ => self.take(setting, "[general]", "", Some(place), value),
         }
+    }
+
+    fn has_rules(&self) -> bool {
+        self.source.general("auth_type").is_some_and(|value| value.eq_ignore_ascii_case("hba"))
     }
 
     fn has_auth_user(&self) -> bool {
@@ -167,6 +175,14 @@ impl Writer<'_> {
         if value.contains('\u{fffd}') {
             return self.note(place, &key, "it is not UTF-8");
         }
+        let found;
+        let value = match setting.shape {
+            Shape::File if !value.is_empty() => {
+                found = located(value, self.top).display().to_string();
+                &found
+            }
+            _ => value,
+        };
         let toml = match setting.toml(value, self.clients_max) {
             Ok(Some(toml)) => toml,
             Ok(None) => return,
@@ -218,7 +234,6 @@ impl Writer<'_> {
                 }
                 "trust"
             }
-            "hba" => self.hba(place).auth_type(),
             "trust" => {
                 let reason = "everybody is let in, as the server allows; PgBouncer lets in only \
                               users of auth_file";
@@ -226,33 +241,6 @@ impl Writer<'_> {
                 value
             }
             _ => value,
-        }
-    }
-
-    fn hba(&mut self, place: &Place) -> Method {
-        let path = match self.source.general.get("auth_hba_file") {
-            Some((_, path)) if !path.is_empty() => PathBuf::from(path),
-            _ => {
-                let reason = "no auth_hba_file: PgBouncer lets nobody in; \"md5\" was taken";
-                self.note(Some(place), "auth_type", reason);
-                return Method::Md5;
-            }
-        };
-        let place = self.source.general.get("auth_hba_file").map(|(place, _)| place.clone());
-        match read_near(&path, self.top) {
-            Ok(bytes) => {
-                let outcome = hba::outcome(&String::from_utf8_lossy(&bytes));
-                for (line, reason) in outcome.lost {
-                    let place = Place { file: path.clone(), line };
-                    self.note(Some(&place), "auth_hba_file", reason);
-                }
-                outcome.method
-            }
-            Err(error) => {
-                let reason = format!("{}: {error}; \"md5\" was taken", path.display());
-                self.note(place.as_ref(), "auth_hba_file", reason);
-                Method::Md5
-            }
         }
     }
 
@@ -334,72 +322,14 @@ impl Writer<'_> {
         }
     }
 
-    fn users(&mut self) {
-        let (list, file) = self.user_list();
-        let mut names: Vec<&str> = Vec::new();
-        let listed = list.iter().map(|login| login.name.as_str());
-        for name in listed.chain(self.source.users.iter().map(|(name, _)| name.as_str())) {
-            if !names.contains(&name) {
-                names.push(name);
-            }
-        }
-        for name in names {
-            let login = list.iter().rev().find(|login| login.name == name);
-            let given = self.source.users.iter().find(|(known, _)| known == name);
-            self.user(name, login, &file, given.map(|(_, given)| given));
-        }
-    }
-
-    /// Reads `auth_file`, if one is named.
-    fn user_list(&mut self) -> (Vec<Login>, PathBuf) {
-        let Some((place, path)) = self.source.general.get("auth_file") else {
-            return (Vec::new(), PathBuf::new());
-        };
-        let path = PathBuf::from(path);
-        if path.as_os_str().is_empty() {
-            return (Vec::new(), path);
-        }
-        match read_near(&path, self.top) {
-            Ok(bytes) => {
-                let list = userlist::parse(&String::from_utf8_lossy(&bytes));
-                if let Some((line, reason)) = list.broken {
-                    let reason =
-                        format!("{reason}; PgBouncer does not read on from here, nor was it here");
-                    self.note(Some(&Place { file: path.clone(), line }), "auth_file", reason);
-                }
-                (list.logins, path)
-            }
-            Err(error) => {
-                let reason = format!("{}: {error}: its users are missing", path.display());
-                self.note(Some(place), "auth_file", reason);
-                (Vec::new(), path)
-            }
-        }
-    }
-
-    fn user(&mut self, name: &str, login: Option<&Login>, file: &Path, given: Option<&Given>) {
+    fn user(&mut self, name: &str, (place, line): &Given) {
         let path = format!("users.{}", section_name(name));
         let header = format!("[{path}]");
-        let listed = login.map(|login| Place { file: file.to_owned(), line: login.line });
-        let place = listed.clone().or_else(|| given.map(|(place, _)| place.clone()));
-        let refused = match try_out(&header, "") {
-            _ if name.contains('\u{fffd}') => Some("its name is not UTF-8".to_owned()),
-            Verdict::Refused(reason) => Some(reason),
-            Verdict::Fits(_) | Verdict::Lacks => None,
-        };
-        if let Some(reason) = refused {
-            return self.note(place.as_ref(), &path, format!("{reason}: the user is left out"));
+        if let Verdict::Refused(reason) = try_out(&header, "") {
+            return self.note(Some(place), &path, format!("{reason}: the user is left out"));
         }
         self.push("");
         self.push(header.clone());
-        if let Some(login) = login.filter(|login| !login.secret.expose().is_empty()) {
-            self.has_secrets = true;
-            let secret = String::from_utf8_lossy(login.secret.expose());
-            if let Some(setting) = DATABASE.iter().find(|setting| setting.name == "password") {
-                self.take(setting, &header, &format!("{path}."), listed.as_ref(), &secret);
-            }
-        }
-        let Some((place, line)) = given else { return };
         let pairs = match ini::pairs(line) {
             Ok(pairs) => pairs,
             Err(reason) => return self.note(Some(place), &path, reason),
@@ -428,8 +358,34 @@ impl Writer<'_> {
                 break;
             }
         }
+        self.look_into_files();
         self.notes.sort();
         Imported { text: self.text(), notes: self.notes, has_secrets: self.has_secrets, mismatch }
+    }
+
+    /// Lists what is wrong in the files about users: PgBouncer leaves such lines out, we refuse them.
+    fn look_into_files(&mut self) {
+        let Err(ConfigError::Invalid { problems }) =
+            Config::parse_with_files(&self.text(), "proxy.toml", &|_| None)
+        else {
+            return;
+        };
+        for problem in problems {
+            let key = problem.key.strip_prefix("general.").unwrap_or("auth_file");
+            let is_in_file = problem.key.is_empty();
+            // Other files need not be there yet.
+            if !is_in_file && !key.starts_with("auth_") {
+                continue;
+            }
+            let place = if is_in_file {
+                Some(Place { file: PathBuf::from(&problem.file), line: problem.line })
+            } else {
+                self.source.general.get(key).map(|(place, _)| place.clone())
+            };
+            let key = if is_in_file { "auth files" } else { key };
+            let reason = format!("{}: mend it, `pgtandem` does not start without", problem.reason);
+            self.note(place.as_ref(), key, reason);
+        }
     }
 
     fn text(&self) -> String {

@@ -61,6 +61,8 @@ pub struct Cells {
     pub client_ends: Counts<ClientEnd, { ClientEnd::ALL.len() }>,
     /// Server connections that were closed.
     pub server_closes: Counts<ServerClose, { ServerClose::ALL.len() }>,
+    /// Times that a server was asked what a client left behind.
+    pub state_questions: u64,
     /// Time-outs that struck.
     pub timeouts: Counts<Timeout, { Timeout::ALL.len() }>,
 }
@@ -120,6 +122,7 @@ impl Cells {
             pooler_errors,
             client_ends,
             server_closes,
+            state_questions,
             timeouts,
         } = self;
         combine(received_bytes, other.received_bytes);
@@ -138,6 +141,7 @@ impl Cells {
         pooler_errors.zip(&other.pooler_errors, combine);
         client_ends.zip(&other.client_ends, combine);
         server_closes.zip(&other.server_closes, combine);
+        combine(state_questions, other.state_questions);
         timeouts.zip(&other.timeouts, combine);
     }
 }
@@ -151,6 +155,8 @@ pub struct States {
     pub clients_idle: u64,
     /// Clients that have a backend: the rest of `cl_active`.
     pub clients_leased: u64,
+    /// Of those, the ones that session state keeps at their server connection.
+    pub clients_pinned: u64,
     /// Clients in the queue: `cl_waiting`.
     pub clients_waiting: u64,
     /// Cancel requests of clients that the server is being told of: `cl_active_cancel_req`.
@@ -188,6 +194,7 @@ impl States {
         let Self {
             clients_idle,
             clients_leased,
+            clients_pinned,
             clients_waiting,
             cancels_active,
             cancels_waiting,
@@ -202,6 +209,7 @@ impl States {
         } = self;
         *clients_idle += other.clients_idle;
         *clients_leased += other.clients_leased;
+        *clients_pinned += other.clients_pinned;
         *clients_waiting += other.clients_waiting;
         *cancels_active += other.cancels_active;
         *cancels_waiting += other.cancels_waiting;

@@ -175,6 +175,8 @@ label! {
         Database = "no_such_database",
         /// It may not use what it asked for.
         Denied = "denied",
+        /// No server could be asked about its user.
+        Lookup = "lookup_failed",
     }
 }
 

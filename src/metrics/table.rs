@@ -129,6 +129,16 @@ pub static POOL: &[Metric<PoolSample>] = &[
         Reading::Counter(|pool| pool.cells.assignments),
     ),
     row(
+        "pgtandem_session_state_questions_total",
+        "Queries that asked a server what a client left behind in its session.",
+        Reading::Counter(|pool| pool.cells.state_questions),
+    ),
+    row(
+        "pgtandem_pinned_clients",
+        "Clients that session state keeps at their server connection.",
+        Reading::Gauge(|pool| float(pool.states.clients_pinned)),
+    ),
+    row(
         "pgtandem_client_wait_seconds",
         "How long clients waited for a server connection, successfully or not.",
         Reading::Histogram(|pool| &pool.cells.wait),

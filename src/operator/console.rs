@@ -256,8 +256,7 @@ fn ways(config: &Config, who: &Who) -> Vec<Way> {
 /// one whose password the configuration has if there is one.
 fn account(config: &Config, who: &Who) -> Option<(String, Option<Secret>)> {
     let known = |user: &String| {
-        let secret = config.users.get(user)?.password.as_ref()?;
-        match Stored::parse(secret) {
+        match Stored::parse(config.secret(user)?) {
             Stored::Plain(password) => Some(password),
             // They check a login, and open none.
             Stored::Md5(_) | Stored::Scram(_) => None,

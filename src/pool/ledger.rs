@@ -60,6 +60,23 @@ impl Bound {
     fn give(&self) {
         self.count.fetch_sub(1, Ordering::AcqRel);
     }
+
+    /// Takes one, unless the limit is reached.
+    pub fn place(self: &Arc<Self>) -> Option<Place> {
+        self.take(0).then(|| Place { bound: Arc::clone(self) })
+    }
+}
+
+/// One of what a [`Bound`] counts; given back when it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    bound: Arc<Bound>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.bound.give();
+    }
 }
 
 /// Which bound is reached.

@@ -106,6 +106,28 @@ impl Registry {
         is_known.then(|| tables.database(config, database).gate)
     }
 
+    /// Says whether nobody may have a connection to a database: PAUSE of it, or of everything.
+    pub fn is_paused(&self, database: &str) -> bool {
+        let is_paused = |known: &Database| known.gate.is_paused();
+        self.pooler.is_paused() || self.tables().databases.get(database).is_some_and(is_paused)
+    }
+
+    /// Waits until a database is not paused. Cancel safe: yes.
+    pub async fn until_open(&self, database: &str) {
+        loop {
+            let known = self.tables().databases.get(database).map(|known| Arc::clone(&known.gate));
+            let gate = known.unwrap_or_default();
+            let (of_database, of_all) = (gate.changed(), self.pooler.changed());
+            if !gate.is_paused() && !self.pooler.is_paused() {
+                return;
+            }
+            tokio::select! {
+                () = of_database => {}
+                () = of_all => {}
+            }
+        }
+    }
+
     /// Says whether new clients of a database are refused by DISABLE.
     pub fn is_disabled(&self, database: &str) -> bool {
         self.tables().databases.get(database).is_some_and(|known| known.gate.is_disabled())

@@ -1,13 +1,13 @@
 //! What a pool is: shared by the control plane and all workers.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
 use super::definitions::{Definitions, Seal};
 use super::gate::Gate;
-use super::ledger::Ledger;
+use super::ledger::{Bound, Ledger};
 use crate::auth::scram::DerivedKeys;
 use crate::auth::{Credentials, Learned};
 use crate::backend::params::{Param, ParamSet};
@@ -20,6 +20,8 @@ pub struct PoolNumber(pub u32);
 /// What servers of a pool say to a fresh session.
 #[derive(Debug)]
 pub struct Welcome {
+    /// What it wants its clients to know: whole messages.
+    pub notices: Box<[u8]>,
     /// Reported facts about the server.
     pub facts: Vec<Param>,
     /// The tracked parameters before any client changed them.
@@ -46,12 +48,16 @@ pub struct Spec {
     pub user: String,
     /// Its places.
     pub ledger: Arc<Ledger>,
+    /// Its clients that are pinned to a backend, or may be.
+    pub pinned: Arc<Bound>,
     gates: Gates,
     clients: AtomicU32,
     settings: ArcSwap<PoolSettings>,
     /// Counts changes that make existing backends useless: another server, another login.
     generation: AtomicU64,
     learned: Mutex<Option<Learned>>,
+    /// Counts what was learned and not known before.
+    lessons: AtomicU64,
     derived: Arc<DerivedKeys>,
     seal: Arc<Seal>,
     /// As of the backend opened last, by whichever worker.
@@ -103,11 +109,13 @@ impl Spec {
             database: database.to_owned(),
             user: user.to_owned(),
             ledger,
+            pinned: Arc::new(Bound::new(settings.max_pinned_connections)),
             gates,
             clients: AtomicU32::new(0),
             settings: ArcSwap::from_pointee(settings),
             generation: AtomicU64::new(0),
             learned: Mutex::new(None),
+            lessons: AtomicU64::new(0),
             derived: Arc::default(),
             seal,
             welcome: ArcSwapOption::empty(),
@@ -183,6 +191,7 @@ impl Spec {
             self.welcome.store(None);
         }
         self.ledger.pool().set_limit(Some(settings.size));
+        self.pinned.set_limit(settings.max_pinned_connections);
         self.settings.store(Arc::new(settings));
         if change == Change::Backends {
             self.begin_generation();
@@ -202,20 +211,42 @@ impl Spec {
 
     /// Keeps what a client's login taught us.
     pub fn learn(&self, learned: Learned) {
-        *self.learned.lock().unwrap_or_else(PoisonError::into_inner) = Some(learned);
+        let mut known = self.learned();
+        if known.as_ref() != Some(&learned) {
+            *known = Some(learned);
+            self.lessons.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// Forgets what a login taught us, because the server does not take it any more; says whether
+    /// nobody has taught us something else meanwhile.
+    pub fn unlearn(&self, refused: &Learned) -> bool {
+        let mut known = self.learned();
+        let is_known = known.as_ref() == Some(refused);
+        if is_known {
+            *known = None;
+        }
+        is_known
+    }
+
+    /// Returns how often logins have taught us something else than before.
+    pub fn lessons(&self) -> u64 {
+        self.lessons.load(Ordering::Acquire)
     }
 
     /// Returns what there is to log in with at the server.
     pub fn credentials(&self) -> Credentials {
         let settings = self.settings();
         // What a client proved for its own name opens nothing for another user.
-        let learned = if settings.forced_user {
-            None
-        } else {
-            self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone()
-        };
+        let learned = if settings.forced_user { None } else { self.learned().clone() };
         let derived = Arc::clone(&self.derived);
         Credentials { stored: settings.password.clone(), learned, derived }
+    }
+}
+
+impl Spec {
+    fn learned(&self) -> MutexGuard<'_, Option<Learned>> {
+        self.learned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -68,7 +68,7 @@ impl Admission {
         secret: ScramSecret,
     ) {
         let mut derived = self.derived.lock().unwrap_or_else(PoisonError::into_inner);
-        derived.retain(|user, _| config.users.contains_key(user));
+        derived.retain(|user, _| config.knows_user(user));
         derived.insert(user.to_owned(), Derived { password, secret });
     }
 }

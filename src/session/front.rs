@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use crate::backend::link::Unnamed;
 use crate::backend::params::ParamSet;
-use crate::backend::statements::Statement;
+use crate::backend::statements::{Statement, text_of};
+use crate::fault::Fault;
 use crate::pool::definitions::Definitions;
+use crate::session::state::State;
 use crate::wire::header::MESSAGE_BYTES_MAX;
 use crate::wire::passage::Passage;
 
@@ -35,42 +37,6 @@ impl StatementRules {
     /// Says whether named statements get names of ours.
     pub fn renames(self) -> bool {
         matches!(self, Self::Rename { .. })
-    }
-}
-
-/// Why a client keeps its backend between transactions although its pool would not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Pins(u8);
-
-impl Pins {
-    /// It ran SQL `PREPARE`: the name exists on that backend only.
-    pub const PREPARE: Self = Self(1);
-    /// It ran `LISTEN`: notifications come to that backend only.
-    pub const LISTEN: Self = Self(2);
-
-    /// Says whether there is no reason.
-    pub fn is_empty(self) -> bool {
-        self.0 == 0
-    }
-
-    /// Says whether this reason is given.
-    pub fn has(self, pin: Self) -> bool {
-        self.0 & pin.0 != 0
-    }
-
-    /// Adds a reason.
-    pub fn add(&mut self, pin: Self) {
-        self.0 |= pin.0;
-    }
-
-    /// Takes a reason away.
-    pub fn remove(&mut self, pin: Self) {
-        self.0 &= !pin.0;
-    }
-
-    /// Says whether session state was left on the backend that a reset must remove.
-    pub fn need_reset(self) -> bool {
-        self.has(Self::PREPARE) || self.has(Self::LISTEN)
     }
 }
 
@@ -177,8 +143,8 @@ pub struct Front {
     pub passage: Passage,
     /// The tracked parameters as it expects them.
     pub params: Arc<ParamSet>,
-    /// Why it keeps its backend.
-    pub pins: Pins,
+    /// What it leaves at its backend.
+    pub state: State,
     /// How its definitions are treated, if they are looked for; as of the lease.
     pub definitions: Option<Arc<Definitions>>,
     /// What it has of them; nothing as long as it sends none.
@@ -195,10 +161,29 @@ impl Front {
             length_max: MESSAGE_BYTES_MAX,
             passage: Passage::Boundary,
             params,
-            pins: Pins::default(),
+            state: State::default(),
             definitions: None,
             defining: Defining::default(),
             prepared: None,
+        }
+    }
+
+    /// Looks at a text that it is about to run: see [`State::inspect`].
+    pub fn inspect(&mut self, text: &[u8]) -> Result<(), Fault> {
+        self.state.inspect(text, &self.params)
+    }
+
+    /// Looks at the unnamed statement, which it is about to run.
+    pub fn inspect_unnamed(&mut self) -> Result<(), Fault> {
+        match self.prepared.as_deref().map(|prepared| &prepared.unnamed) {
+            Some(Unnamed::Kept(definition)) => {
+                self.state.inspect(text_of(definition), &self.params)
+            }
+            Some(Unnamed::TooLong) => {
+                self.state.doubt_everything();
+                Ok(())
+            }
+            Some(Unnamed::None) | None => Ok(()),
         }
     }
 
@@ -222,7 +207,12 @@ impl Front {
 
     /// Says whether the client keeps its backend between transactions.
     pub fn is_pinned(&self) -> bool {
+        !self.state.pins.is_empty() || self.has_long_unnamed()
+    }
+
+    /// Says whether its unnamed statement is known to its backend only.
+    pub fn has_long_unnamed(&self) -> bool {
         let is_long = |prepared: &Prepared| prepared.unnamed == Unnamed::TooLong;
-        !self.pins.is_empty() || self.prepared().is_some_and(is_long)
+        self.prepared().is_some_and(is_long)
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! Job: let in at most `max_client_conn`, prove that the client is who it says, and only then tell
 //! whether its database exists. The greeting is composed here but not sent: what follows
-//! `AuthenticationOk` (parameters, cancel key, `ReadyForQuery`) depends on the pool. No backend is
-//! touched here.
+//! `AuthenticationOk` (parameters, cancel key, `ReadyForQuery`) depends on the pool. No backend of a
+//! pool is touched here; a server is asked only about a user that is not configured.
 //!
 //! The admin console has its own door: who asks for one of its databases never counts as a client.
 //!
@@ -11,6 +11,7 @@
 //! told the same.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -20,23 +21,24 @@ use tracing::field::Empty;
 use tracing::{Instrument, Span, debug, info, info_span};
 
 use crate::auth::Learned;
-use crate::config::Config;
+use crate::config::{Config, is_reserved};
 use crate::fault::{Fault, SqlState};
 use crate::log::{Kind, Plain, admit};
 use crate::metrics::labels::LoginOutcome;
-use crate::net::tls::Acceptor;
+use crate::net::tls::{Acceptor, Connectors};
 use crate::net::{Peer, Stream};
+use crate::secret::Secret;
 use crate::wire::encode;
+use crate::wire::startup::Version;
 
 pub use super::admission::{Admission, Admitted};
+use super::lookup::Lookups;
 use super::startup::{self, Conversation, Opening, OpeningError, Request};
 
 mod proof;
+mod rules;
 
 use proof::ProofError;
-
-/// The databases of the admin console; also the users that need no password there.
-const CONSOLE_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
 
 /// How long a client that is turned away may take to read why and to close the connection.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -84,6 +86,11 @@ pub struct Authenticated {
     pub database: String,
     /// The user it is.
     pub user: String,
+    /// What is spoken with it.
+    pub protocol: Version,
+    /// Where it asks for replication: what is to be asked of the server. Such a client gets no
+    /// session, but a connection to the server of its own.
+    pub replication: Option<Vec<u8>>,
     /// Startup parameters without user, database and protocol options, in order, each name once.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
     /// What its login taught us that opens servers too.
@@ -100,6 +107,15 @@ pub struct Authenticated {
 }
 
 impl Authenticated {
+    /// Makes the second half of its cancel key, as long as its protocol allows and anybody needs.
+    pub fn cancel_secret(&self) -> Secret {
+        if self.protocol.has_long_keys() {
+            Secret::new(rand::random::<[u8; 32]>())
+        } else {
+            Secret::new(rand::random::<[u8; 4]>())
+        }
+    }
+
     /// Refuses the client a session after all, and waits for up to a second until it has read why.
     pub async fn turn_away(self, fault: &Fault) {
         let sqlstate = fault.sqlstate;
@@ -155,24 +171,34 @@ pub enum ConsoleRole {
     Stats,
 }
 
+/// What all logins go by.
+#[derive(Debug, Clone, Copy)]
+pub struct Reception<'a> {
+    /// The configuration in force.
+    pub config: &'a Config,
+    /// Begins TLS with clients.
+    pub acceptor: &'a Acceptor,
+    /// Begins TLS with servers that are asked for secrets.
+    pub connectors: &'a Connectors,
+    /// Asks them.
+    pub lookups: &'a Lookups,
+    /// The bound on clients.
+    pub admission: &'a Arc<Admission>,
+    /// Makes the salts of unknown users; must be the same for the life of the process.
+    pub process_secret: &'a [u8; 32],
+}
+
 /// Leads a new connection through its login.
 ///
 /// Never fails: what goes wrong is told to the client, as far as PostgreSQL would tell it, and
-/// logged. Takes at most `client_login_timeout` and a second. `process_secret` makes the salts
-/// of unknown users; it must be the same for the life of the process. Cancel safe in that dropping
-/// the future closes the connection.
-pub async fn accept(
-    stream: Stream,
-    peer: Peer,
-    config: &Config,
-    acceptor: &Acceptor,
-    process_secret: &[u8; 32],
-    admission: &Arc<Admission>,
-) -> Accepted {
+/// logged. Takes at most `client_login_timeout` and a second. Cancel safe in that dropping the
+/// future closes the connection.
+pub async fn accept(stream: Stream, peer: Peer, reception: Reception<'_>) -> Accepted {
     let accepted_at = Instant::now();
-    let span = info_span!("login", client = %peer, user = Empty, database = Empty);
-    let names = OnceLock::new();
-    let login = Login { config, acceptor, process_secret, admission, peer, names: &names };
+    let admission = reception.admission;
+    let span = info_span!("login", client = Empty, user = Empty, database = Empty);
+    let (names, announced) = (OnceLock::new(), OnceLock::new());
+    let login = Login { reception, accepted: peer, announced: &announced, names: &names };
     async {
         let mut conversation = Conversation::new(stream);
         match login.run(&mut conversation).await {
@@ -180,13 +206,13 @@ pub async fn accept(
                 Accepted::Cancel { pid, secret, stream: conversation.stream }
             }
             Ok(Outcome::Console { request, role }) => {
-                if config.general.log_connections {
+                if reception.config.general.log_connections {
                     info!("logged in to the admin console");
                 }
                 let Conversation { stream, mut input, output } = conversation;
                 Accepted::Console(Box::new(Visitor {
                     stream,
-                    peer,
+                    peer: login.peer(),
                     database: request.database,
                     user: request.user,
                     role,
@@ -201,9 +227,11 @@ pub async fn accept(
                 let Conversation { stream, mut input, output } = conversation;
                 Accepted::Login(Box::new(Authenticated {
                     stream,
-                    peer,
+                    peer: login.peer(),
                     database: request.database,
                     user: request.user,
+                    protocol: request.protocol,
+                    replication: request.replication,
                     parameters: request.parameters,
                     learned,
                     greeting: output,
@@ -311,9 +339,12 @@ impl LoginError {
             Self::Proof(ProofError::Denied { .. } | ProofError::Certificate { .. }) => {
                 LoginOutcome::Authentication
             }
-            Self::Opening(_) | Self::Proof(_) => LoginOutcome::Protocol,
+            Self::Proof(ProofError::Lookup(_)) => LoginOutcome::Lookup,
             Self::UnknownDatabase { .. } => LoginOutcome::Database,
-            Self::TlsRequired | Self::NotForConsole { .. } => LoginOutcome::Denied,
+            Self::Proof(ProofError::RuledOut(_))
+            | Self::TlsRequired
+            | Self::NotForConsole { .. } => LoginOutcome::Denied,
+            Self::Opening(_) | Self::Proof(_) => LoginOutcome::Protocol,
         }
     }
 
@@ -337,13 +368,21 @@ impl LoginError {
 /// What a login needs to know.
 #[derive(Clone, Copy)]
 struct Login<'a> {
-    config: &'a Config,
-    acceptor: &'a Acceptor,
-    process_secret: &'a [u8; 32],
-    admission: &'a Arc<Admission>,
-    peer: Peer,
+    reception: Reception<'a>,
+    /// Who connected: the client, or a balancer.
+    accepted: Peer,
+    /// Set once it is known whose the connection is.
+    announced: &'a OnceLock<Peer>,
     /// Set once the client has said them.
     names: &'a OnceLock<Names>,
+}
+
+impl<'a> Deref for Login<'a> {
+    type Target = Reception<'a>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.reception
+    }
 }
 
 /// What a client calls itself and its database.
@@ -353,6 +392,11 @@ struct Names {
 }
 
 impl Login<'_> {
+    /// Returns the client, as far as it is known.
+    fn peer(self) -> Peer {
+        self.announced.get().copied().unwrap_or(self.accepted)
+    }
+
     /// Logs that a client begins to log in, in PgBouncer's words.
     fn log_attempt(self, request: &Request, stream: &Stream) {
         let Request { user, database, .. } = request;
@@ -365,7 +409,7 @@ impl Login<'_> {
                 parent: None,
                 database,
                 user,
-                client = %self.peer,
+                client = %self.peer(),
                 "login attempt: db={} user={} tls={}",
                 Plain(database),
                 Plain(user),
@@ -389,7 +433,7 @@ impl Login<'_> {
             parent: None,
             database = names.map(|names| names.database.as_str()),
             user = names.map(|names| names.user.as_str()),
-            client = %self.peer,
+            client = %self.peer(),
             sqlstate,
             "login failed: {}",
             Plain(&chain(error))
@@ -399,6 +443,11 @@ impl Login<'_> {
     async fn run(self, conversation: &mut Conversation) -> Result<Outcome, LoginError> {
         let mut has_started = false;
         let outcome = async {
+            let balancers = &self.config.general.proxy_protocol_from;
+            let client = startup::announced(conversation, self.accepted, balancers).await?;
+            // It is set here only.
+            let _ = self.announced.set(client);
+            Span::current().record("client", tracing::field::display(client));
             let request = match startup::open(conversation, self.acceptor).await? {
                 Opening::Cancel { pid, secret } => return Ok(Outcome::Cancel { pid, secret }),
                 Opening::Login(request) => request,
@@ -420,14 +469,14 @@ impl Login<'_> {
         request: Request,
         conversation: &mut Conversation,
     ) -> Result<Outcome, LoginError> {
-        if CONSOLE_DATABASES.contains(&request.database.as_str()) {
+        if is_reserved(&request.database) {
             return self.admit_to_console(request, conversation).await;
         }
         let admitted = self
             .admission
             .admit(self.config.general.max_client_conn)
             .ok_or(LoginError::TooManyClients)?;
-        let learned = self.prove(&request.user, conversation).await?;
+        let learned = self.prove(&request, conversation).await?;
         encode::authentication_ok(&mut conversation.output);
         if self.config.database(&request.database).is_none() {
             return Err(LoginError::UnknownDatabase { database: request.database });
@@ -445,7 +494,7 @@ impl Login<'_> {
             encode::authentication_ok(&mut conversation.output);
             return Ok(Outcome::Console { request, role: ConsoleRole::Admin });
         }
-        self.prove(&request.user, conversation).await?;
+        self.prove(&request, conversation).await?;
         encode::authentication_ok(&mut conversation.output);
         match console_role(self.config, &request.user) {
             Some(role) => Ok(Outcome::Console { request, role }),
@@ -468,9 +517,9 @@ fn console_role(config: &Config, user: &str) -> Option<ConsoleRole> {
 }
 
 /// Says whether this is a process of the user we run as, which could do anything to us anyway: it
-/// needs no password, if it says by its user that this is what it means. As in PgBouncer.
+/// needs no password, if it says by its user, who is called like the console, that this is what it means. As in PgBouncer.
 fn is_ourselves(user: &str, stream: &Stream) -> bool {
-    CONSOLE_DATABASES.contains(&user) && stream.peer_uid() == Some(geteuid().as_raw())
+    is_reserved(user) && stream.peer_uid() == Some(geteuid().as_raw())
 }
 
 /// Awaits `future` for at most `limit`; `None` waits for ever.

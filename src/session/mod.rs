@@ -4,7 +4,10 @@
 pub mod admission;
 pub mod front;
 pub mod login;
+pub mod lookup;
 pub mod options;
+pub mod pins;
 pub mod refuse;
 pub mod relay;
 pub mod startup;
+pub mod state;

@@ -12,9 +12,11 @@ use bytes::BufMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use zeroize::Zeroizing;
 
+use crate::config::Network;
 use crate::fault::{Fault, SqlState};
-use crate::net::Stream;
 use crate::net::tls::{Acceptor, Channel, HandshakeError, TlsStream};
+use crate::net::{Peer, Stream};
+use crate::wire::proxied::{self, Beginning};
 use crate::wire::startup::{self, FirstPacket, LENGTH_BYTES, Parameter, StartupError, Version};
 
 /// The one byte that answers an encryption request with "no".
@@ -47,6 +49,10 @@ pub(super) enum Opening {
 pub(super) struct Request {
     pub(super) database: String,
     pub(super) user: String,
+    /// What is spoken from now on.
+    pub(super) protocol: Version,
+    /// Where it asks for replication: what is to be asked of the server.
+    pub(super) replication: Option<Vec<u8>>,
     /// What is left for the session: settings and `options`, in order, each name once.
     pub(super) parameters: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -65,6 +71,12 @@ pub(super) enum OpeningError {
     Write(#[source] io::Error),
     #[error(transparent)]
     Packet(StartupError),
+    #[error("PROXY protocol from an address that is not in proxy_protocol_from")]
+    Uninvited,
+    #[error("no PROXY protocol from an address in proxy_protocol_from")]
+    Unannounced,
+    #[error("malformed header of the PROXY protocol")]
+    Announcement,
     /// Somebody in the middle could have put it there, to be taken for encrypted (CVE-2021-23214).
     #[error("received unencrypted data after {0} request")]
     Plaintext(Encryption),
@@ -79,8 +91,6 @@ pub(super) enum OpeningError {
     Encoding { field: &'static str },
     #[error("replication parameter is not a boolean")]
     ReplicationValue { value: Vec<u8> },
-    #[error("replication connection")]
-    Replication,
 }
 
 impl OpeningError {
@@ -92,13 +102,15 @@ impl OpeningError {
             Self::Truncated
             | Self::Write(_)
             | Self::Packet(_)
+            | Self::Uninvited
+            | Self::Unannounced
+            | Self::Announcement
             | Self::Plaintext(_)
             | Self::Handshake(_)
             | Self::NoApplicationProtocol
             | Self::NoUser
             | Self::Encoding { .. }
-            | Self::ReplicationValue { .. }
-            | Self::Replication => false,
+            | Self::ReplicationValue { .. } => false,
         }
     }
 
@@ -111,13 +123,15 @@ impl OpeningError {
             | Self::Write(_)
             | Self::Handshake(HandshakeError::Lost(_)) => true,
             Self::Packet(_)
+            | Self::Uninvited
+            | Self::Unannounced
+            | Self::Announcement
             | Self::Plaintext(_)
             | Self::Handshake(_)
             | Self::NoApplicationProtocol
             | Self::NoUser
             | Self::Encoding { .. }
-            | Self::ReplicationValue { .. }
-            | Self::Replication => false,
+            | Self::ReplicationValue { .. } => false,
         }
     }
 
@@ -130,6 +144,9 @@ impl OpeningError {
             | Self::Read(_)
             | Self::Write(_)
             | Self::Handshake(_)
+            | Self::Uninvited
+            | Self::Unannounced
+            | Self::Announcement
             | Self::Packet(StartupError::Length) => return None,
             Self::Packet(error @ StartupError::Protocol(_)) => {
                 (SqlState::FEATURE_NOT_SUPPORTED, error.to_string())
@@ -151,10 +168,6 @@ impl OpeningError {
                 let message = format!("invalid value for parameter \"replication\": \"{value}\"");
                 (SqlState::INVALID_PARAMETER_VALUE, message)
             }
-            Self::Replication => (
-                SqlState::FEATURE_NOT_SUPPORTED,
-                "replication connections are not supported".to_owned(),
-            ),
         };
         Some(Fault::fatal(sqlstate, message))
     }
@@ -186,6 +199,41 @@ impl fmt::Display for Encryption {
     }
 }
 
+/// Reads whose a connection is that came from `peer`, where a balancer of `from` says it.
+///
+/// It must, and nobody else may: what is in front of the connection decides who may log in. Not
+/// cancel safe.
+///
+/// # Errors
+/// See [`OpeningError`].
+pub(super) async fn announced(
+    conversation: &mut Conversation,
+    peer: Peer,
+    from: &[Network],
+) -> Result<Peer, OpeningError> {
+    let Peer::Tcp(address) = peer else { return Ok(peer) };
+    let is_balancer = from.iter().any(|network| network.contains(address.ip()));
+    conversation.fill(1).await?;
+    if !is_balancer {
+        // No length of a first packet that may be begins like this, nor does TLS.
+        return match conversation.input.first() {
+            Some(first) if proxied::FIRST_BYTES.contains(first) => Err(OpeningError::Uninvited),
+            _ => Ok(peer),
+        };
+    }
+    loop {
+        match proxied::read(&conversation.input) {
+            Beginning::Incomplete(total) => conversation.fill(total).await?,
+            Beginning::Header(length, client) => {
+                conversation.take(0, length);
+                return Ok(client.map_or(peer, Peer::Tcp));
+            }
+            Beginning::Other => return Err(OpeningError::Unannounced),
+            Beginning::Malformed => return Err(OpeningError::Announcement),
+        }
+    }
+}
+
 /// Reads until it is clear what the connection is for; TLS is begun where the client wants it.
 ///
 /// A `NegotiateProtocolVersion` that is due stays unsent in `conversation`. Not cancel safe:
@@ -208,8 +256,9 @@ pub(super) async fn open(
         let body = conversation.first_packet().await?;
         let encryption = match startup::parse(&body).map_err(OpeningError::Packet)? {
             FirstPacket::Startup { protocol, parameters } => {
-                startup::negotiate(&mut conversation.output, protocol, &parameters);
-                return Request::new(&parameters).map(Opening::Login);
+                let output = &mut conversation.output;
+                let protocol = startup::negotiate(output, protocol, &parameters);
+                return Request::new(protocol, &parameters).map(Opening::Login);
             }
             FirstPacket::Cancel { pid, secret } => {
                 return Ok(Opening::Cancel { pid, secret: secret.to_vec() });
@@ -258,14 +307,14 @@ async fn direct(conversation: &mut Conversation, acceptor: &Acceptor) -> Result<
 }
 
 impl Request {
-    fn new(parameters: &[Parameter<'_>]) -> Result<Self, OpeningError> {
-        let (mut database, mut user, mut is_replication) = (&b""[..], &b""[..], false);
+    fn new(protocol: Version, parameters: &[Parameter<'_>]) -> Result<Self, OpeningError> {
+        let (mut database, mut user, mut replication) = (&b""[..], &b""[..], None);
         let mut rest = Vec::new();
         for &(name, value) in parameters {
             match name {
                 b"database" => database = value,
                 b"user" => user = value,
-                b"replication" => is_replication = replication(value)?,
+                b"replication" => replication = is_replication(value)?.then(|| value.to_vec()),
                 name if startup::is_protocol_option(name) => {}
                 name => rest.push((name.to_vec(), value.to_vec())),
             }
@@ -276,21 +325,24 @@ impl Request {
         if database.is_empty() {
             database = user;
         }
-        if is_replication {
-            return Err(OpeningError::Replication);
-        }
         let text = |field, name: &[u8]| {
             String::from_utf8(name.to_vec()).map_err(|_| OpeningError::Encoding { field })
         };
         let user = text("user", user)?;
-        Ok(Self { database: text("database", database)?, user, parameters: rest })
+        Ok(Self {
+            database: text("database", database)?,
+            user,
+            protocol,
+            replication,
+            parameters: rest,
+        })
     }
 }
 
 /// Reads the value of `replication`: `database`, or a boolean that may be abbreviated.
 ///
 /// Source: PostgreSQL `src/backend/utils/adt/bool.c`, `parse_bool_with_len`.
-fn replication(value: &[u8]) -> Result<bool, OpeningError> {
+fn is_replication(value: &[u8]) -> Result<bool, OpeningError> {
     let is = |word: &str, least| {
         value.len() >= least
             && word

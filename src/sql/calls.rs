@@ -1,7 +1,8 @@
 //! What a statement leaves behind in the session by the functions it calls and the objects it makes.
 
-use super::lexer::{Kind, Lexer, Token};
-use super::name::Name;
+use super::lexer::{Dialect, Kind, Lexer, Token};
+use super::name::{Name, text_of};
+use super::setting::{parameter_name, written_name};
 
 /// What a statement may leave behind in its session; a set of the constants below.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -14,8 +15,8 @@ impl Traces {
     pub const SETTING: Self = Self(1);
     /// An advisory lock of the session.
     pub const LOCK: Self = Self(1 << 1);
-    /// No advisory lock of the session is left: `pg_advisory_unlock_all`.
-    pub const UNLOCK_ALL: Self = Self(1 << 2);
+    /// It gives back advisory locks of the session.
+    pub const UNLOCK: Self = Self(1 << 2);
     /// A temporary object.
     pub const TEMPORARY: Self = Self(1 << 3);
     /// A temporary object that goes with the transaction: ON COMMIT DROP.
@@ -25,7 +26,8 @@ impl Traces {
     pub const LASTING: Self = Self(1 << 5);
     /// It reads what other statements of the session left behind: `currval`, `lastval`.
     pub const SEQUENCE: Self = Self(1 << 6);
-    /// It runs a text as a statement, and the text has something in it that would be one of these.
+    /// It runs a text as a statement, and the text has something in it that would be one of these:
+    /// see [`settings_of`] for what it may set.
     pub const HIDDEN: Self = Self(1 << 7);
 
     /// Says whether all of `other` is in this set.
@@ -45,12 +47,16 @@ impl Traces {
     }
 }
 
-/// Functions that leave something behind when they are called.
-///
-/// Advisory locks by prefix, because there are many: see [`of_call`].
-const CALLS: [(&str, Traces); 26] = [
+/// Functions that leave something behind when they are called, or take something back.
+const CALLS: [(&str, Traces); 32] = [
     ("set_config", Traces::SETTING),
-    ("pg_advisory_unlock_all", Traces::UNLOCK_ALL),
+    ("pg_advisory_lock", Traces::LOCK),
+    ("pg_advisory_lock_shared", Traces::LOCK),
+    ("pg_try_advisory_lock", Traces::LOCK),
+    ("pg_try_advisory_lock_shared", Traces::LOCK),
+    ("pg_advisory_unlock", Traces::UNLOCK),
+    ("pg_advisory_unlock_shared", Traces::UNLOCK),
+    ("pg_advisory_unlock_all", Traces::UNLOCK),
     ("currval", Traces::SEQUENCE),
     ("lastval", Traces::SEQUENCE),
     ("setseed", Traces::LASTING),
@@ -107,10 +113,6 @@ pub(super) fn traces(tokens: Lexer<'_>) -> Traces {
     while let Some(token) = rest.next() {
         let called = match token.kind {
             Kind::Symbol(b'(') => before.map_or(Traces::NONE, |name| of_call(&name, rest)),
-            // An INTO that is not INSERT's or MERGE's makes a table.
-            Kind::Word if token.is("into") && !before.is_some_and(|word| is_before_into(&word)) => {
-                of_into(rest)
-            }
             _ => Traces::NONE,
         };
         runs_text |= called.has(Traces::HIDDEN);
@@ -133,29 +135,20 @@ fn of_call(name: &Token<'_>, arguments: Lexer<'_>) -> Traces {
     match listed {
         Some((_, Traces::SETTING)) if is_local(arguments) => Traces::NONE,
         Some((_, traces)) => *traces,
-        None if is_session_lock(name) => Traces::LOCK,
         None => Traces::NONE,
     }
 }
 
-/// Says whether a function takes or gives back advisory locks that outlive the transaction. One
-/// given back may be the first of two, so that it proves nothing.
-fn is_session_lock(name: Name<'_>) -> bool {
-    [
-        "pg_advisory_lock",
-        "pg_advisory_lock_shared",
-        "pg_try_advisory_lock",
-        "pg_try_advisory_lock_shared",
-    ]
-    .iter()
-    .any(|lock| name.is(lock))
-}
+/// LIMIT: tokens of the arguments of a call that are looked at. Calls may be nested without end, and
+/// each is looked at.
+const ARGUMENT_TOKENS_MAX: usize = 32;
 
-/// Says whether the third argument is the constant `true`.
+/// Says whether the third argument is plainly the constant `true`.
 fn is_local(mut arguments: Lexer<'_>) -> bool {
     let mut depth = 0_usize;
     let mut commas = 0;
-    while let Some(token) = arguments.next() {
+    for _ in 0..ARGUMENT_TOKENS_MAX {
+        let Some(token) = arguments.next() else { return false };
         match token.kind {
             Kind::Symbol(b'(' | b'[') => depth += 1,
             Kind::Symbol(b')' | b']') if depth == 0 => return false,
@@ -180,14 +173,6 @@ pub(super) fn is_before_into(before: &Token<'_>) -> bool {
         || before.kind == Kind::Symbol(b'.')
 }
 
-fn of_into(mut tokens: Lexer<'_>) -> Traces {
-    tokens.accept_any(&["local", "global"]);
-    let is_temporary = tokens.accept_any(&["temp", "temporary"]);
-    tokens.accept("table");
-    let is_temporary = is_temporary || tokens.next().is_some_and(|name| is_temporary_schema(&name));
-    if is_temporary { Traces::TEMPORARY } else { Traces::NONE }
-}
-
 /// Says whether a name is, or begins as, that of a schema for temporary objects.
 pub(super) fn is_temporary_schema(token: &Token<'_>) -> bool {
     match Name::of(*token) {
@@ -204,4 +189,65 @@ pub(super) fn hints_at_state(text: &[u8]) -> bool {
 /// Says whether `hint`, in lower case, is in `text`, in any case.
 pub(super) fn contains(text: &[u8], hint: &[u8]) -> bool {
     text.windows(hint.len()).any(|window| window.eq_ignore_ascii_case(hint))
+}
+
+/// Returns the names of parameters that a statement with [`Traces::SETTING`] or [`Traces::HIDDEN`]
+/// may set; `None` if some are worked out when it runs.
+///
+/// Names that it only may set are among them: it does no harm to look at one too many.
+pub fn settings_of(text: &[u8], dialect: Dialect) -> Option<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    let mut tokens = Lexer::new(text, dialect);
+    while let Some(token) = tokens.next() {
+        if token.is_literal() && hints_at_state(token.text) {
+            inside_of(&token, dialect, &mut names)?;
+        } else {
+            called(&token, tokens, &mut names)?;
+        }
+    }
+    Some(names)
+}
+
+/// Adds what a text may set that is run.
+fn inside_of(literal: &Token<'_>, dialect: Dialect, names: &mut Vec<Vec<u8>>) -> Option<()> {
+    let plain: Vec<u8>;
+    let inside = match literal.kind {
+        Kind::LiteralDollar => dollar_quoted(literal.text),
+        _ => {
+            plain = text_of(literal)?.collect();
+            &plain
+        }
+    };
+    let mut tokens = Lexer::new(inside, dialect);
+    let mut is_worked_out = false;
+    let mut has_hint = false;
+    while let Some(token) = tokens.next() {
+        is_worked_out |= token.is("execute");
+        has_hint |= token.is_literal() && hints_at_state(token.text);
+        if token.is("set") {
+            let mut ahead = tokens;
+            ahead.accept("session");
+            names.extend(written_name(inside, &mut ahead).map(parameter_name));
+        } else {
+            called(&token, tokens, names)?;
+        }
+    }
+    (!is_worked_out || !has_hint).then_some(())
+}
+
+/// Adds the name that a call of `set_config` has as a constant, if this is one.
+fn called(function: &Token<'_>, mut arguments: Lexer<'_>, names: &mut Vec<Vec<u8>>) -> Option<()> {
+    let is_call = Name::of(*function).is_some_and(|name| name.is("set_config"));
+    if !is_call || !arguments.accept_symbol(b'(') || is_local(arguments) {
+        return Some(());
+    }
+    let name = text_of(&arguments.next()?)?.collect();
+    names.push(name);
+    arguments.accept_symbol(b',').then_some(())
+}
+
+/// Returns what is between the two delimiters.
+fn dollar_quoted(text: &[u8]) -> &[u8] {
+    let tag = text.iter().skip(1).position(|byte| *byte == b'$').map_or(0, |at| at + 2);
+    text.get(tag..text.len().saturating_sub(tag)).unwrap_or_default()
 }

@@ -4,9 +4,11 @@
 
 use super::calls::{self, Traces};
 use super::definition::{Definition, Object, Temporary, Verb};
+use super::glance::{Glance, glance};
 use super::lexer::{Dialect, Kind, Lexer};
 use super::name::Name;
 use super::setting::Setting;
+use super::split::statements;
 
 /// A statement by what it does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +138,48 @@ pub fn classify(text: &[u8], dialect: Dialect) -> Class<'_> {
     let all = tokens;
     let action = action(text, &mut tokens);
     Class { action, traces: traces(text, &action, all) }
+}
+
+/// Says whether nothing of a query is about the state of its session: then it needs no look when it
+/// is used.
+pub fn is_plain(query: &[u8], dialect: Dialect) -> bool {
+    glance(query) != Glance::Unclear
+        || statements(query, dialect).all(|part| {
+            let class = classify(part.text, dialect);
+            class.traces.is_none() && !class.action.is_about_session()
+        })
+}
+
+impl Action<'_> {
+    fn is_about_session(&self) -> bool {
+        match self {
+            Self::Set(_)
+            | Self::Discard(_)
+            | Self::Prepare(_)
+            | Self::Deallocate(_)
+            | Self::Listen(_)
+            | Self::Unlisten(_)
+            | Self::Declare { .. }
+            | Self::Close(_)
+            | Self::Load => true,
+            // Dropping a temporary object takes it back.
+            Self::Define(definition) => definition.verb == Verb::Drop,
+            Self::Nothing
+            | Self::Transaction(_)
+            | Self::Execute(_)
+            | Self::Notify
+            | Self::Fetch
+            | Self::Lock
+            | Self::Copy
+            | Self::Truncate
+            | Self::Maintain { .. }
+            | Self::Run
+            | Self::Select
+            | Self::Change
+            | Self::Show
+            | Self::Other => false,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,8 @@ pub enum Glance {
 /// Looks at a query. What is [`Glance::Plain`] is so in every dialect.
 pub fn glance(query: &[u8]) -> Glance {
     let query = query.trim_ascii();
-    let query = query.strip_suffix(b";").unwrap_or(query);
+    let query = query.strip_suffix(b";").map_or(query, <[u8]>::trim_ascii_end);
+    let Some(query) = behind_comment(query) else { return Glance::Unclear };
     let length = query.iter().take_while(|byte| byte.is_ascii_alphabetic()).count();
     let (first, rest) = query.split_at_checked(length).unwrap_or_default();
     // No word is longer than this; eight bytes compare as one number.
@@ -37,6 +38,15 @@ pub fn glance(query: &[u8]) -> Glance {
     }
 }
 
+/// Skips a comment in front, as programs put it there to say who they are.
+fn behind_comment(query: &[u8]) -> Option<&[u8]> {
+    let Some(comment) = query.strip_prefix(b"/*") else { return Some(query) };
+    let end = memchr::memmem::find(comment, b"*/")?;
+    let (inside, behind) = comment.split_at_checked(end)?;
+    let is_nested = memchr::memmem::find(inside, b"/*").is_some() || inside.ends_with(b"/");
+    behind.get(2..).filter(|_| !is_nested).map(<[u8]>::trim_ascii_start)
+}
+
 /// Says whether it is one statement and calls nothing that leaves something behind.
 fn is_free_of_effects(text: &[u8]) -> bool {
     memchr::memchr3_iter(b'(', b';', b'&', text).all(|at| match text.get(at) {
@@ -52,10 +62,11 @@ fn is_harmless_before_call(before: &[u8]) -> bool {
     let is_blank = |byte: &u8| byte.is_ascii_whitespace() || *byte == 0x0B;
     let blanks = before.iter().rev().take_while(|byte| is_blank(byte)).count();
     let (before, blank) = before.split_at(before.len() - blanks);
-    // There may be a comment between the name and the parenthesis.
-    if blank.iter().any(|byte| matches!(byte, b'\n' | b'\r'))
-        && memchr::memmem::find(before, b"--").is_some()
-    {
+    // There may be a comment between the name and the parenthesis. It would be on the last line: each
+    // line is looked at once, however many parentheses begin one.
+    let is_line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
+    let line = before.rsplit(is_line_end).next().unwrap_or_default();
+    if blank.iter().any(is_line_end) && memchr::memmem::find(line, b"--").is_some() {
         return false;
     }
     let name = match before.split_last() {

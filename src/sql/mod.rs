@@ -21,13 +21,13 @@ mod name;
 mod setting;
 mod split;
 
-pub use calls::Traces;
-pub use classify::{Action, Class, Discard, Names, Transaction, classify};
+pub use calls::{Traces, settings_of};
+pub use classify::{Action, Class, Discard, Names, Transaction, classify, is_plain};
 pub use definition::{Definition, Object, Temporary, Verb};
 pub use glance::{Glance, glance};
 pub use lexer::{Charset, Dialect, Kind, Lexer, Token};
 pub use name::{Name, text_of};
-pub use setting::{Scope, Setting, Target, Value, constant_calls};
+pub use setting::{Scope, Setting, Target, Value};
 pub use split::{Part, Statements, statements};
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! SET, RESET, and calls of `set_config` with constants.
+//! SET and RESET.
 //!
 //! Source: PostgreSQL `gram.y` (`set_rest`, `VariableResetStmt`), `guc_funcs.c`
 //! (`flatten_set_variable_args`).
@@ -145,6 +145,7 @@ impl Value<'_> {
             values.push(constant(text, &mut tokens)?);
             match tokens.next() {
                 None => return Some(values),
+                Some(end) if end.kind == Kind::Symbol(b';') => return Some(values),
                 Some(comma) if comma.kind == Kind::Symbol(b',') => {}
                 Some(_) => return None,
             }
@@ -157,7 +158,7 @@ fn is_dot_or_equals(token: &Token<'_>) -> bool {
 }
 
 /// Takes a parameter's name (`var_name`).
-fn written_name<'a>(text: &'a [u8], tokens: &mut Lexer<'a>) -> Option<&'a [u8]> {
+pub(super) fn written_name<'a>(text: &'a [u8], tokens: &mut Lexer<'a>) -> Option<&'a [u8]> {
     let first = tokens.next()?;
     Name::of(first)?;
     let mut end = first.end();
@@ -214,7 +215,8 @@ fn constant<'a>(text: &'a [u8], tokens: &mut Lexer<'a>) -> Option<Vec<u8>> {
         return Some(name.to_vec());
     }
     let mut end = first.end();
-    while let Some(next) = tokens.peek().filter(|next| next.kind != Kind::Symbol(b',')) {
+    let is_in = |next: &Token<'_>| !matches!(next.kind, Kind::Symbol(b',' | b';'));
+    while let Some(next) = tokens.peek().filter(is_in) {
         tokens.next();
         end = next.end();
     }
@@ -223,42 +225,4 @@ fn constant<'a>(text: &'a [u8], tokens: &mut Lexer<'a>) -> Option<Vec<u8>> {
     let is_number =
         digits.unwrap_or(written).iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
     is_number.then(|| written.strip_prefix(b"+").unwrap_or(written).to_vec())
-}
-
-/// Returns the settings of a query that does nothing but call `set_config` with constants:
-/// `SELECT set_config('search_path', '', false)`. The last value is whether it is local.
-pub fn constant_calls(text: &[u8], dialect: Dialect) -> Option<Vec<(Vec<u8>, Vec<u8>, bool)>> {
-    let mut tokens = Lexer::new(text, dialect);
-    if !tokens.accept("select") {
-        return None;
-    }
-    let mut calls = Vec::new();
-    loop {
-        calls.push(constant_call(&mut tokens)?);
-        if tokens.accept("as") {
-            tokens.next().and_then(Name::of)?;
-        }
-        match tokens.next() {
-            None => return Some(calls),
-            Some(comma) if comma.kind == Kind::Symbol(b',') => {}
-            Some(_) => return None,
-        }
-    }
-}
-
-fn constant_call(tokens: &mut Lexer<'_>) -> Option<(Vec<u8>, Vec<u8>, bool)> {
-    let mut ahead = *tokens;
-    if ahead.accept("pg_catalog") && ahead.accept_symbol(b'.') {
-        *tokens = ahead;
-    }
-    if !tokens.accept("set_config") || !tokens.accept_symbol(b'(') {
-        return None;
-    }
-    let name = text_of(&tokens.next()?)?.collect();
-    tokens.accept_symbol(b',').then_some(())?;
-    let value = text_of(&tokens.next()?)?.collect();
-    tokens.accept_symbol(b',').then_some(())?;
-    let is_local =
-        if tokens.accept("true") { true } else { tokens.accept("false").then_some(false)? };
-    tokens.accept_symbol(b')').then_some((name, value, is_local))
 }

@@ -103,8 +103,8 @@ fn strings_end_as_their_dialect_says() {
     assert_eq!(tokens(text, japanese).len(), 2);
     assert_eq!(tokens(text, DIALECT)[0].0, Kind::Unfinished);
     // In this encoding 0xB1 is a character of its own.
-    assert_eq!(tokens(b"e'\xb1\\' b'", japanese).len(), 1);
-    assert_eq!(tokens(b"e'\xb1\\' b'", Dialect { charset: Charset::Pairs, ..DIALECT }).len(), 3);
+    assert_eq!(tokens(b"e'\xb1\\' c'", japanese).len(), 1);
+    assert_eq!(tokens(b"e'\xb1\\' c'", Dialect { charset: Charset::Pairs, ..DIALECT }).len(), 3);
 }
 
 #[test]
@@ -209,27 +209,38 @@ fn settings_are_read_as_the_grammar_has_them() {
 }
 
 #[test]
-fn calls_of_set_config_with_constants_are_read() {
-    let of = |text: &'static str| constant_calls(text.as_bytes(), DIALECT);
-    let call = |name: &str, value: &str, is_local| (name.into(), value.into(), is_local);
+fn what_a_statement_may_set_is_known_by_name() {
+    let of = |text: &'static str| {
+        let shown = |name: Vec<u8>| String::from_utf8(name).expect("ASCII");
+        let names = settings_of(text.as_bytes(), DIALECT)?;
+        Some(names.into_iter().map(shown).collect::<Vec<_>>())
+    };
+    let some = |names: &[&str]| Some(names.iter().map(|name| (*name).to_owned()).collect());
     assert_eq!(
         of("SELECT pg_catalog.set_config('search_path', '', false)"),
-        Some(vec![call("search_path", "", false)])
+        some(&["search_path"])
     );
     assert_eq!(
-        of("select set_config('a', 'it''s', true) as x, set_config('b', '1', false)"),
-        Some(vec![call("a", "it's", true), call("b", "1", false)])
+        of(
+            "select set_config('a', $1, x), set_config('l', 'x', true), set_config('b''s', f(1), 'f')"
+        ),
+        some(&["a", "b's"])
     );
-    for unclear in [
-        "select set_config('a', $1, false)",
-        "select set_config('a', 'b', false) from t",
-        "select set_config('a', 'b' || 'c', false)",
-        "select set_config('a', 'b', false) where false",
-        "select x.set_config('a', 'b', false)",
-        "select 1",
-    ] {
-        assert_eq!(of(unclear), None, "{unclear}");
-    }
+    assert_eq!(of("select set_config($1, 'b', false)"), None);
+    assert_eq!(of("select set_config('a' || 'b', 'b', false)"), None);
+    assert_eq!(
+        of(
+            "do $x$ begin set a.b = 1; update t set c = 2; perform set_config('d', 'e', false); end $x$"
+        ),
+        some(&["a.b", "c", "d"])
+    );
+    assert_eq!(of("do 'begin set session x to ''1''; end'"), some(&["x"]));
+    assert_eq!(of("do $$ begin execute 'set x = 1'; end $$"), None);
+    assert_eq!(of("do $$ begin perform set_config(a, 'set', false); end $$"), None);
+    assert_eq!(
+        of("select query_to_xml('select set_config(''x'', ''1'', false)', true, true, '')"),
+        some(&["x"])
+    );
 }
 
 #[test]
@@ -253,8 +264,8 @@ fn what_a_statement_leaves_behind_is_seen() {
     check("with x as (select pg_catalog.pg_advisory_lock(1)) select * from x", Traces::LOCK);
     check("update t set a = 1 where pg_try_advisory_lock_shared(a)", Traces::LOCK);
     check("select pg_advisory_xact_lock(1), pg_try_advisory_xact_lock(2)", Traces::NONE);
-    check("select pg_advisory_unlock(1)", Traces::NONE);
-    check("select pg_advisory_unlock_all()", Traces::UNLOCK_ALL);
+    check("select pg_advisory_unlock(1)", Traces::UNLOCK);
+    check("select pg_advisory_unlock_all()", Traces::UNLOCK);
     check("insert into t values (setseed(0.5))", Traces::LASTING);
     check("select lastval()", Traces::SEQUENCE);
     check("select 1 into temp t", Traces::TEMPORARY);
@@ -406,6 +417,7 @@ fn a_glance_knows_what_is_sent_all_the_time() {
         "INSERT INTO \"users\" (\"id\", \"name\") VALUES ($1, $2) RETURNING \"id\"",
         "delete from t where id in (select id from x)",
         "select count(*), lower(x), coalesce(sum(y), 0) from t where f && g",
+        "/* app:x, action:y */ select 1",
     ] {
         assert_eq!(glance(plain.as_bytes()), Glance::Plain, "{plain}");
     }
@@ -490,7 +502,7 @@ fn check_any(query: &[u8], dialect: Dialect) {
             setting.value.constants(dialect);
             setting.target.parameter();
         }
-        constant_calls(part.text, dialect);
+        settings_of(part.text, dialect);
     }
     assert!(Lexer::new(&query[end..], dialect).all(|token| token.kind == Kind::Symbol(b';')));
     if glance(query) == Glance::Plain {

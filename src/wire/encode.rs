@@ -104,11 +104,11 @@ pub fn parameter_status(out: &mut Vec<u8>, name: &[u8], value: &[u8]) {
     });
 }
 
-/// Appends BackendKeyData with a 4-byte secret (protocol 3.0).
-pub fn backend_key_data(out: &mut Vec<u8>, pid: i32, secret: [u8; 4]) {
+/// Appends BackendKeyData; the secret has 4 bytes, or up to 256 as of protocol 3.2.
+pub fn backend_key_data(out: &mut Vec<u8>, pid: i32, secret: &[u8]) {
     message(out, backend::BACKEND_KEY_DATA, |out| {
         out.extend_from_slice(&pid.to_be_bytes());
-        out.extend_from_slice(&secret);
+        out.extend_from_slice(secret);
     });
 }
 
@@ -123,6 +123,33 @@ pub fn parse(out: &mut Vec<u8>, name: &[u8], rest: &[u8]) {
         cstr(out, name);
         out.extend_from_slice(rest);
     });
+}
+
+/// Appends a whole question: Parse and Bind of the unnamed statement, Execute, Sync. Parameters and
+/// results are text; there are at most 65,535 parameters.
+pub fn question(out: &mut Vec<u8>, sql: &[u8], parameters: &[&[u8]]) {
+    message(out, frontend::PARSE, |out| {
+        cstr(out, b"");
+        cstr(out, sql);
+        out.extend_from_slice(&[0, 0]);
+    });
+    message(out, frontend::BIND, |out| {
+        cstr(out, b"");
+        cstr(out, b"");
+        out.extend_from_slice(&[0, 0]);
+        out.extend_from_slice(&u16::try_from(parameters.len()).unwrap_or(u16::MAX).to_be_bytes());
+        for parameter in parameters {
+            let length = u32::try_from(parameter.len()).unwrap_or(u32::MAX);
+            out.extend_from_slice(&length.to_be_bytes());
+            out.extend_from_slice(parameter);
+        }
+        out.extend_from_slice(&[0, 0]);
+    });
+    message(out, frontend::EXECUTE, |out| {
+        cstr(out, b"");
+        out.extend_from_slice(&[0; 4]);
+    });
+    sync(out);
 }
 
 /// Appends Close of a statement.
@@ -186,7 +213,7 @@ mod tests {
             (written(authentication_ok), b"R\0\0\0\x08\0\0\0\0"),
             (written(|out| authentication(out, 5, b"salt")), b"R\0\0\0\x0c\0\0\0\x05salt"),
             (written(|out| parameter_status(out, b"a", b"b")), b"S\0\0\0\x08a\0b\0"),
-            (written(|out| backend_key_data(out, 258, *b"key!")), b"K\0\0\0\x0c\0\0\x01\x02key!"),
+            (written(|out| backend_key_data(out, 258, b"key!")), b"K\0\0\0\x0c\0\0\x01\x02key!"),
             (written(|out| query(out, b"select 1")), b"Q\0\0\0\x0dselect 1\0"),
             (written(|out| parse(out, b"s", b"t\0\0\0")), b"P\0\0\0\x0as\0t\0\0\0"),
             (written(|out| close_statement(out, b"s")), b"C\0\0\0\x07Ss\0"),

@@ -13,6 +13,7 @@ pub mod expect;
 pub mod frontend;
 pub mod header;
 pub mod passage;
+pub mod proxied;
 pub mod rows;
 pub mod splice;
 pub mod startup;

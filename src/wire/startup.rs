@@ -41,12 +41,19 @@ pub struct Version {
 }
 
 impl Version {
-    /// The newest version that we speak.
-    pub const NEWEST: Self = Self { major: 3, minor: 0 };
+    /// The newest version that we speak: cancel keys of any length.
+    pub const NEWEST: Self = Self { major: 3, minor: 2 };
+    /// The oldest version that we speak: cancel keys have a secret of four bytes.
+    pub const OLDEST: Self = Self { major: 3, minor: 0 };
     /// Stands in the place of the version in a request for TLS.
     pub const SSL_REQUEST: Self = Self { major: 1234, minor: 5679 };
     /// Stands in the place of the version in a request for GSSAPI encryption.
     pub const GSSENC_REQUEST: Self = Self { major: 1234, minor: 5680 };
+
+    /// Says whether the secret of a cancel key may have any length.
+    pub fn has_long_keys(self) -> bool {
+        self >= Self::NEWEST
+    }
 
     fn to_be_bytes(self) -> [u8; 4] {
         let [a, b] = self.major.to_be_bytes();
@@ -95,8 +102,8 @@ pub enum StartupError {
     Length,
     /// Another major version than ours; also a repeated encryption request.
     #[error(
-        "unsupported frontend protocol {0}: server supports {major}.0 to {newest}",
-        major = Version::NEWEST.major,
+        "unsupported frontend protocol {0}: server supports {oldest} to {newest}",
+        oldest = Version::OLDEST,
         newest = Version::NEWEST
     )]
     Protocol(Version),
@@ -142,23 +149,28 @@ pub fn is_protocol_option(name: &[u8]) -> bool {
     name.starts_with(PROTOCOL_OPTION_PREFIX)
 }
 
-/// Appends the one `NegotiateProtocolVersion` that is due to a client which asked for more than we
-/// know: a minor version above ours, or any protocol option.
+/// Returns the version to speak with a client that asks for `protocol`, and appends the one
+/// `NegotiateProtocolVersion` that is due to one which asked for more than we know: a minor version
+/// above ours, or any protocol option.
 ///
 /// The manual speaks of the newest *minor* version, but PostgreSQL sends both halves and libpq
 /// compares both, so we do as they do.
-pub fn negotiate(out: &mut Vec<u8>, protocol: Version, parameters: &[Parameter<'_>]) {
+///
+/// Source: PostgreSQL 18 `src/backend/tcop/backend_startup.c`, `SendNegotiateProtocolVersion`.
+pub fn negotiate(out: &mut Vec<u8>, protocol: Version, parameters: &[Parameter<'_>]) -> Version {
+    let spoken = protocol.min(Version::NEWEST);
     let names = parameters.iter().map(|(name, _)| *name);
     let options: Vec<&[u8]> = names.filter(|name| is_protocol_option(name)).collect();
-    if protocol > Version::NEWEST || !options.is_empty() {
-        negotiate_protocol_version(out, &options);
+    if protocol > spoken || !options.is_empty() {
+        negotiate_protocol_version(out, spoken, &options);
     }
+    spoken
 }
 
-/// Appends `NegotiateProtocolVersion`: our newest version, and the options that we do not know.
-pub fn negotiate_protocol_version(out: &mut Vec<u8>, options: &[&[u8]]) {
+/// Appends `NegotiateProtocolVersion`: the version to speak, and the options that we do not know.
+fn negotiate_protocol_version(out: &mut Vec<u8>, version: Version, options: &[&[u8]]) {
     encode::message(out, tag::backend::NEGOTIATE_PROTOCOL_VERSION, |out| {
-        out.extend_from_slice(&Version::NEWEST.to_be_bytes());
+        out.extend_from_slice(&version.to_be_bytes());
         let count = u32::try_from(options.len()).unwrap_or(u32::MAX);
         out.extend_from_slice(&count.to_be_bytes());
         for option in options {
@@ -167,10 +179,10 @@ pub fn negotiate_protocol_version(out: &mut Vec<u8>, options: &[&[u8]]) {
     });
 }
 
-/// Appends a startup message for protocol 3.0; names must not be empty.
-pub fn write_startup(out: &mut Vec<u8>, parameters: &[Parameter<'_>]) {
+/// Appends a startup message; names must not be empty.
+pub fn write_startup(out: &mut Vec<u8>, protocol: Version, parameters: &[Parameter<'_>]) {
     encode::untagged(out, |out| {
-        out.extend_from_slice(&Version::NEWEST.to_be_bytes());
+        out.extend_from_slice(&protocol.to_be_bytes());
         for (name, value) in parameters {
             encode::cstr(out, name);
             encode::cstr(out, value);
@@ -281,12 +293,12 @@ mod tests {
             let error = parse(body).map_err(|error| error.to_string());
             assert_eq!(error.expect_err("refused"), text);
         };
-        check(&[0, 2, 0, 0, 0], "unsupported frontend protocol 2.0: server supports 3.0 to 3.0");
-        check(&[0, 4, 0, 1], "unsupported frontend protocol 4.1: server supports 3.0 to 3.0");
+        check(&[0, 2, 0, 0, 0], "unsupported frontend protocol 2.0: server supports 3.0 to 3.2");
+        check(&[0, 4, 0, 1], "unsupported frontend protocol 4.1: server supports 3.0 to 3.2");
         // What a second encryption request is told.
         assert_eq!(
             StartupError::Protocol(Version::SSL_REQUEST).to_string(),
-            "unsupported frontend protocol 1234.5679: server supports 3.0 to 3.0"
+            "unsupported frontend protocol 1234.5679: server supports 3.0 to 3.2"
         );
     }
 
@@ -295,7 +307,7 @@ mod tests {
         let check = |list: &[u8], expected: Result<&[Parameter<'_>], StartupError>| {
             let body = startup(PROTOCOL_3_0, list);
             let expected = expected.map(|parameters| FirstPacket::Startup {
-                protocol: Version::NEWEST,
+                protocol: Version::OLDEST,
                 parameters: parameters.to_vec(),
             });
             assert_eq!(parse(&body), expected, "{}", list.escape_ascii());
@@ -314,19 +326,23 @@ mod tests {
 
     #[test]
     fn negotiation_is_offered_exactly_when_due() {
-        let check = |minor, parameters: &[Parameter<'_>], expected: &[u8]| {
+        let check = |minor, parameters: &[Parameter<'_>], spoken, expected: &[u8]| {
             let mut out = Vec::new();
-            negotiate(&mut out, Version { major: 3, minor }, parameters);
-            assert_eq!(out, expected);
+            let version = negotiate(&mut out, Version { major: 3, minor }, parameters);
+            assert_eq!((version, &*out), (Version { major: 3, minor: spoken }, expected));
         };
-        check(0, &[(b"user", b"a")], b"");
-        check(2, &[(b"user", b"a")], b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0");
+        let plain: &[Parameter<'_>] = &[(b"user", b"a")];
+        check(0, plain, 0, b"");
+        check(1, plain, 1, b"");
+        check(2, plain, 2, b"");
+        check(3, plain, 2, b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0");
         check(
             9999,
             &[(b"user", b"a"), (b"_pq_.b", b""), (b"_pq_.c", b"1")],
-            b"v\0\0\0\x1a\0\x03\0\0\0\0\0\x02_pq_.b\0_pq_.c\0",
+            2,
+            b"v\0\0\0\x1a\0\x03\0\x02\0\0\0\x02_pq_.b\0_pq_.c\0",
         );
-        check(0, &[(b"_pq_.b", b"")], b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.b\0");
+        check(0, &[(b"_pq_.b", b"")], 0, b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.b\0");
     }
 
     proptest! {
@@ -344,10 +360,10 @@ mod tests {
             let parameters: Vec<Parameter<'_>> =
                 values.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes())).collect();
             let mut out = Vec::new();
-            write_startup(&mut out, &parameters);
+            let protocol = Version::NEWEST;
+            write_startup(&mut out, protocol, &parameters);
             let (head, body) = out.split_first_chunk().expect("a length word");
             prop_assert_eq!(body_length(*head), Ok(body.len()));
-            let protocol = Version::NEWEST;
             prop_assert_eq!(parse(body), Ok(FirstPacket::Startup { protocol, parameters }));
         }
 

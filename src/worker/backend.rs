@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::mailbox::Done;
 use super::pipe::Pipe;
 use super::session::Session;
 use super::slab::Key;
@@ -9,7 +10,6 @@ use crate::backend::connect::CancelKey;
 use crate::backend::link::Link;
 use crate::config::PoolSettings;
 use crate::fault::Fault;
-use crate::net::Stream;
 use crate::pool::ledger::Permit;
 use crate::pool::spec::PoolNumber;
 
@@ -94,5 +94,12 @@ pub struct Backend {
     /// Cancel requests that were sent for it and are not carried out yet.
     pub cancels: u32,
     /// A cancel request that waits until the server works for the client, not for us.
-    pub cancel_due: Option<Stream>,
+    pub cancel_due: Option<Done>,
+}
+
+impl Backend {
+    /// Returns the number of its server process.
+    pub fn process(&self) -> i32 {
+        self.cancel_key.pid
+    }
 }

@@ -11,7 +11,7 @@ use super::session::{Phase, Session};
 use super::slab::Key;
 use super::{Flow, Worker, backend_token, micros, millis, next_serial};
 use crate::backend::connect::Opened;
-use crate::backend::link::Link;
+use crate::backend::link::{Effect, Link};
 use crate::backend::params::{Param, ParamSet, is_fact};
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
@@ -20,10 +20,16 @@ use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
 use crate::pool::ledger::{Full, Permit};
 use crate::pool::slots::{Checkout, Order};
 use crate::pool::spec::{PoolNumber, Spec, Welcome};
-use crate::session::front::StatementRules;
+use crate::wire::encode;
+use crate::wire::expect::{Awaited, Reply};
 
 /// The first pause after a backend could not be opened; doubles up to `server_login_retry`.
 const BACK_OFF_MS: u64 = 50;
+
+/// Takes back all that a session can leave behind, but for [`Pins::LASTING`].
+///
+/// [`Pins::LASTING`]: crate::session::pins::Pins::LASTING
+pub(super) const DISCARD_ALL: &[u8] = b"DISCARD ALL";
 
 /// How eagerly new backends are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,24 +120,34 @@ impl Worker {
     fn lease(&mut self, key: Key<Session>, lease: Key<Backend>, waited_us: u64) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Some(backend) = self.backends.get_mut(lease) else { return };
-        if matches!(session.phase, Phase::Greeting(_)) {
+        let is_greeting = matches!(session.phase, Phase::Greeting(_));
+        if (!is_greeting || session.keeps_first_backend())
+            && let Some(cells) = cells_of(&mut self.pools, session.pool)
+        {
+            cells.assignments += 1;
+            cells.wait.record(waited_us);
+        }
+        if is_greeting {
             // Busy, and nobody's: it may be closed or put back by what follows.
             backend.role = Role::Cancelling;
             self.try_greeting(key, lease);
-            return;
+        } else {
+            session.is_fresh = true;
+            self.begin_lease(key, lease);
         }
+    }
+
+    /// A busy backend is this session's from now on.
+    pub(super) fn begin_lease(&mut self, key: Key<Session>, lease: Key<Backend>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(backend) = self.backends.get_mut(lease) else { return };
         session.phase = Phase::Leased(lease);
-        session.is_fresh = true;
         backend.role = Role::Leased(key);
         backend.link.has_unnamed = false;
         backend.cancel_due = None;
         backend.times.leased_ms = self.now_ms;
         backend.times.transaction_us = self.now_us;
         backend.times.ready_ms = self.now_ms;
-        if let Some(cells) = cells_of(&mut self.pools, session.pool) {
-            cells.assignments += 1;
-            cells.wait.record(waited_us);
-        }
     }
 
     /// A session does not need its backend any more, unless its pool or a pin says that it keeps it.
@@ -141,20 +157,48 @@ impl Worker {
         let number = session.pool;
         session.idle_ms = now_ms;
         // One that began in session mode keeps it: its statements have names of its own.
-        let keeps = session.front.is_pinned() || session.front.rules == StatementRules::Pass;
+        let keeps = session.front.is_pinned() || session.keeps_first_backend();
         let Some(pool) = self.pool(number) else { return };
         let mode = pool.settings.mode;
         if self.is_draining || pool.passage == Passage::Removed {
             self.send_off(key);
             return;
         }
-        if keeps || mode == PoolMode::Session {
+        if !self.settle_state(key, lease) || keeps || mode == PoolMode::Session {
             return;
         }
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.phase = Phase::Idle;
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.phase = Phase::Idle;
+        if session.front.state.take_unseen() {
+            self.start_chore(lease, ChoreKind::Reset, DISCARD_ALL);
+        } else {
+            self.check_in(lease);
         }
-        self.check_in(lease);
+    }
+
+    /// Asks the server what a session has left behind, if there is a doubt; says whether there is
+    /// none.
+    fn settle_state(&mut self, key: Key<Session>, lease: Key<Backend>) -> bool {
+        let Some(session) = self.sessions.get_mut(key) else { return true };
+        let front = &mut session.front;
+        // A query of ours would drop a long unnamed statement, which nobody else has.
+        if front.state.is_settled() || front.has_long_unnamed() {
+            return true;
+        }
+        let Some(question) = front.state.question(&front.params) else { return true };
+        let Some(backend) = self.backends.get_mut(lease) else { return true };
+        let mut query = Vec::with_capacity(question.len() + 8);
+        encode::query(&mut query, &question);
+        backend.link.has_unnamed = false;
+        backend.link.expect.push(Awaited::Query, Reply::Swallow, Effect::None);
+        backend.times.query_ms = self.now_ms;
+        if let Some(cells) = cells_of(&mut self.pools, session.pool) {
+            cells.state_questions += 1;
+        }
+        if backend.pipe.send(&query, &mut self.wire).is_err() {
+            self.backend_gone(lease);
+        }
+        false
     }
 
     /// Takes a busy backend back at rest: closes, resets or hands it on.
@@ -229,7 +273,7 @@ impl Worker {
             if pool.slots.waiting() <= pool.slots.opening() + pool.checking {
                 return;
             }
-            if pool.failure.as_ref().is_some_and(|failure| now_ms < failure.retry_at_ms) {
+            if pool.is_backing_off(now_ms) {
                 self.fail_waiters_without_server(number);
                 return;
             }
@@ -311,7 +355,8 @@ impl Worker {
         pool.failure = None;
         pool.cells.connect.record(micros(opened.took));
         if generation == spec.generation() {
-            spec.set_welcome(Welcome { facts, base: Arc::clone(&base) });
+            let notices = opened.notices.into();
+            spec.set_welcome(Welcome { notices, facts, base: Arc::clone(&base) });
         }
         pool.slots.add_busy();
         let serial = next_serial();
@@ -353,13 +398,14 @@ impl Worker {
         }
         pool.cells.connect_failures.add(SqlClass::of(fault.sqlstate.0));
         let longest_ms = millis(pool.settings.server_login_retry).max(1);
-        let back_off_ms = match &pool.failure {
+        let back_off_ms = match pool.last_failure() {
             Some(failure) if now_ms < failure.retry_at_ms => failure.back_off_ms,
             Some(failure) => (failure.back_off_ms * 2).min(longest_ms),
             None => BACK_OFF_MS.min(longest_ms),
         };
         let retry_at_ms = now_ms.saturating_add(back_off_ms);
-        pool.failure = Some(Failure { fault, is_starting, retry_at_ms, back_off_ms });
+        let lessons = pool.spec.lessons();
+        pool.failure = Some(Failure { fault, is_starting, retry_at_ms, back_off_ms, lessons });
         self.is_busy = true;
         self.fail_waiters_without_server(number);
     }

@@ -175,6 +175,9 @@ fn hear(bytes: &[u8], link: &mut Link, interner: &mut Interner) -> (Heard, usize
             if matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
                 link.held.clear_except(&HashSet::new());
             }
+            if body == b"DISCARD ALL\0" && !link.params.carried().is_empty() {
+                link.params = interner.intern(link.params.carrying(Vec::new()));
+            }
             Heard::Answer
         }
         tag::ERROR_RESPONSE => {
@@ -183,6 +186,7 @@ fn hear(bytes: &[u8], link: &mut Link, interner: &mut Interner) -> (Heard, usize
                 severity: Severity::Fatal,
                 sqlstate: SqlState(error.sqlstate),
                 message: String::from_utf8_lossy(error.message).into_owned().into(),
+                hint: None,
             })
         }
         tag::READY_FOR_QUERY => match body {

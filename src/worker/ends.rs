@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use subtle::ConstantTimeEq;
-
 use super::backend::{Backend, Chore, ChoreKind, Role};
-use super::checkout::Growth;
-use super::mailbox::{Teller, ToControl};
+use super::checkout::{DISCARD_ALL, Growth};
+use super::greet::from_cancel_pid;
+use super::mailbox::{Done, Teller, ToControl};
 use super::pool::cells_of;
 use super::session::{Departure, Phase, Session};
 use super::slab::Key;
@@ -15,9 +14,10 @@ use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::log::{Kind, admit};
 use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
-use crate::net::Stream;
 use crate::pool::spec::PoolNumber;
+use crate::secret::Secret;
 use crate::session::front::StatementRules;
+use crate::session::pins::Pins;
 use crate::session::refuse;
 use crate::session::relay::{self, ServerFailure};
 use crate::wire::encode;
@@ -67,8 +67,12 @@ impl Worker {
                 return;
             }
         }
+        let is_queued = matches!(session.phase, Phase::Waiting);
         if let Some(cells) = cells_of(&mut self.pools, session.pool) {
             cells.client_ends.add(how.end());
+        }
+        if is_queued && how == Leave::Terminate {
+            self.want_no_backend(key);
         }
         self.remove_session(key);
     }
@@ -142,6 +146,16 @@ impl Worker {
         }
     }
 
+    /// Takes a session out of the queue that needs no backend after all: that was no wait for one.
+    pub(super) fn want_no_backend(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        session.phase = Phase::Idle;
+        let number = session.pool;
+        if let Some(pool) = self.pool_mut(number) {
+            pool.slots.leave(key);
+        }
+    }
+
     /// The session of a lease is gone: the backend goes back only if nothing is under way on it.
     fn end_lease(&mut self, session: &Session, lease: Key<Backend>) {
         let Some(backend) = self.backends.get_mut(lease) else { return };
@@ -159,12 +173,17 @@ impl Worker {
             return;
         }
         let Some(pool) = self.pool(session.pool) else { return };
-        let needs_reset = pool.settings.mode == PoolMode::Session
-            || session.front.rules == StatementRules::Pass
-            || session.front.pins.need_reset();
+        let needs_reset =
+            pool.settings.mode == PoolMode::Session || session.front.rules == StatementRules::Pass;
         let query = pool.settings.server_reset_query.clone();
-        if needs_reset && !query.is_empty() {
+        let state = &session.front.state;
+        if state.pins.has(Pins::LASTING) {
+            self.close_backend(lease, ServerClose::Unclean);
+        } else if needs_reset && !query.is_empty() {
             self.start_chore(lease, ChoreKind::Reset, query.as_bytes());
+        } else if !needs_reset && !state.is_clean() {
+            // Whatever the configuration says: nobody else may find it.
+            self.start_chore(lease, ChoreKind::Reset, DISCARD_ALL);
         } else {
             self.check_in(lease);
         }
@@ -377,12 +396,28 @@ impl Worker {
         }
     }
 
-    /// A client asks to cancel what the session at `key` runs, if it knows the session's secret.
-    pub(super) fn cancel(&mut self, key: Key<Session>, secret: [u8; 4], client: Stream) {
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        if !bool::from(session.secret.ct_eq(&secret)) {
-            return;
+    /// Finds the session with this cancel key.
+    fn find_by_key(&self, pid: i32, secret: &Secret) -> Option<Key<Session>> {
+        let is_it = |key: &Key<Session>, keeps_backend| {
+            self.sessions.get(*key).is_some_and(|session| {
+                session.secret == *secret && session.keeps_first_backend() == keeps_backend
+            })
+        };
+        let place = from_cancel_pid(pid).filter(|(worker, _)| *worker == self.number);
+        if let Some(key) = place.map(|(_, place)| Key::new(place)).filter(|key| is_it(key, false)) {
+            return Some(key);
         }
+        // Or it is the process id of a backend that is its client's own.
+        self.backends.range(0, self.backends.places()).find_map(|(_, backend)| match backend.role {
+            Role::Leased(key) if backend.process() == pid && is_it(&key, true) => Some(key),
+            Role::Leased(_) | Role::Idle | Role::Chore(_) | Role::Cancelling => None,
+        })
+    }
+
+    /// A client asks to cancel what the session with this key runs.
+    pub(super) fn cancel(&mut self, pid: i32, secret: &Secret, done: Done) {
+        let Some(key) = self.find_by_key(pid, secret) else { return };
+        let Some(session) = self.sessions.get_mut(key) else { return };
         let number = session.pool;
         if let Some(cells) = cells_of(&mut self.pools, number) {
             cells.cancel_requests += 1;
@@ -397,9 +432,9 @@ impl Worker {
                 let Some(backend) = self.backends.get_mut(lease) else { return };
                 if backend.link.expect.head_is_swallowed() {
                     // What runs now is ours, not the client's. Pooling point D38.
-                    backend.cancel_due = Some(client);
+                    backend.cancel_due = Some(done);
                 } else if !backend.link.expect.is_empty() {
-                    self.send_cancel(lease, Some(client));
+                    self.send_cancel(lease, Some(done));
                 }
             }
             Phase::Greeting(_)
@@ -412,14 +447,14 @@ impl Worker {
 
     /// Has the server cancel what a leased backend runs. The backend goes to nobody else before
     /// that is done. Pooling point D34.
-    pub(super) fn send_cancel(&mut self, key: Key<Backend>, client: Option<Stream>) {
+    pub(super) fn send_cancel(&mut self, key: Key<Backend>, done: Option<Done>) {
         let worker = self.number;
         let Some(backend) = self.backends.get_mut(key) else { return };
         let tell = Teller { worker, backend: key.index(), serial: backend.serial };
         let cancel_key = Arc::clone(&backend.cancel_key);
         let number = backend.pool;
         let settings = Arc::clone(&backend.opened_with);
-        let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), client };
+        let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), done };
         if self.control.try_send(message).is_ok()
             && let Some(backend) = self.backends.get_mut(key)
         {
@@ -439,7 +474,7 @@ impl Worker {
         let number = backend.pool;
         let settings = Arc::clone(&backend.opened_with);
         let cancel_key = Arc::clone(&backend.cancel_key);
-        let message = ToControl::Cancel { settings, key: cancel_key, tell: None, client: None };
+        let message = ToControl::Cancel { settings, key: cancel_key, tell: None, done: None };
         if self.control.try_send(message).is_err() && admit(Kind::Cancel) {
             tracing::warn!("too busy to cancel an abandoned query");
         } else if let Some(cells) = cells_of(&mut self.pools, number) {

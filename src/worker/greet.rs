@@ -5,29 +5,34 @@
 //! the client is told that all is well, so that a bad value fails the login, as PostgreSQL does it;
 //! what the server makes of them is remembered, so that later clients need not wait. Pooling points
 //! C29 to C31.
+//!
+//! A client in session mode has one backend for all its life, and is told its process id: tools look
+//! that up. So it waits for its backend before it is greeted, as it would wait for a connection.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
-use super::pool::Pool;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
 use super::{Worker, micros, next_serial, session_token};
-use crate::backend::params::{self, ParamSet};
+use crate::backend::params::{self, Param, ParamSet};
+use crate::config::{PoolMode, SessionState};
 use crate::fault::{Fault, SqlState};
 use crate::metrics::labels::{ClientEnd, ServerClose};
 use crate::pool::spec::{PoolNumber, Seat, Spec, Welcome};
-use crate::session::front::{Front, StatementRules};
+use crate::session::front::Front;
 use crate::session::login::Authenticated;
 use crate::session::options;
+use crate::session::state::State;
 use crate::wire::encode;
 
 impl Worker {
     /// Takes a client that has logged in.
     pub(super) fn welcome(&mut self, spec: &Arc<Spec>, client: Authenticated) {
         let key = self.sessions.next_key();
+        let secret = client.cancel_secret();
         let Authenticated {
             stream, peer, parameters, greeting, unread, admitted, accepted_at, ..
         } = client;
@@ -46,6 +51,7 @@ impl Worker {
         let Some(pool) = self.pool_of(spec) else { return };
         pool.sessions += 1;
         let mut front = Front::new(pool.statement_rules(), Arc::default());
+        front.state = State::new(pool.settings.session_state, Some(Arc::clone(&pool.spec.pinned)));
         front.length_max = front.length_max.min(pool.settings.max_packet_size);
         let greeting = Greeting {
             hello: greeting,
@@ -64,9 +70,8 @@ impl Worker {
             peer,
             pool: spec.number,
             phase: Phase::Greeting(Box::new(greeting)),
-            secret: rand::random(),
+            secret,
             is_fresh: false,
-            unreported: Box::default(),
             login_ms: now_ms,
             request_ms: now_ms,
             idle_ms: now_ms,
@@ -94,9 +99,10 @@ impl Worker {
         let canonical = pool.canonical(&welcome.base, &wanted);
         greeting.wanted = Some(wanted);
         greeting.foreign = foreign;
+        let is_known = greeting.foreign.is_empty() && !session.keeps_first_backend();
         match canonical {
-            Some(params) if greeting.foreign.is_empty() => {
-                self.greet(key, params);
+            Some(params) if is_known => {
+                self.greet(key, params, None);
                 true
             }
             Some(_) | None => false,
@@ -136,6 +142,7 @@ impl Worker {
             return self.check_in(lease);
         }
         let now_us = self.now_us;
+        let sets_foreign = self.may_set_foreign(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Phase::Greeting(greeting) = &mut session.phase else { return };
         let Some(backend) = self.backends.get_mut(lease) else { return };
@@ -150,17 +157,14 @@ impl Worker {
         let mut sql = Vec::new();
         backend.link.params.write_changes_to(&wanted, &mut sql);
         for (name, value) in &greeting.foreign {
-            params::write_trial(&mut sql, name, value);
+            if sets_foreign {
+                params::write_set_config(&mut sql, name, value);
+            } else {
+                params::write_trial(&mut sql, name, value);
+            }
         }
         if sql.is_empty() {
-            let number = session.pool;
-            if let Some(pool) = self.pool_mut(number) {
-                pool.learn_canonical(Arc::clone(&wanted), Arc::clone(&wanted));
-            }
-            self.greet(key, wanted);
-            // Whoever else wants this is greeted here, so that this does not call itself for them.
-            self.greet_waiting(number);
-            return self.check_in(lease);
+            return self.greet_on(key, Arc::clone(&wanted), (wanted, lease));
         }
         greeting.backend = Some(lease);
         self.start_chore(lease, ChoreKind::Greet(Some(key)), &sql);
@@ -173,46 +177,84 @@ impl Worker {
         session: Option<Key<Session>>,
         error: Option<Fault>,
     ) {
+        let was_set = error.is_none();
+        if error.is_none()
+            && let Some(backend) = self.backends.get_mut(lease)
+            && !backend.link.params.carried().is_empty()
+        {
+            // What the client before had set was taken back in front.
+            let fresh = backend.link.params.carrying(Vec::new());
+            backend.link.params = self.shared.interner.intern(fresh);
+        }
         let canonical =
             self.backends.get_mut(lease).map(|backend| Arc::clone(&backend.link.params));
         if let (Some(key), Some(canonical)) = (session, canonical) {
             let refused = error.or_else(|| self.unsupported(key));
             let wanted = self.detach_greeting(key);
-            if let Some(fault) = refused {
-                self.fail_session(key, ClientEnd::Refused, &fault);
-            } else {
-                let number = self.sessions.get_mut(key).map(|session| session.pool);
-                if let (Some(wanted), Some(number)) = (wanted, number)
-                    && let Some(pool) = self.pool_mut(number)
-                {
-                    pool.learn_canonical(wanted, Arc::clone(&canonical));
-                }
-                self.greet(key, canonical);
-                if let Some(number) = number {
-                    // Whoever else waited to learn that is greeted here, not one by one.
-                    self.greet_waiting(number);
-                }
+            match (refused, wanted) {
+                (None, Some(wanted)) => return self.greet_on(key, wanted, (canonical, lease)),
+                (Some(fault), _) => self.fail_session(key, ClientEnd::Refused, &fault),
+                (None, None) => {}
             }
+        }
+        // What was set for a client in session mode stands, and it has not come to use it.
+        if was_set
+            && let Some(backend) = self.backends.get_mut(lease)
+            && backend.opened_with.mode == PoolMode::Session
+        {
+            backend.link.expect.taint();
         }
         self.check_in(lease);
     }
 
-    /// What to tell a client that wants a parameter which the server knows, but does not report: it
-    /// could not be restored on the next backend. A client that has only one gets it set there,
+    /// Greets a client on the backend that has made `canonical` of what it wanted, which it keeps
+    /// or gives back.
+    fn greet_on(
+        &mut self,
+        key: Key<Session>,
+        wanted: Arc<ParamSet>,
+        (canonical, lease): (Arc<ParamSet>, Key<Backend>),
+    ) {
+        let Some(session) = self.sessions.get_mut(key) else { return self.check_in(lease) };
+        let (number, keeps) = (session.pool, session.keeps_first_backend());
+        if let Some(pool) = self.pool_mut(number) {
+            pool.learn_canonical(wanted, Arc::clone(&canonical));
+        }
+        self.greet(key, canonical, keeps.then_some(lease));
+        // Whoever else waited to learn that is greeted here: neither one by one, nor by way of the
+        // check-in, which would call this again for each.
+        self.greet_waiting(number);
+        if !keeps {
+            self.check_in(lease);
+        }
+    }
+
+    /// What to tell a client that wants a parameter which the server knows, but does not report, and
+    /// that cannot go with it to the next backend. A client that has only one gets it set there,
     /// provided that it will be taken back before the next client.
     fn unsupported(&mut self, key: Key<Session>) -> Option<Fault> {
         let session = self.sessions.get(key)?;
         let Phase::Greeting(greeting) = &session.phase else { return None };
-        let resets = |pool: &Pool| !pool.settings.server_reset_query.is_empty();
-        if session.front.rules == StatementRules::Pass
-            && self.pool(session.pool).is_some_and(resets)
-        {
+        let pool = self.pool(session.pool)?;
+        let is_possible = if session.keeps_first_backend() {
+            self.may_set_foreign(key)
+        } else {
+            pool.settings.session_state == SessionState::Track
+        };
+        if is_possible {
             return None;
         }
         let (name, _) = greeting.foreign.first()?;
         let name = String::from_utf8_lossy(name);
         let text = format!("unsupported startup parameter: {name}");
         Some(Fault::fatal(SqlState::FEATURE_NOT_SUPPORTED, text))
+    }
+
+    fn may_set_foreign(&self, key: Key<Session>) -> bool {
+        let resets = |pool: &Pool| !pool.settings.server_reset_query.is_empty();
+        self.sessions.get(key).is_some_and(|session| {
+            session.keeps_first_backend() && self.pool(session.pool).is_some_and(resets)
+        })
     }
 
     fn detach_greeting(&mut self, key: Key<Session>) -> Option<Arc<ParamSet>> {
@@ -231,9 +273,10 @@ impl Worker {
         }
     }
 
-    /// Tells a client that its session has begun.
-    fn greet(&mut self, key: Key<Session>, params: Arc<ParamSet>) {
-        let worker = self.number;
+    /// Tells a client that its session has begun, perhaps with a backend.
+    fn greet(&mut self, key: Key<Session>, params: Arc<ParamSet>, lease: Option<Key<Backend>>) {
+        let process = lease.and_then(|lease| self.backends.get(lease)).map(Backend::process);
+        let pid = process.unwrap_or_else(|| cancel_pid(self.number, key));
         let now_ms = self.now_ms;
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Phase::Greeting(greeting) = std::mem::replace(&mut session.phase, Phase::Idle) else {
@@ -244,11 +287,17 @@ impl Worker {
         let took_us = self
             .now_us
             .saturating_sub(micros(greeting.accepted_at.saturating_duration_since(self.epoch)));
-        session.unreported = greeting.foreign.into();
+        let mut params = params;
+        if lease.is_none() && !greeting.foreign.is_empty() {
+            let lower = |(name, value): Wish| (name.to_ascii_lowercase().into(), value.into());
+            let carried: Vec<Param> = greeting.foreign.into_iter().map(lower).collect();
+            params = self.shared.interner.intern(params.carrying(carried));
+        }
         let mut hello = greeting.hello;
         if let Some(pool) = pool {
             pool.cells.login.record(took_us);
             let welcome = pool.spec.welcome();
+            hello.extend(welcome.iter().flat_map(|welcome| &*welcome.notices));
             for (name, value) in welcome.iter().flat_map(|welcome| &welcome.facts) {
                 encode::parameter_status(&mut hello, name, value);
             }
@@ -256,10 +305,14 @@ impl Worker {
         for (name, value) in params.iter() {
             encode::parameter_status(&mut hello, name, value);
         }
-        encode::backend_key_data(&mut hello, cancel_pid(worker, key), session.secret);
+        encode::backend_key_data(&mut hello, pid, session.secret.expose());
         encode::ready_for_query(&mut hello, b'I');
         session.front.params = params;
         session.idle_ms = now_ms;
+        if let Some(lease) = lease {
+            self.begin_lease(key, lease);
+        }
+        let Some(session) = self.sessions.get_mut(key) else { return };
         if session.pipe.send(&hello, &mut self.wire).is_err() {
             self.client_leaves(key, super::ends::Leave::Lost);
         } else if session.has_input() {
@@ -305,7 +358,7 @@ fn cancel_pid(worker: usize, key: Key<Session>) -> i32 {
 }
 
 /// Reads a `pid` that [`cancel_pid`] made: worker and place of the session.
-pub fn from_cancel_pid(pid: i32) -> Option<(usize, u32)> {
+pub(super) fn from_cancel_pid(pid: i32) -> Option<(usize, u32)> {
     let worker = usize::try_from(pid >> 24).ok()?;
     let place = u32::try_from(pid & 0x00ff_ffff).ok()?.checked_sub(1)?;
     Some((worker, place))

@@ -15,7 +15,8 @@ use crate::config::PoolMode;
 use crate::net::Peer;
 use crate::net::tls::Channel;
 use crate::pool::spec::Spec;
-use crate::session::front::{Pins, Prepared, StatementRules};
+use crate::session::front::{Prepared, StatementRules};
+use crate::session::pins::Pins;
 use crate::session::relay;
 use crate::wire::expect::TransactionStatus;
 
@@ -81,6 +82,18 @@ pub enum HeldFor {
     Prepare,
     /// It ran `LISTEN`: notifications come to that backend only.
     Listen,
+    /// It holds advisory locks of the session.
+    AdvisoryLock,
+    /// It has temporary objects.
+    Temporary,
+    /// It has cursors `WITH HOLD`.
+    Cursor,
+    /// It has set parameters that do not go with it.
+    Parameter,
+    /// It did something that only the end of the session takes back.
+    Lasting,
+    /// It may have left something that nobody can look for.
+    Unknown,
     /// Its unnamed statement is too long to be kept by us.
     LongStatement,
     /// It has gone; what it had sent is still carried out.
@@ -92,6 +105,11 @@ pub enum HeldFor {
 }
 
 impl HeldFor {
+    /// Says whether it is something that the client has left in its session.
+    pub fn is_pin(self) -> bool {
+        self == Self::LongStatement || PINS.iter().any(|(_, reason)| *reason == self)
+    }
+
     /// Says it in the words of `SHOW WAITS`.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -100,6 +118,12 @@ impl HeldFor {
             Self::Session => "session",
             Self::Prepare => "prepare",
             Self::Listen => "listen",
+            Self::AdvisoryLock => "advisory lock",
+            Self::Temporary => "temporary object",
+            Self::Cursor => "cursor",
+            Self::Parameter => "parameter",
+            Self::Lasting => "lasting state",
+            Self::Unknown => "unknown state",
             Self::LongStatement => "long statement",
             Self::Departed => "departed",
             Self::OwnQuery => "own query",
@@ -217,7 +241,8 @@ impl Worker {
             id: session.serial,
             spec: Arc::clone(&pool.spec),
             state,
-            peer: socket.peer(),
+            // What a balancer said, if one did.
+            peer: Some(session.peer),
             local: socket.local(),
             process: socket.peer_process(),
             connected: self.moment(session.login_ms),
@@ -326,14 +351,24 @@ fn keeps(session: &Session, mode: PoolMode) -> Option<HeldFor> {
     let front = &session.front;
     if front.rules == StatementRules::Pass || mode == PoolMode::Session {
         Some(HeldFor::Session)
-    } else if front.pins.has(Pins::LISTEN) {
-        Some(HeldFor::Listen)
-    } else if front.pins.has(Pins::PREPARE) {
-        Some(HeldFor::Prepare)
     } else {
-        front.is_pinned().then_some(HeldFor::LongStatement)
+        let given = PINS.iter().find(|(pin, _)| front.state.pins.has(*pin));
+        let long = front.has_long_unnamed().then_some(HeldFor::LongStatement);
+        given.map(|(_, reason)| *reason).or(long)
     }
 }
+
+/// The reasons of session state; where there are several, the first is shown.
+const PINS: [(Pins, HeldFor); 8] = [
+    (Pins::LISTEN, HeldFor::Listen),
+    (Pins::PREPARE, HeldFor::Prepare),
+    (Pins::LOCK, HeldFor::AdvisoryLock),
+    (Pins::TEMPORARY, HeldFor::Temporary),
+    (Pins::CURSOR, HeldFor::Cursor),
+    (Pins::PARAMETER, HeldFor::Parameter),
+    (Pins::LASTING, HeldFor::Lasting),
+    (Pins::UNKNOWN, HeldFor::Unknown),
+];
 
 fn application_name(params: &ParamSet) -> String {
     let value = params.value(b"application_name").unwrap_or_default();

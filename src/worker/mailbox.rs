@@ -13,10 +13,10 @@ use super::report::WorkerReport;
 use crate::backend::connect::{CancelKey, Opened};
 use crate::config::{General, PoolSettings};
 use crate::fault::Fault;
-use crate::net::Stream;
 use crate::pool::gate::Gate;
 use crate::pool::ledger::{Bound, Permit};
 use crate::pool::spec::{PoolNumber, Spec};
+use crate::secret::Secret;
 use crate::session::login::Authenticated;
 
 /// Most messages that wait for one worker, or for the control plane. LIMIT: senders of the control
@@ -84,14 +84,14 @@ pub enum ToWorker {
         /// `max_db_connections` or `max_user_connections` of some database or user.
         bound: Arc<Bound>,
     },
-    /// A client asks to cancel what the session of this key runs.
+    /// A client asks to cancel what the session with this key runs, if you have it.
     Cancel {
-        /// Number of the session's place.
-        session: u32,
-        /// The secret of the key.
-        secret: [u8; 4],
-        /// The connection that the request came on: closed when the request has been acted on.
-        client: Stream,
+        /// The first half of the key.
+        pid: i32,
+        /// The second half.
+        secret: Secret,
+        /// Dropped when the request has been acted on.
+        done: Done,
     },
     /// A cancel request that you sent has been carried out, or failed.
     CancelDone {
@@ -181,8 +181,8 @@ pub enum ToControl {
         key: Arc<CancelKey>,
         /// Whom to tell when it is done; `None` if the backend is gone.
         tell: Option<Teller>,
-        /// The connection that a client's request came on, to be closed then.
-        client: Option<Stream>,
+        /// Dropped then: a client waits for it.
+        done: Option<Done>,
     },
 }
 

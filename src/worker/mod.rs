@@ -40,7 +40,6 @@ use mio::event::Event;
 use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
-pub use greet::from_cancel_pid;
 pub use list::{ClientReport, ClientState, Held, HeldFor, Page, ServerReport, ServerState};
 pub use mailbox::{Done, MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
 
@@ -331,9 +330,7 @@ impl Worker {
                     self.evict_idle(&bound);
                 }
             }
-            ToWorker::Cancel { session, secret, client } => {
-                self.cancel(Key::new(session), secret, client);
-            }
+            ToWorker::Cancel { pid, secret, done } => self.cancel(pid, &secret, done),
             ToWorker::CancelDone { backend, serial, is_certain } => {
                 self.cancel_done(Key::new(backend), serial, is_certain);
             }

@@ -30,6 +30,8 @@ pub struct Failure {
     pub retry_at_ms: u64,
     /// How long that was after the last attempt.
     pub back_off_ms: u64,
+    /// What logins had taught us by then: [`Spec::lessons`].
+    pub lessons: u64,
 }
 
 /// Returns the counters of a pool, apart from the rest of the worker.
@@ -113,6 +115,17 @@ impl Pool {
                 StatementRules::Rename { limit: usize::try_from(limit).unwrap_or(usize::MAX) }
             }
         }
+    }
+
+    /// Says whether no backend may be asked for yet, because the last could not be opened. What a
+    /// login has taught us since may be just what was missing.
+    pub fn is_backing_off(&self, now_ms: u64) -> bool {
+        self.last_failure().is_some_and(|failure| now_ms < failure.retry_at_ms)
+    }
+
+    /// Returns the last failure, unless there is something else to log in with since.
+    pub fn last_failure(&self) -> Option<&Failure> {
+        self.failure.as_ref().filter(|failure| failure.lessons == self.spec.lessons())
     }
 
     /// Which idle backend goes first.

@@ -11,7 +11,7 @@ use super::session::{Phase, Session};
 use super::slab::Key;
 use super::{Flow, TURNS_MAX, Worker, bytes, length};
 use crate::backend::link::Effect;
-use crate::backend::params;
+use crate::backend::params::Interner;
 use crate::config::PoolMode;
 use crate::fault::{Fault, SqlState};
 use crate::metrics::cells::Cells;
@@ -43,7 +43,7 @@ impl Worker {
                 Phase::Idle if session.has_input() => self.checkout(key),
                 Phase::Refusing(progress) => self.refuse(key, progress),
                 Phase::Waiting | Phase::Greeting(_) if session.pipe.is_read_closed() => {
-                    self.client_leaves(key, Leave::Lost);
+                    self.give_up(key);
                     return;
                 }
                 Phase::Idle
@@ -72,6 +72,10 @@ impl Worker {
                 }
             }
         }
+        if session.pipe.stash.first() == Some(&tag::TERMINATE) {
+            self.client_leaves(key, Leave::Terminate);
+            return Flow::Blocked;
+        }
         let stash = std::mem::take(&mut session.pipe.stash);
         let mut replies = Vec::new();
         let done = answer_alone(&stash, &mut session.front, &mut self.shared, &mut replies);
@@ -81,21 +85,30 @@ impl Worker {
             return Flow::Blocked;
         }
         let number = session.pool;
-        session.phase = Phase::Idle;
         let is_sent = session.pipe.send(&replies, &mut self.wire).is_ok();
         if let Some(cells) = cells_of(&mut self.pools, number) {
             cells.received_bytes += bytes(stash.get(..done).unwrap_or_default());
             cells.sent_bytes += bytes(&replies);
             self.shared.noted.count_into(cells);
         }
-        if let Some(pool) = self.pool_mut(number) {
-            pool.slots.leave(key);
-        }
+        self.want_no_backend(key);
         if is_sent {
             return Flow::Again;
         }
         self.client_leaves(key, Leave::Lost);
         Flow::Blocked
+    }
+
+    /// A client that waits has closed its side: it goes, and its words are read for what they are.
+    fn give_up(&mut self, key: Key<Session>) {
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        if session.pipe.stash.is_empty()
+            && let Ok(Input::Bytes(count)) = session.pipe.read(&mut self.scratch, &mut self.wire)
+        {
+            session.pipe.stash.extend_from_slice(self.scratch.get(..count).unwrap_or_default());
+        }
+        let is_goodbye = session.pipe.stash.first() == Some(&tag::TERMINATE);
+        self.client_leaves(key, if is_goodbye { Leave::Terminate } else { Leave::Lost });
     }
 
     /// A client without a lease has closed its side: what it sent before is looked at first, so
@@ -152,7 +165,7 @@ impl Worker {
         let was_between = backend.link.expect.is_between_segments();
         let was_at_rest = backend.link.expect.is_at_rest();
         if std::mem::take(&mut session.is_fresh) {
-            restore_parameters(session, backend, &mut out);
+            restore_parameters(session, backend, &mut self.shared.interner, &mut out);
             let at = usize::try_from(session.pool.0).unwrap_or(usize::MAX);
             let pool = self.pools.get(at).and_then(Option::as_ref);
             session.front.definitions = pool.and_then(|pool| pool.definitions.clone());
@@ -303,9 +316,10 @@ impl Worker {
         self.out = out;
         if was_swallowing
             && !backend.link.expect.head_is_swallowed()
-            && let Some(client) = backend.cancel_due.take()
+            && let Some(done) = backend.cancel_due.take()
+            && !backend.link.expect.is_empty()
         {
-            self.send_cancel(key, Some(client));
+            self.send_cancel(key, Some(done));
         }
         if sent.is_err() {
             self.client_leaves(lessee, Leave::Lost);
@@ -468,17 +482,24 @@ fn count_queries(cells: &mut Cells, times: &mut Times, turn: &ServerTurn<'_>, no
 
 /// Puts in front of a lease's first message what takes the backend to the session's parameters. It
 /// costs no round trip: the replies are dropped when they come.
-fn restore_parameters(session: &mut Session, backend: &mut Backend, out: &mut Vec<u8>) {
-    if Arc::ptr_eq(&session.front.params, &backend.link.params) && session.unreported.is_empty() {
+fn restore_parameters(
+    session: &Session,
+    backend: &mut Backend,
+    interner: &mut Interner,
+    out: &mut Vec<u8>,
+) {
+    if Arc::ptr_eq(&session.front.params, &backend.link.params) {
         return;
     }
     let mut sql = Vec::new();
     backend.link.params.write_changes_to(&session.front.params, &mut sql);
-    for (name, value) in std::mem::take(&mut session.unreported) {
-        params::write_set_config(&mut sql, &name, &value);
-    }
     if !sql.is_empty() {
         encode::query(out, &sql);
         backend.link.expect.push(Awaited::Query, Reply::Swallow, Effect::None);
+        // What is reported changes when that is reported; the rest holds, or the backend is closed.
+        let (at, wanted) = (&backend.link.params, &session.front.params);
+        if at.carried() != wanted.carried() {
+            backend.link.params = interner.intern(at.carrying(wanted.carried().to_vec()));
+        }
     }
 }

@@ -138,6 +138,7 @@ impl Worker {
                 let Some(session) = self.sessions.get(*session) else { return };
                 if matches!(session.phase, Phase::Leased(_)) {
                     states.clients_leased += 1;
+                    states.clients_pinned += u64::from(!session.front.state.pins.is_empty());
                     states.cancels_active += u64::from(backend.cancels);
                     states.cancels_waiting += u64::from(backend.cancel_due.is_some());
                 }

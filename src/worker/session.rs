@@ -9,8 +9,9 @@ use super::slab::Key;
 use crate::backend::params::ParamSet;
 use crate::net::Peer;
 use crate::pool::spec::{PoolNumber, Seat};
+use crate::secret::Secret;
 use crate::session::admission::Admitted;
-use crate::session::front::Front;
+use crate::session::front::{Front, StatementRules};
 use crate::session::refuse;
 
 /// Where in its life a client is.
@@ -81,7 +82,7 @@ pub struct Session {
     /// Where in its life it is.
     pub phase: Phase,
     /// The secret half of its cancel key.
-    pub secret: [u8; 4],
+    pub secret: Secret,
     /// Whether the stash holds whole messages, so that no read is needed to go on.
     pub has_backlog: bool,
     /// Whether its lease has not been used yet.
@@ -92,8 +93,6 @@ pub struct Session {
     pub request_ms: u64,
     /// When it was last given an answer or a backend, in the worker's milliseconds.
     pub idle_ms: u64,
-    /// Its startup parameters that servers do not report: set once, on the only backend it gets.
-    pub unreported: Box<[(Vec<u8>, Vec<u8>)]>,
     /// Its place among the clients.
     pub admitted: Admitted,
     /// Its place among the clients of its pool.
@@ -101,6 +100,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// Says whether the backend that it is greeted on is its own until it leaves: it began in session
+    /// mode.
+    pub fn keeps_first_backend(&self) -> bool {
+        self.front.rules == StatementRules::Pass
+    }
+
     /// Says whether there may be something to relay.
     pub fn has_input(&self) -> bool {
         self.has_backlog || self.pipe.is_readable()

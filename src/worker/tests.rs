@@ -9,6 +9,7 @@ use crate::fault::{Fault, SqlState};
 use crate::net::{Peer, Stream};
 use crate::pool::registry::Registry;
 use crate::session::login::{Admission, Authenticated};
+use crate::wire::startup::Version;
 
 /// A worker without a thread, and the control plane's side of it.
 struct Bench {
@@ -73,6 +74,8 @@ impl Bench {
             peer: Peer::Unix,
             database: database.to_owned(),
             user: "postgres".to_owned(),
+            protocol: Version::OLDEST,
+            replication: None,
             parameters: Vec::new(),
             learned: None,
             greeting: Vec::new(),

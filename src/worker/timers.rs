@@ -153,8 +153,7 @@ impl Worker {
         let now_ms = self.now_ms;
         loop {
             let Some(pool) = self.pool(number) else { return };
-            let is_failing =
-                pool.failure.as_ref().is_some_and(|failure| now_ms < failure.retry_at_ms);
+            let is_failing = pool.is_backing_off(now_ms);
             let is_used = pool.sessions > 0 || pool.settings.forced_user;
             let is_filled = pool.spec.ledger.pool().count() >= pool.settings.min_size;
             if !is_used || is_failing || is_filled {

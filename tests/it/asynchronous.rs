@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::differential::everywhere;
 use crate::support::{
     cluster::Cluster, fixture::Fixture, login::Login, message::*, poll, proxy::Proxy,
 };
@@ -62,7 +63,7 @@ fn e40_notifications_never_reach_another_client_beside_the_listener() {
 
 #[test]
 fn e41_notices_are_passed_on() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         let sql = "do $$ begin raise notice 'one'; raise warning 'two'; end $$";
         assert_eq!(a.query(sql), "N 00000 | N 01000 | C DO | Z I");
@@ -76,7 +77,7 @@ fn e41_notices_are_passed_on() {
 
 #[test]
 fn e41_notice_of_a_deferred_trigger_comes_with_its_commit() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         a.query("create table t (x int)");
         a.query(

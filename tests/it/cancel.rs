@@ -11,7 +11,7 @@ use crate::support::{
 
 #[test]
 fn d33_keys_are_random_and_not_the_servers() {
-    let fixture = Fixture::session();
+    let fixture = Fixture::transaction();
     let mut keys = Vec::new();
     for _ in 0..8 {
         let mut client = fixture.connect();
@@ -22,6 +22,54 @@ fn d33_keys_are_random_and_not_the_servers() {
     keys.sort_unstable();
     keys.dedup_by_key(|key| key.1);
     assert_eq!(keys.len(), 8, "{keys:?}");
+}
+
+#[test]
+fn d33_in_session_mode_the_key_names_the_server_process() {
+    for workers in [1, 3] {
+        let fixture = Fixture::start(|config| {
+            config
+                .general("pool_mode = \"session\"")
+                .general("default_pool_size = 4")
+                .general(&format!("workers = {workers}"))
+        });
+        let mut clients: Vec<_> = (0..4).map(|_| fixture.connect()).collect();
+        for client in &mut clients {
+            assert_eq!(client.backend_pid(), client.key.0.to_string());
+            client.send(&[query("select pg_sleep(600)")]);
+        }
+        let running = || {
+            let sql = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' \
+                       AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()";
+            fixture.observer().value(sql)
+        };
+        poll("they run", || running() == "4");
+        // The secret is ours: the server does not know it, and nobody may guess.
+        let (pid, secret) = clients[0].key;
+        fixture.cluster.tcp().cancel((pid, secret));
+        fixture.proxy.tcp().cancel((pid, !secret));
+        fixture.proxy.tcp().cancel((clients[1].key.0, secret));
+        assert_eq!(running(), "4");
+        for client in &mut clients {
+            fixture.proxy.tcp().cancel(client.key);
+            assert_eq!(client.ready(1), "T | E 57014 | Z I");
+        }
+        // Whoever has the process next has another secret.
+        drop(clients.pop());
+        let mut next = fixture.connect();
+        assert_eq!(next.backend_pid(), next.key.0.to_string());
+    }
+}
+
+#[test]
+fn d33_in_session_mode_a_login_waits_for_its_process() {
+    let fixture = Fixture::session();
+    let first = fixture.connect();
+    let mut second = fixture.login().begin(&fixture.proxy.tcp());
+    second.assert_quiet();
+    drop(first);
+    assert_eq!(second.until(b'Z').last(), "Z I");
+    assert_eq!(second.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
 }
 
 #[test]

@@ -1,10 +1,11 @@
 //! Point E 39 of the acceptance list: COPY in both directions, and all that can go wrong in it.
 
+use crate::differential::everywhere;
 use crate::support::{fixture::Fixture, message::*};
 
 #[test]
 fn e39_copy_in_and_out() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
         a.send(&[query("copy t from stdin"), copy_data("1\n2\n"), copy_data("3\n"), copy_done()]);
@@ -36,7 +37,7 @@ fn e39_copy_in_waits_for_its_data() {
 
 #[test]
 fn e39_extended_copy_in() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         a.query("create table t (x int)");
         a.send(&[
@@ -60,7 +61,7 @@ fn e39_extended_copy_in() {
 
 #[test]
 fn e39_error_before_the_data_ends() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
         // Simple: what still comes is discarded.
@@ -89,7 +90,7 @@ fn e39_error_before_the_data_ends() {
 
 #[test]
 fn e39_copy_that_cannot_begin() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.send(&[query("copy nowhere from stdin"), copy_data("1\n"), copy_done()]);
         assert_eq!(a.ready(1), "E 42P01 | Z I");
@@ -100,7 +101,7 @@ fn e39_copy_that_cannot_begin() {
 
 #[test]
 fn e39_copy_given_up_by_the_client() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
         a.send(&[query("copy t from stdin"), copy_data("1\n"), copy_fail("no more")]);
@@ -120,7 +121,7 @@ fn e39_copy_given_up_by_the_client() {
 
 #[test]
 fn e39_several_copies_in_one_query() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
         a.send(&[query("copy t from stdin; copy t from stdin; select count(*) from t")]);
@@ -137,7 +138,7 @@ fn e39_several_copies_in_one_query() {
 
 #[test]
 fn e39_stray_copy_messages_are_ignored() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.send(&[copy_data("1\n"), copy_done(), copy_fail("stray")]);
         a.assert_quiet();
@@ -154,7 +155,7 @@ fn e39_stray_copy_messages_are_ignored() {
 
 #[test]
 fn e39_other_messages_inside_copy_in_fail_it() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("create table t (x int)");
         a.send(&[query("copy t from stdin"), copy_data("1\n"), flush(), sync(), flush()]);
@@ -168,7 +169,7 @@ fn e39_other_messages_inside_copy_in_fail_it() {
 
 #[test]
 fn e39_copy_in_pieces_of_any_size() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         for size in [1, 3, 5, 17] {
             a.query("drop table if exists t; create table t (x int)");

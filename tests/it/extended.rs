@@ -3,11 +3,12 @@
 
 use std::{fmt::Write, time::Duration};
 
+use crate::differential::everywhere;
 use crate::support::{fixture::Fixture, message::*};
 
 #[test]
 fn a01_error_in_a_pipeline_skips_to_sync() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         let answers = a.run(&[
             parse("", "select 1"),
@@ -35,7 +36,7 @@ fn a01_error_in_a_pipeline_skips_to_sync() {
 
 #[test]
 fn a01_error_skips_what_arrives_after_it() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         a.send(&[parse("late", "select nothing_like_it"), flush()]);
         assert_eq!(a.take(1), "E 42703");
@@ -50,7 +51,7 @@ fn a01_error_skips_what_arrives_after_it() {
 
 #[test]
 fn a01_error_undoes_the_bookkeeping_of_what_it_skips() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         assert_eq!(a.run(&[parse("kept", "select 'kept'"), sync()]), "1 | Z I");
         let answers = a.run(&[
@@ -71,7 +72,7 @@ fn a01_error_undoes_the_bookkeeping_of_what_it_skips() {
 
 #[test]
 fn a01_each_segment_of_a_pipeline_fails_alone() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         let segment = |sql| [parse("", sql), bind("", ""), execute(""), sync()].concat();
         a.send(&[
@@ -93,7 +94,7 @@ fn a01_each_segment_of_a_pipeline_fails_alone() {
 
 #[test]
 fn a01_error_in_a_transaction_leaves_it_failed() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         assert_eq!(a.query("begin"), "C BEGIN | Z T");
         let answers = a.run(&[parse("", "select 1/0"), bind("", ""), execute(""), sync()]);
@@ -106,7 +107,7 @@ fn a01_error_in_a_transaction_leaves_it_failed() {
 
 #[test]
 fn a06_answers_keep_their_order_when_the_proxy_gives_some_itself() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z I");
         let mut b = peer.connect("b");
@@ -163,7 +164,7 @@ fn a06_answers_keep_their_order_when_statements_are_evicted() {
 
 #[test]
 fn a12_unnamed_statement_stays_with_its_client() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         assert_eq!(a.run(&[parse("", "select 1"), sync()]), "1 | Z I");
         assert_eq!(b.run(&[parse("", "select 99"), sync()]), "1 | Z I");
@@ -176,7 +177,7 @@ fn a12_unnamed_statement_stays_with_its_client() {
 
 #[test]
 fn a12_simple_query_drops_the_unnamed_statement() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         assert_eq!(a.run(&[parse("", "select 1"), sync()]), "1 | Z I");
         assert_eq!(b.query("select 2"), "T | D 2 | C SELECT 1 | Z I");
@@ -191,7 +192,7 @@ fn a12_simple_query_drops_the_unnamed_statement() {
 
 #[test]
 fn a12_skipped_unnamed_statement_does_not_exist() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         for piece in [1, 2, 3, 7, 13, 29, 1000] {
             let mut a = peer.connect(&format!("pieces of {piece}"));
             let skipped = |sql| [bind("", "nowhere"), parse("", sql), sync()].concat();
@@ -210,7 +211,7 @@ fn a12_skipped_unnamed_statement_does_not_exist() {
 
 #[test]
 fn a15_flush_answers_without_sync() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         a.send(&[parse("", "select 1"), bind("", ""), flush()]);
         assert_eq!(a.take(2), "1 | 2");
@@ -259,7 +260,7 @@ fn a15_parse_without_sync_does_not_hold_a_backend_forever() {
 
 #[test]
 fn a16_row_limit_suspends_a_portal() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         let answers = a.run(&[
             parse("", "select generate_series(1, 5)"),
@@ -319,7 +320,7 @@ fn a17_ready_between_pipelined_segments_releases_nothing() {
 
 #[test]
 fn a17_messages_cut_anywhere_mean_the_same() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         for size in [1, 2, 3, 4, 5, 6, 7, 11, 64] {
             let mut a = peer.connect(&format!("pieces of {size}"));
             a.send_in_pieces(
@@ -349,7 +350,7 @@ fn a17_messages_cut_anywhere_mean_the_same() {
 
 #[test]
 fn function_call_is_answered() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         // 1397 is abs(int4).
         assert_eq!(a.run(&[function_call(1397, &["-5"])]), "V 5 | Z I");
@@ -363,7 +364,7 @@ fn function_call_is_answered() {
 
 #[test]
 fn empty_and_several_statements_in_one_query() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         assert_eq!(a.query(""), "I | Z I");
         assert_eq!(a.query(" ; -- nothing"), "I | Z I");

@@ -13,13 +13,16 @@
 )]
 
 mod asynchronous;
+mod auth;
 mod cancel;
 mod command_line;
 mod console;
 mod copy;
+mod differential;
 mod driver;
 mod extended;
 mod import;
+mod leaks;
 mod login;
 mod logs;
 mod metrics;
@@ -30,7 +33,6 @@ mod pools;
 mod prepared;
 mod programs;
 mod queue;
-mod random;
 mod release;
 mod reload;
 mod replication;
@@ -43,4 +45,5 @@ mod support;
 mod tidy;
 mod timeouts;
 mod tls;
+mod walsender;
 mod workers;

@@ -1,9 +1,15 @@
 //! The first packets of a connection: versions, encryption requests, sizes.
 
+use std::sync::mpsc;
+
 use crate::support::{
+    cluster::{Cluster, fetched},
+    fake::{FakeServer, report},
     fixture::Fixture,
     login::{Address, Login},
     message::*,
+    poll,
+    proxy::Proxy,
     reply::{Answers, Reply},
     wire::Client,
 };
@@ -22,30 +28,154 @@ fn f43_newer_versions_are_negotiated_down_once() {
     let named = [("user", "postgres"), ("database", fixture.database.as_str())];
     let option = [named[0], named[1], ("_pq_.test_protocol_negotiation", "")];
     let two = [named[0], named[1], ("_pq_.one", "1"), ("_pq_.two", "2")];
-    for (version, parameters) in [
-        (PROTOCOL_3_9999, &named[..]),
-        (PROTOCOL_3_0 + 1, &named[..]),
-        (PROTOCOL_3_0 + 2, &named[..]),
-        (PROTOCOL_3_0, &option[..]),
-        (PROTOCOL_3_9999, &option[..]),
-        (PROTOCOL_3_0, &two[..]),
+    for (version, parameters, negotiated) in [
+        (PROTOCOL_3_9999, &named[..], Some(PROTOCOL_3_2)),
+        (PROTOCOL_3_2 + 1, &named[..], Some(PROTOCOL_3_2)),
+        (PROTOCOL_3_2, &named[..], None),
+        (PROTOCOL_3_0 + 1, &named[..], None),
+        (PROTOCOL_3_0, &option[..], Some(PROTOCOL_3_0)),
+        (PROTOCOL_3_2, &option[..], Some(PROTOCOL_3_2)),
+        (PROTOCOL_3_9999, &option[..], Some(PROTOCOL_3_2)),
+        (PROTOCOL_3_0, &two[..], Some(PROTOCOL_3_0)),
     ] {
-        let negotiated = [fixture.cluster.tcp(), fixture.proxy.tcp()].map(|address| {
+        let [direct, proxied] = [fixture.cluster.tcp(), fixture.proxy.tcp()].map(|address| {
             let mut client = address.open();
             client.send(&[startup(version, parameters)]);
             let said = client.replies_until(|reply| reply.tag() == b'Z');
             let negotiated = said.iter().filter(|reply| reply.tag() == b'v');
             let negotiated: Vec<_> = negotiated.map(|reply| reply.body().to_vec()).collect();
-            assert_eq!(negotiated.len(), 1, "{said:?}");
-            assert_eq!(said[0].tag(), b'v', "it comes before authentication");
+            assert!(negotiated.len() < 2, "{said:?}");
+            let is_first = said[0].tag() == b'v';
+            assert_eq!(is_first, !negotiated.is_empty(), "it comes before authentication");
             assert_eq!(client.query("select 1"), "T | D 1 | C SELECT 1 | Z I");
             negotiated
         });
-        // Newer PostgreSQL speaks newer versions; the proxy says 3.0, and names the same unknown
-        // options.
-        assert_eq!(negotiated[0][0][4..], negotiated[1][0][4..], "the unknown options");
-        assert_eq!(negotiated[1][0][..4], PROTOCOL_3_0.to_be_bytes());
+        // Older PostgreSQL speaks older versions; the unknown options are the same.
+        let proxied = proxied.first();
+        if let (Some(direct), Some(proxied)) = (direct.first(), proxied) {
+            assert_eq!(direct[4..], proxied[4..], "the unknown options");
+        }
+        let spoken = proxied.map(|body| body[..4].to_vec());
+        assert_eq!(spoken, negotiated.map(|version| version.to_be_bytes().to_vec()));
     }
+}
+
+#[test]
+fn f43_cancel_keys_are_as_long_as_the_protocol_allows() {
+    let fixture = Fixture::transaction();
+    let named = [("user", "postgres"), ("database", fixture.database.as_str())];
+    for (version, length) in [(PROTOCOL_3_0, 4), (PROTOCOL_3_2, 32), (PROTOCOL_3_9999, 32)] {
+        let mut client = fixture.proxy.tcp().open();
+        client.send(&[startup(version, &named)]);
+        let said = client.replies_until(|reply| reply.tag() == b'Z');
+        let key = said.iter().find(|reply| reply.tag() == b'K').expect("a key").body().to_vec();
+        assert_eq!(key.len(), 4 + length);
+        client.send(&[query("select pg_sleep(60)")]);
+        poll("it runs", || fixture.is_running("pg_sleep"));
+        let cancel = |key: &[u8]| {
+            let mut request = fixture.proxy.tcp().open();
+            request.send(&[untagged(CANCEL_REQUEST, key)]);
+            assert_eq!(request.reply(), Reply::Eof);
+        };
+        // A part of the key is no key.
+        cancel(&key[..key.len() - 1]);
+        cancel(&[&key[..], b"x"].concat());
+        assert!(fixture.is_running("pg_sleep"));
+        cancel(&key);
+        assert_eq!(client.ready(1), "E 57014 | Z I");
+    }
+}
+
+#[test]
+fn f43_servers_are_asked_for_long_keys_too() {
+    let key: Vec<u8> = [7_u32.to_be_bytes().to_vec(), vec![42; 200]].concat();
+    let (asked, cancelled) = mpsc::channel();
+    let server = FakeServer::start({
+        let key = key.clone();
+        move |mut caller| {
+            if caller.is_cancel {
+                let _ = asked.send(caller.packet);
+                return;
+            }
+            assert_eq!(caller.version, PROTOCOL_3_2);
+            caller.welcome_with_key(&key);
+            caller.query();
+            // Until it has been cancelled, and longer.
+            caller.query();
+        }
+    });
+    let fixture = Fixture::start(|config| {
+        config.database("fake", &server.database().each_ref().map(String::as_str))
+    });
+    let mut client = Login::new("postgres", "fake").connect(&fixture.proxy.tcp()).expect("trusted");
+    client.send(&[query("select pg_sleep(60)")]);
+    poll("its query is cancelled with the whole key", || {
+        fixture.proxy.tcp().cancel(client.key);
+        cancelled.try_recv().is_ok_and(|packet| packet == key)
+    });
+}
+
+#[test]
+fn f43_servers_that_do_not_negotiate_are_asked_for_the_oldest_version() {
+    for sqlstate in ["08P01", "0A000"] {
+        let server = FakeServer::start(move |mut caller| {
+            if caller.version == PROTOCOL_3_0 {
+                caller.welcome();
+                caller.serve();
+            } else {
+                caller.send(&[report(b'E', "FATAL", sqlstate)]);
+            }
+        });
+        let fixture = Fixture::start(|config| {
+            config.database("fake", &server.database().each_ref().map(String::as_str))
+        });
+        let login = Login::new("postgres", "fake");
+        let mut client = login.connect(&fixture.proxy.tcp()).expect("trusted");
+        assert_eq!(client.value("select 1"), "served");
+        assert_eq!(server.connections(), 2);
+    }
+}
+
+#[test]
+fn f43_version_3_2_is_spoken_as_postgresql_18_does() {
+    let Some(bin) = fetched("18") else {
+        eprintln!("SKIPPED: no binaries of PostgreSQL 18 (.ci/fetch-postgres 18)");
+        return;
+    };
+    let cluster = Cluster::start_from(&bin);
+    let proxy = Proxy::start(&cluster, Fixture::config(&cluster, "postgres"));
+    let named = [("user", "postgres"), ("database", "postgres")];
+    let option = [named[0], named[1], ("_pq_.test_protocol_negotiation", "")];
+    for parameters in [&named[..], &option[..]] {
+        for version in (0..5).map(|minor| PROTOCOL_3_0 + minor).chain([PROTOCOL_3_9999]) {
+            let [direct, proxied] = [cluster.tcp(), proxy.tcp()].map(|address| {
+                let mut client = address.open();
+                client.send(&[startup(version, parameters)]);
+                let said = client.replies_until(|reply| b"Z\0".contains(&reply.tag()));
+                let said = said.iter().filter(|reply| reply.tag() != b'S');
+                said.map(|reply| match reply.tag() {
+                    b'v' => format!("v {:?}", reply.body()),
+                    b'K' => format!("K of {} bytes", reply.body().len()),
+                    _ => reply.to_string(),
+                })
+                .collect::<Vec<_>>()
+            });
+            assert_eq!(direct, proxied, "version {version:#x}, {parameters:?}");
+        }
+    }
+    // The server's key is a long one, and ours is what a client has.
+    let mut client = proxy.tcp().open();
+    client.send(&[startup(PROTOCOL_3_2, &named)]);
+    let said = client.replies_until(|reply| reply.tag() == b'Z');
+    let key = said.iter().find(|reply| reply.tag() == b'K').expect("a key").body().to_vec();
+    client.send(&[query("select pg_sleep(60)")]);
+    let mut observer = cluster.superuser("postgres");
+    let runs = "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND \
+                query = 'select pg_sleep(60)'";
+    poll("it runs", || observer.value(runs) == "1");
+    let mut request = proxy.tcp().open();
+    request.send(&[untagged(CANCEL_REQUEST, &key)]);
+    assert_eq!(client.ready(1).last(), "Z I");
 }
 
 #[test]
@@ -179,16 +309,4 @@ fn startup_without_database_means_that_of_the_users_name() {
     let unknown = Login::new("postgres", "nowhere").connect(&fixture.proxy.tcp());
     let said = unknown.err().expect("no such database");
     assert_eq!(said[said.len() - 2].to_string(), "E FATAL 3D000");
-}
-
-#[test]
-fn replication_connections_are_refused_clearly() {
-    let fixture = Fixture::transaction();
-    for value in ["true", "database"] {
-        let login = fixture.login().parameter("replication", value);
-        let said = login.connect(&fixture.proxy.tcp()).err().expect("not supported yet");
-        assert_eq!(said[said.len() - 2].to_string(), "E FATAL 0A000");
-    }
-    let login = fixture.login().parameter("replication", "false");
-    assert!(login.connect(&fixture.proxy.tcp()).is_ok());
 }

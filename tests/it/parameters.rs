@@ -1,5 +1,6 @@
 //! Points C of the acceptance list: parameters belong to the client, whichever backend it gets.
 
+use crate::differential::everywhere;
 use crate::support::{
     cluster::Cluster,
     fixture::{Fixture, Peer},
@@ -21,7 +22,7 @@ const REPORTED: [(&str, &str, &str); 6] = [
 
 #[test]
 fn c26_reported_parameters_belong_to_their_client() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         for (name, first, second) in REPORTED {
             a.query(&format!("set {name} = '{first}'"));
@@ -36,7 +37,7 @@ fn c26_reported_parameters_belong_to_their_client() {
 
 #[test]
 fn c26_a_new_client_sees_no_parameters_of_others() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         for (name, first, _) in REPORTED {
             a.query(&format!("set {name} = '{first}'"));
@@ -52,7 +53,7 @@ fn c26_a_new_client_sees_no_parameters_of_others() {
 
 #[test]
 fn c26_startup_parameters_are_in_force() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let login = |number: usize| {
             REPORTED.iter().fold(peer.login.clone(), |login, (name, first, second)| {
                 login.parameter(name, [first, second][number])
@@ -70,7 +71,7 @@ fn c26_startup_parameters_are_in_force() {
 
 #[test]
 fn c26_set_in_a_rolled_back_transaction_is_undone() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("set TimeZone = 'Europe/Paris'");
         let set = a.query("begin; set TimeZone = 'Asia/Tokyo'");
@@ -91,7 +92,7 @@ fn c26_set_in_a_rolled_back_transaction_is_undone() {
 
 #[test]
 fn c26_every_way_to_set_a_parameter_is_noticed() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         let ways = [
             (vec![query("set application_name to 'w1'")], "w1"),
@@ -151,7 +152,7 @@ fn c26_greeting_is_that_of_the_server() {
 
 #[test]
 fn c28_values_are_quoted_exactly_once() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let values = [
             "it's",
             "\"quoted\"",
@@ -179,7 +180,7 @@ fn c28_values_are_quoted_exactly_once() {
 
 #[test]
 fn c28_quoting_follows_the_strings_setting() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("set standard_conforming_strings = off");
         a.query("set application_name = E'one\\\\two'");
@@ -299,7 +300,7 @@ fn c30_what_drivers_send_at_startup_is_accepted() {
 
 #[test]
 fn c30_options_set_parameters() {
-    Fixture::transaction().both(|peer: &Peer| {
+    everywhere(|peer: &Peer| {
         let login = peer.login.clone();
         let login = login.parameter("options", "-c TimeZone=Europe/Paris --application_name=a\\ b");
         let (mut a, mut b) = (peer.connect_as("a", &login), peer.connect("b"));

@@ -1,5 +1,6 @@
 //! Points A of the acceptance list that are about prepared statements shared between clients.
 
+use crate::differential::everywhere;
 use crate::support::{
     fixture::{Fixture, Peer},
     message::*,
@@ -9,7 +10,7 @@ use crate::support::{
 
 #[test]
 fn a02_failed_parse_leaves_its_name_free() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         assert_eq!(a.run(&[parse("s", "selec"), sync()]), "E 42601 | Z I");
         assert_eq!(a.run(&[bind("", "s"), sync()]), "E 26000 | Z I");
@@ -20,7 +21,7 @@ fn a02_failed_parse_leaves_its_name_free() {
 
 #[test]
 fn a02_failed_parse_fails_for_the_next_client_too() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         for client in [&mut a, &mut b] {
             assert_eq!(client.run(&[parse("s", "select * from later"), sync()]), "E 42P01 | Z I");
@@ -34,7 +35,7 @@ fn a02_failed_parse_fails_for_the_next_client_too() {
 
 #[test]
 fn a03_skipped_parse_makes_no_statement() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         let answers = a.run(&[parse("", "selec"), parse("s", "select 1"), sync()]);
         assert_eq!(answers, "E 42601 | Z I");
@@ -46,7 +47,7 @@ fn a03_skipped_parse_makes_no_statement() {
 
 #[test]
 fn a03_skipped_parse_of_a_known_text_makes_no_statement() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         assert_eq!(a.run(&[parse("known", "select 1"), sync()]), "1 | Z I");
         for client in [&mut a, &mut b] {
@@ -69,7 +70,7 @@ fn a03_skipped_parse_of_a_known_text_makes_no_statement() {
 
 #[test]
 fn a03_parse_of_a_known_text_in_a_failed_transaction_fails() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         assert_eq!(a.run(&[parse("known", "select 1"), sync()]), "1 | Z I");
         assert_eq!(a.query("begin; select 1/0"), "C BEGIN | E 22012 | Z E");
@@ -81,7 +82,7 @@ fn a03_parse_of_a_known_text_in_a_failed_transaction_fails() {
 
 #[test]
 fn a03_parse_in_a_rolled_back_transaction_stays() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         assert_eq!(a.query("begin"), "C BEGIN | Z T");
         assert_eq!(a.run(&[parse("s", "select 1"), sync()]), "1 | Z T");
@@ -92,7 +93,7 @@ fn a03_parse_in_a_rolled_back_transaction_stays() {
 
 #[test]
 fn a04_unknown_and_duplicate_names_are_plain_errors() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         assert_eq!(a.run(&[bind("", "s"), execute(""), sync()]), "E 26000 | Z I");
         assert_eq!(a.run(&[describe_statement("s"), sync()]), "E 26000 | Z I");
@@ -111,7 +112,7 @@ fn a04_unknown_and_duplicate_names_are_plain_errors() {
 
 #[test]
 fn a05_close_of_an_unknown_name_succeeds() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         let answers =
             a.run(&[close_statement("s"), close_portal("p"), close_statement(""), sync()]);
@@ -297,7 +298,7 @@ fn deallocations() -> Vec<Vec<Bytes>> {
 
 #[test]
 fn a10_deallocate_all_clears_this_client_only() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         assert_eq!(b.run(&[parse("s", "select 'b'"), sync()]), "1 | Z I");
         for messages in deallocations() {
@@ -354,7 +355,7 @@ fn a11_names_of_sql_prepare_do_not_leak() {
 
 #[test]
 fn a13_changed_result_type_can_be_prepared_again() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         assert_eq!(b.query("create table t (x int)"), "C CREATE TABLE | Z I");
         assert_eq!(a.run(&[parse("s", "select * from t"), sync()]), "1 | Z I");
@@ -377,7 +378,7 @@ fn a13_changed_result_type_can_be_prepared_again() {
 
 #[test]
 fn a14_thousands_of_statements_of_one_client_stay_usable() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         for start in (0..2000).step_by(100) {
             let mut messages: Vec<_> = (start..start + 100)
@@ -395,7 +396,7 @@ fn a14_thousands_of_statements_of_one_client_stay_usable() {
 
 #[test]
 fn a12_malformed_parse_leaves_the_unnamed_statement_alone() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         for other in [false, true] {
             assert_eq!(a.run(&[parse("", "select 'kept'"), sync()]), "1 | Z I");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::differential::everywhere;
 use crate::support::{
     cluster::Cluster, fixture::Fixture, let_pass, login::Login, message::*, poll, proxy::Proxy,
 };
@@ -28,7 +29,7 @@ fn b18_a_transaction_keeps_its_backend() {
 
 #[test]
 fn b18_the_end_of_a_transaction_frees_the_backend() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         for end in ["commit", "rollback", "end", "abort", "select 1; commit"] {
             assert_eq!(a.query("begin"), "C BEGIN | Z T");
@@ -132,7 +133,7 @@ fn b20_pipeline_of_a_client_that_is_gone_is_cancelled_to_its_end() {
 
 #[test]
 fn b21_loss_of_the_server_in_a_transaction_is_told_in_its_own_words() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut killer = peer.connect("killer");
         let mut a = peer.connect("a");
         // Through a pool of one, nobody else can kill: the backend ends itself.

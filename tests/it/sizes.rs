@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use crate::differential::everywhere;
 use crate::support::{fixture::Fixture, let_pass, message::*, poll, reply::Reply, wire::Client};
 
 /// Memory a connection may cost, however much passes through it.
@@ -13,7 +14,7 @@ const MEMORY_MAX_KIB: u64 = 24 * 1024;
 
 #[test]
 fn e42_large_results_pass() {
-    Fixture::transaction().both(|peer| {
+    everywhere(|peer| {
         let mut a = peer.connect("a");
         a.send(&[query("select repeat('x', 30000000), 1")]);
         let replies = a.replies_until(|reply| reply.tag() == b'Z');

@@ -32,8 +32,8 @@ const STATEMENTS: [&str; 30] = [
     "set search_path = public, \"a;b\"",
     "create or replace function f() returns int language sql as 'select 1;'",
     "create or replace function f() returns int return 1",
-    "create or replace function f() returns int begin atomic end",
-    "create or replace function f() returns int begin atomic; select 1; select 2; end",
+    "create or replace procedure p() begin atomic end",
+    "create or replace function f() returns int begin atomic select 1; select 2; end",
     "create or replace function f(x int default (1)) returns int begin atomic select case when true \
      then 1 end as end; select 1 as case; end",
     "create or replace procedure p() begin atomic select 1; end",

@@ -73,6 +73,8 @@ pub const CLIENTS: &[Column] = &[
     text("replication"),
     int("prepared_statements"),
     big("id"),
+    // Ours.
+    text("pinned"),
 ];
 
 pub const SOCKETS: &[Column] = &[

@@ -9,7 +9,7 @@ use crate::admin::clock::utc;
 use crate::admin::seats::Occupant;
 use crate::net::Peer;
 use crate::wire::rows::Value;
-use crate::worker::{ClientReport, ClientState, ServerReport, ServerState};
+use crate::worker::{ClientReport, ClientState, HeldFor, ServerReport, ServerState};
 
 /// One socket, whichever kind; turned into columns in one place.
 struct Socket<'a> {
@@ -31,6 +31,8 @@ struct Socket<'a> {
     prepared_statements: usize,
     unsent_bytes: usize,
     held_bytes: usize,
+    /// What in its session keeps the two together.
+    pinned: &'static str,
 }
 
 impl Admin {
@@ -69,7 +71,8 @@ impl Socket<'_> {
     /// The columns of SHOW CLIENTS and SHOW SERVERS.
     fn columns(self) -> Vec<Value> {
         let later = self.later();
-        self.first().into_iter().chain(later).collect()
+        let pinned = text(self.pinned);
+        self.first().into_iter().chain(later).chain([pinned]).collect()
     }
 
     /// The columns of SHOW SOCKETS, which have the state of the buffers in between. What PgBouncer
@@ -128,6 +131,10 @@ fn pointer(id: u64) -> String {
     format!("{id:#x}")
 }
 
+fn pinned(reason: Option<HeldFor>) -> &'static str {
+    reason.filter(|reason| reason.is_pin()).map_or("", HeldFor::as_str)
+}
+
 fn of_client(client: &ClientReport, port: u16) -> Socket<'_> {
     let state = match client.state {
         // A client between two transactions is active to PgBouncer.
@@ -155,6 +162,7 @@ fn of_client(client: &ClientReport, port: u16) -> Socket<'_> {
         prepared_statements: client.prepared_statements,
         unsent_bytes: client.unsent_bytes,
         held_bytes: client.held_bytes,
+        pinned: pinned(client.keeps),
     }
 }
 
@@ -186,6 +194,7 @@ fn of_server(server: &ServerReport) -> Socket<'_> {
         prepared_statements: server.prepared_statements,
         unsent_bytes: server.unsent_bytes,
         held_bytes: server.held_bytes,
+        pinned: pinned(server.held.map(|held| held.reason)),
     }
 }
 
@@ -209,5 +218,6 @@ fn of_console(occupant: &Occupant, port: u16) -> Socket<'_> {
         prepared_statements: 0,
         unsent_bytes: 0,
         held_bytes: 0,
+        pinned: "",
     }
 }

@@ -143,6 +143,16 @@ impl ClientKeys {
     }
 }
 
+impl PartialEq for ClientKeys {
+    fn eq(&self, other: &Self) -> bool {
+        let keys_match =
+            self.client_key.ct_eq(&other.client_key) & self.server_key.ct_eq(&other.server_key);
+        keys_match.into()
+    }
+}
+
+impl Eq for ClientKeys {}
+
 impl fmt::Debug for ClientKeys {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("ClientKeys(***)")

@@ -142,6 +142,11 @@ impl ConnectError {
         Fault::fatal(SqlState::CANNOT_CONNECT, format!("cannot connect to server: {reason}"))
     }
 
+    /// Says whether the server knows the user by another password.
+    pub fn is_wrong_password(&self) -> bool {
+        matches!(self, Self::Refused { sqlstate: SqlState::INVALID_PASSWORD, .. })
+    }
+
     /// Says whether the server is only not ready yet (57P03), as while it starts.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Refused { sqlstate: SqlState::CANNOT_CONNECT_NOW, .. })

@@ -12,6 +12,7 @@ use crate::secret::Secret;
 use crate::wire::encode::{authentication, authentication_ok, message, parameter_status};
 
 const READY: &[u8] = b"Z\0\0\0\x05I";
+const NAMES: [Parameter<'_>; 2] = [(b"user", b"u"), (b"database", b"d")];
 const KEY: &[u8] = b"K\0\0\0\x0c\0\0\0\x07\x01\x02\x03\x04";
 const SASL_OFFER: &[u8] = b"SCRAM-SHA-256-PLUS\0SCRAM-SHA-256\0\0";
 
@@ -76,7 +77,7 @@ async fn log_in_to<F: Future<Output = ()>>(
     let (ours, theirs) = duplex(1024);
     let mut server = Server::new(ours);
     let login = async {
-        let outcome = log_in(&mut server, "u", "d", credentials).await;
+        let outcome = log_in(&mut server, Version::NEWEST, &NAMES, "u", credentials).await;
         let unread = server.inbox.to_vec();
         drop(server);
         outcome.map(|greeting| (greeting, unread))
@@ -135,7 +136,7 @@ fn error(fields: &[u8]) -> Vec<u8> {
 #[tokio::test]
 async fn trust_collects_what_the_server_reports() {
     let (greeting, unread) = log_in_to(&Credentials::default(), async |mut script: Script| {
-        assert_eq!(script.startup().await, b"\0\x03\0\0user\0u\0database\0d\0\0");
+        assert_eq!(script.startup().await, b"\0\x03\0\x02user\0u\0database\0d\0\0");
         script.send(b"v\0\0\0\x0c\0\0\0\0\0\0\0\0").await;
         script.send(b"N\0\0\0\x0dSNOTICE\0\0").await;
         script.send(&greeting()).await;
@@ -308,7 +309,8 @@ async fn errors_of_the_server_count_although_it_closed_before_we_sent() {
     let (ours, mut theirs) = duplex(1024);
     theirs.write_all(&error(b"C53300\0Mtoo many\0\0")).await.unwrap();
     drop(theirs);
-    let outcome = log_in(&mut Server::new(ours), "u", "d", &Credentials::default()).await;
+    let outcome =
+        log_in(&mut Server::new(ours), Version::NEWEST, &NAMES, "u", &Credentials::default()).await;
     assert_eq!(outcome.unwrap_err().fault().message, "too many");
 }
 

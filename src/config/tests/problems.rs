@@ -50,7 +50,7 @@ query_timeout = "5 parsecs"
         &[
             r#"3: general.pool_mod: unknown key; did you mean "pool_mode"?"#,
             "4: general.listen_port: 70000 is out of range, expected 0 to 65535",
-            r#"5: general.auth_type: "scram" is not one of trust, plain, md5, scram-sha-256, cert"#,
+            r#"5: general.auth_type: "scram" is not one of trust, plain, md5, scram-sha-256, cert, hba"#,
             r#"7: database: unknown section; did you mean "databases"?"#,
             "11: databases.app.host: expected a string, found an integer",
             r#"12: databases.app.prot: unknown key; did you mean "port"?"#,
@@ -185,9 +185,9 @@ fn what_comes_in_later_versions() {
         }
     }
     check("[general]\nclient_tls_dheparams = 1\n", "2: general.client_tls_dheparams: is");
-    check("[general]\nauth_query = 1\n", "2: general.auth_query: is");
-    check("[general]\nauth_type = \"hba\"\n", "2: general.auth_type: \"hba\" is");
-    check("[general]\nauth_type = \"hba\"\n", "2: general.auth_type: \"hba\" is");
+    check("[general]\npool_idle_timeout = 1\n", "2: general.pool_idle_timeout: is");
+    check("[general]\nauth_type = \"ldap\"\n", "2: general.auth_type: \"ldap\" is");
+    check("[general]\nauth_type = \"pam\"\n", "2: general.auth_type: \"pam\" is");
     check("[databases.a]\nhost = \"a,b\"\n", "2: databases.a.host: a list of hosts is");
     check("[databases.a]\nhost = [\"a\"]\n", "2: databases.a.host: a list of hosts is");
     check("[databases.a]\nhost = \"@a\"\n", "2: databases.a.host: an abstract socket is");

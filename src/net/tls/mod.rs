@@ -27,7 +27,7 @@ use rustls::{ClientConfig, RootCertStore, ServerConfig};
 pub use channel::{Channel, ChannelError};
 pub use stream::{Parts, TlsStream};
 
-use crate::config::{ClientTls, Config, Host, ServerTls, SslMode, TlsFile};
+use crate::config::{Config, General, Host, NamedFile, ServerTls, SslMode};
 use verify::Verifier;
 
 /// The application protocol of PostgreSQL.
@@ -95,7 +95,8 @@ impl Acceptor {
     ///
     /// # Errors
     /// See [`SetupError`].
-    pub fn new(tls: &ClientTls) -> Result<Self, SetupError> {
+    pub fn new(general: &General) -> Result<Self, SetupError> {
+        let tls = &general.client_tls;
         let mode = tls.client_tls_sslmode;
         if mode == SslMode::Disable {
             return Ok(Self { mode, config: None, binding: None });
@@ -104,18 +105,20 @@ impl Acceptor {
         let chain = certificates(&tls.client_tls_cert_file)?;
         let key = key(&tls.client_tls_key_file)?;
         let binding = chain.first().and_then(|own| x509::end_point(own)).map(Arc::from);
-        let unusable = |files: &[&TlsFile], error: &dyn fmt::Display| unusable(files, error);
+        let unusable = |files: &[&NamedFile], error: &dyn fmt::Display| unusable(files, error);
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(ciphers::versions(tls.client_tls_protocols))
             .map_err(|error| unusable(&[], &error))?;
-        let builder = if mode.verifies() {
+        let builder = if mode.verifies() || general.asks_for_certificates() {
             let roots = Arc::new(roots(&tls.client_tls_ca_file)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
-                .with_crls(revocations(&tls.client_tls_crl_file)?)
-                .build()
-                .map_err(|error| {
-                    unusable(&[&tls.client_tls_ca_file, &tls.client_tls_crl_file], &error)
-                })?;
+                .with_crls(revocations(&tls.client_tls_crl_file)?);
+            // Where only some must show one, it is asked for, and one that is shown must be good.
+            let verifier =
+                if mode.verifies() { verifier } else { verifier.allow_unauthenticated() };
+            let verifier = verifier.build().map_err(|error| {
+                unusable(&[&tls.client_tls_ca_file, &tls.client_tls_crl_file], &error)
+            })?;
             builder.with_client_cert_verifier(verifier)
         } else {
             builder.with_no_client_auth()
@@ -301,17 +304,17 @@ impl Connectors {
     }
 }
 
-fn unusable(files: &[&TlsFile], reason: &dyn fmt::Display) -> SetupError {
+fn unusable(files: &[&NamedFile], reason: &dyn fmt::Display) -> SetupError {
     let files = files.iter().filter(|file| !file.is_none()).map(|file| path(file));
     let files: Vec<String> = files.collect();
     SetupError::Unusable { files: files.join(", "), reason: reason.to_string() }
 }
 
-fn path(file: &TlsFile) -> String {
+fn path(file: &NamedFile) -> String {
     file.path().display().to_string()
 }
 
-fn certificates(file: &TlsFile) -> Result<Vec<CertificateDer<'static>>, SetupError> {
+fn certificates(file: &NamedFile) -> Result<Vec<CertificateDer<'static>>, SetupError> {
     let what = "certificate";
     let certificates = all::<CertificateDer<'static>>(file, what)?;
     if certificates.is_empty() {
@@ -320,7 +323,7 @@ fn certificates(file: &TlsFile) -> Result<Vec<CertificateDer<'static>>, SetupErr
     Ok(certificates)
 }
 
-fn revocations(file: &TlsFile) -> Result<Vec<CertificateRevocationListDer<'static>>, SetupError> {
+fn revocations(file: &NamedFile) -> Result<Vec<CertificateRevocationListDer<'static>>, SetupError> {
     let what = "list of revoked certificates";
     let lists = all::<CertificateRevocationListDer<'static>>(file, what)?;
     if lists.is_empty() && !file.is_none() {
@@ -329,19 +332,19 @@ fn revocations(file: &TlsFile) -> Result<Vec<CertificateRevocationListDer<'stati
     Ok(lists)
 }
 
-fn all<T: PemObject>(file: &TlsFile, what: &'static str) -> Result<Vec<T>, SetupError> {
+fn all<T: PemObject>(file: &NamedFile, what: &'static str) -> Result<Vec<T>, SetupError> {
     T::pem_slice_iter(file.content().unwrap_or_default())
         .collect::<Result<_, _>>()
         .map_err(|source| SetupError::Pem { file: path(file), what, source })
 }
 
-fn key(file: &TlsFile) -> Result<PrivateKeyDer<'static>, SetupError> {
+fn key(file: &NamedFile) -> Result<PrivateKeyDer<'static>, SetupError> {
     PrivateKeyDer::from_pem_slice(file.content().unwrap_or_default())
         .map_err(|source| SetupError::Pem { file: path(file), what: "private key", source })
 }
 
 /// Reads the authorities in a file; none means the public ones.
-fn roots(file: &TlsFile) -> Result<RootCertStore, SetupError> {
+fn roots(file: &NamedFile) -> Result<RootCertStore, SetupError> {
     if file.is_none() {
         let roots = webpki_roots::TLS_SERVER_ROOTS.to_vec();
         return Ok(RootCertStore { roots });

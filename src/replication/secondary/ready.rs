@@ -74,12 +74,12 @@ impl Keeper {
                 let names: Vec<_> = jobs.iter().map(|job| job.table.name.clone()).collect();
                 progress::await_copy(&secondary, &names).await?;
                 if !jobs.is_empty() {
-                    let plan = self.plan(jobs, treatment);
+                    let plan = self.plan(jobs, treatment, false);
                     copying.spawn(copy_and_tell(plan, self.status.clone()));
                 }
                 snapshot
             }
-            None => self.copy(primary, &secondary, self.plan(jobs, treatment)).await?,
+            None => self.copy(primary, &secondary, self.plan(jobs, treatment, true)).await?,
         };
         self.wants_copy = false;
         let named = tables.iter().map(|(captured, table)| (captured.number, table.name.clone()));
@@ -163,7 +163,7 @@ impl Keeper {
         Ok(Ready { follower, copying, since, diverged, is_behind: true })
     }
 
-    fn plan(&self, tables: Vec<Job>, treatment: Treatment) -> Plan {
+    fn plan(&self, tables: Vec<Job>, treatment: Treatment, is_first: bool) -> Plan {
         Plan {
             primary: self.assignment.primary.clone(),
             secondary: self.assignment.secondary.clone(),
@@ -171,6 +171,7 @@ impl Keeper {
             workers: usize::try_from(self.assignment.settings.copy_workers)
                 .unwrap_or(1)
                 .min(self.assignment.pool_size.saturating_sub(1)),
+            is_first,
             treatment,
         }
     }

@@ -11,15 +11,17 @@ use zeroize::Zeroizing;
 
 use crate::auth::scram::{self, Offer, ScramError, ScramSecret, ServerExchange};
 use crate::auth::{Learned, Stored, md5};
-use crate::config::AuthType;
+use crate::config::{AuthLookup, AuthType};
 use crate::fault::{Fault, SqlState};
 use crate::net::tls::TlsStream;
 use crate::secret::Secret;
-use crate::session::startup::{Conversation, OpeningError};
+use crate::session::lookup::{Found, LookupError};
+use crate::session::startup::{Conversation, OpeningError, Request};
 use crate::wire::cursor::{Cursor, Malformed};
 use crate::wire::{encode, tag};
 
 use super::Login;
+use super::rules::{Demand, RuledOut};
 
 /// Longest accepted password or SASL message, in bytes without tag and length word.
 const MAX_PROOF_BYTES: usize = 8 * 1024;
@@ -67,6 +69,10 @@ pub(super) enum ProofError {
     Certificate { user: String },
     #[error("deriving a key from a password failed")]
     Derivation(#[source] JoinError),
+    #[error(transparent)]
+    RuledOut(#[from] RuledOut),
+    #[error("the user could not be looked up")]
+    Lookup(#[from] LookupError),
 }
 
 /// Why a password was not accepted; only our log says which.
@@ -74,6 +80,10 @@ pub(super) enum ProofError {
 pub(super) enum Reason {
     #[error("user is not configured")]
     UnknownUser,
+    #[error("auth_query does not find the user")]
+    NotFound,
+    #[error("the database for auth_query does not exist")]
+    NoDatabase,
     #[error("user has no password")]
     NoPassword,
     #[error("stored md5 secret cannot answer scram-sha-256")]
@@ -82,6 +92,8 @@ pub(super) enum Reason {
     WrongPassword,
     #[error("empty password")]
     EmptyPassword,
+    #[error("the certificate is not in the name of the user")]
+    Certificate,
 }
 
 /// What a client was asked for.
@@ -122,6 +134,8 @@ impl ProofError {
                 format!("certificate authentication failed for user \"{user}\""),
             ),
             Self::Derivation(_) => (SqlState::INTERNAL_ERROR, "internal error".to_owned()),
+            Self::RuledOut(error) => return Some(error.fault()),
+            Self::Lookup(error) => return Some(error.fault()),
         };
         Some(Fault::fatal(sqlstate, message))
     }
@@ -132,6 +146,8 @@ struct Claim<'a> {
     user: &'a str,
     /// Or why no proof will do.
     stored: Result<Stored, Reason>,
+    /// Where it was found, if that was not the configuration.
+    lookup: Option<AuthLookup>,
 }
 
 impl Claim<'_> {
@@ -143,7 +159,7 @@ impl Claim<'_> {
 }
 
 impl<'a> Login<'a> {
-    /// Makes the client prove that it is `user`, and returns what its proof taught us.
+    /// Makes the client prove that it is the user it says, and returns what its proof taught us.
     ///
     /// Leaves `AuthenticationSASLFinal` unsent in `conversation`. Not cancel safe.
     ///
@@ -151,47 +167,83 @@ impl<'a> Login<'a> {
     /// [`ProofError::Denied`] (28P01) for every proof that does not hold, whatever the reason.
     pub(super) async fn prove(
         self,
-        user: &'a str,
+        request: &'a Request,
         conversation: &mut Conversation,
     ) -> Result<Option<Learned>, ProofError> {
-        let claim = Claim { user, stored: self.stored(user) };
-        match self.config.general.auth_type {
-            AuthType::Trust => Ok(None),
-            AuthType::Plain => self.plain(claim, conversation).await,
-            AuthType::Md5 if self.asks_for_md5(&claim) => self.md5(claim, conversation).await,
-            AuthType::Md5 | AuthType::ScramSha256 => self.scram(claim, conversation).await,
-            AuthType::Cert => certificate(user, conversation),
+        let (method, rule) = match self.config.general.auth_type {
+            AuthType::Trust => return Ok(None),
+            AuthType::Cert => return certificate(&request.user, conversation),
+            AuthType::Plain => (Method::Plain, None),
+            AuthType::Md5 => (Method::Md5, None),
+            AuthType::ScramSha256 => (Method::Scram, None),
+            AuthType::Hba => match self.by_rule(request, conversation).await? {
+                Demand::Nothing => return Ok(None),
+                Demand::Password(method, rule) => (method, Some(rule)),
+            },
+        };
+        let claim = self.claim(request).await?;
+        let proven = match method {
+            Method::Plain => self.plain(&claim, conversation).await,
+            Method::Md5 if self.asks_for_md5(&claim) => self.md5(&claim, conversation).await,
+            Method::Md5 | Method::Scram => self.scram(&claim, conversation).await,
+        };
+        if let (Err(ProofError::Denied { .. }), Some(lookup)) = (&proven, &claim.lookup) {
+            // It may have been changed at the server: the next login asks again.
+            self.lookups.forget(lookup, claim.user);
         }
+        let learned = proven?;
+        if let Some(rule) = rule {
+            self.after(rule, request, conversation)?;
+        }
+        Ok(learned)
     }
 
-    fn stored(self, user: &str) -> Result<Stored, Reason> {
-        let known = self.config.users.get(user).ok_or(Reason::UnknownUser)?;
-        let secret = known.password.as_ref().ok_or(Reason::NoPassword)?;
-        let stored = Stored::parse(secret);
-        let is_empty = match &stored {
-            Stored::Plain(password) => password.expose().is_empty(),
-            Stored::Md5(shadow) => shadow.expose() == md5::shadow(b"", user.as_bytes()).as_bytes(),
-            // Telling would take a derivation at every login, and PostgreSQL stores no such secret.
-            Stored::Scram(_) => false,
+    /// Finds out what the user must know: in the configuration, else at a server.
+    async fn claim(self, request: &'a Request) -> Result<Claim<'a>, ProofError> {
+        let user = request.user.as_str();
+        let mut lookup = None;
+        let secret = match self.config.secret(user) {
+            Some(secret) => Ok(secret.clone()),
+            None => {
+                lookup = self.config.auth_lookup(&request.database);
+                match &lookup {
+                    Some(lookup) => self.look_up(lookup, user).await?,
+                    None if self.config.knows_user(user) => Err(Reason::NoPassword),
+                    None => Err(Reason::UnknownUser),
+                }
+            }
         };
-        if is_empty { Err(Reason::NoPassword) } else { Ok(stored) }
+        let stored = secret.and_then(|secret| usable(&secret, user));
+        Ok(Claim { user, stored, lookup })
+    }
+
+    async fn look_up(
+        self,
+        lookup: &AuthLookup,
+        user: &str,
+    ) -> Result<Result<Secret, Reason>, LookupError> {
+        Ok(match self.lookups.find(lookup, self.connectors, user).await? {
+            Found::Secret(secret) => Ok(secret),
+            Found::NoUser => Err(Reason::NotFound),
+            Found::NoPassword => Err(Reason::NoPassword),
+            Found::NoDatabase => Err(Reason::NoDatabase),
+        })
     }
 
     /// Says whether md5 can be asked for. A stored SCRAM secret cannot answer it, and where all are
-    /// of that kind, asking would give an unknown user away.
+    /// of that kind, asking would give an unknown user away; so are those of servers, by default.
     fn asks_for_md5(self, claim: &Claim<'_>) -> bool {
-        let is_scram = |stored: &Stored| matches!(stored, Stored::Scram(_));
-        if let Ok(stored) = &claim.stored {
-            return !is_scram(stored);
+        match &claim.stored {
+            Ok(stored) => !matches!(stored, Stored::Scram(_)),
+            Err(_) if claim.lookup.is_some() => false,
+            Err(_) => self.config.secrets().any(|secret| !is_scram(secret)),
         }
-        let mut secrets = self.config.users.values().filter_map(|user| user.password.as_ref());
-        secrets.any(|secret| !is_scram(&Stored::parse(secret)))
     }
 
     /// Compares the password itself.
     async fn plain(
         self,
-        claim: Claim<'_>,
+        claim: &Claim<'_>,
         conversation: &mut Conversation,
     ) -> Result<Option<Learned>, ProofError> {
         encode::authentication(&mut conversation.output, CLEARTEXT_PASSWORD, &[]);
@@ -221,7 +273,7 @@ impl<'a> Login<'a> {
     /// Compares the MD5 of what is stored and a salt.
     async fn md5(
         self,
-        claim: Claim<'_>,
+        claim: &Claim<'_>,
         conversation: &mut Conversation,
     ) -> Result<Option<Learned>, ProofError> {
         let salt: [u8; 4] = rand::random();
@@ -238,44 +290,45 @@ impl<'a> Login<'a> {
         if !expected.is_some_and(|expected| expected.as_bytes().ct_eq(&response).into()) {
             return Err(claim.denied(Reason::WrongPassword));
         }
-        Ok(match claim.stored {
-            Ok(Stored::Plain(password)) => Some(Learned::Password(password)),
-            Ok(Stored::Md5(_) | Stored::Scram(_)) | Err(_) => None,
+        Ok(match &claim.stored {
+            Ok(Stored::Plain(password)) => Some(Learned::Password(password.clone())),
+            Ok(Stored::Md5(shadow)) => Some(Learned::Shadow(shadow.clone())),
+            Ok(Stored::Scram(_)) | Err(_) => None,
         })
     }
 
     /// Runs SCRAM-SHA-256; who cannot succeed gets as far as giving a proof.
     async fn scram(
         self,
-        mut claim: Claim<'_>,
+        claim: &Claim<'_>,
         conversation: &mut Conversation,
     ) -> Result<Option<Learned>, ProofError> {
-        if let Ok(Stored::Md5(_)) = claim.stored {
-            claim.stored = Err(Reason::Md5Stored);
-        }
-        let secret = match &claim.stored {
-            Ok(Stored::Scram(secret)) => secret.clone(),
-            Ok(Stored::Plain(password)) => self.derived(claim.user, password).await?,
-            Ok(Stored::Md5(_)) | Err(_) => self.mock(claim.user),
+        let (secret, is_genuine) = match &claim.stored {
+            Ok(Stored::Scram(secret)) => (secret.clone(), true),
+            Ok(Stored::Plain(password)) => (self.derived(claim.user, password).await?, true),
+            Ok(Stored::Md5(_)) | Err(_) => (self.mock(claim.user), false),
         };
         let binding = conversation.stream.tls().and_then(TlsStream::binding);
         let mechanisms = if binding.is_some() { MECHANISMS_PLUS } else { MECHANISMS };
         encode::authentication(&mut conversation.output, SASL, mechanisms);
         let initial = response(conversation, Expected::Sasl).await?;
         let (offer, client_first) = client_first(&initial, binding)?;
-        let exchange = ServerExchange::new(secret, claim.stored.is_ok(), scram::nonce());
+        let exchange = ServerExchange::new(secret, is_genuine, scram::nonce());
         let mut exchange = exchange.with_offer(offer);
         let challenge = exchange.first(client_first).map_err(ProofError::Scram)?;
         encode::authentication(&mut conversation.output, SASL_CONTINUE, &challenge);
         let client_final = response(conversation, Expected::Sasl).await?;
         let (server_final, keys) = match exchange.last(&client_final) {
+            Err(ScramError::WrongProof) if matches!(claim.stored, Ok(Stored::Md5(_))) => {
+                return Err(claim.denied(Reason::Md5Stored));
+            }
             Err(ScramError::WrongProof) => return Err(claim.denied(Reason::WrongPassword)),
             finished => finished.map_err(ProofError::Scram)?,
         };
         encode::authentication(&mut conversation.output, SASL_FINAL, &server_final);
-        Ok(Some(match claim.stored {
+        Ok(Some(match &claim.stored {
             // The salt was ours, so the keys open nothing but this proxy.
-            Ok(Stored::Plain(password)) => Learned::Password(password),
+            Ok(Stored::Plain(password)) => Learned::Password(password.clone()),
             Ok(Stored::Md5(_) | Stored::Scram(_)) | Err(_) => Learned::Keys(keys),
         }))
     }
@@ -296,6 +349,34 @@ impl<'a> Login<'a> {
     fn mock(self, user: &str) -> ScramSecret {
         ScramSecret::mock(user.as_bytes(), self.process_secret)
     }
+}
+
+/// A way to prove a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Method {
+    /// By sending it.
+    Plain,
+    /// By an MD5 challenge; by SCRAM where a SCRAM secret is stored.
+    Md5,
+    /// By SCRAM-SHA-256.
+    Scram,
+}
+
+/// Tells the form of a secret; one that everybody knows is none.
+fn usable(secret: &Secret, user: &str) -> Result<Stored, Reason> {
+    let stored = Stored::parse(secret);
+    let is_empty = match &stored {
+        Stored::Plain(password) => password.expose().is_empty(),
+        Stored::Md5(shadow) => shadow.expose() == md5::shadow(b"", user.as_bytes()).as_bytes(),
+        // Telling would take a derivation at every login, and PostgreSQL stores no such secret.
+        Stored::Scram(_) => false,
+    };
+    if is_empty { Err(Reason::NoPassword) } else { Ok(stored) }
+}
+
+/// Says whether a secret looks like one of SCRAM; of many, each is looked at.
+fn is_scram(secret: &Secret) -> bool {
+    secret.expose().starts_with(scram::MECHANISM.as_bytes())
 }
 
 /// Compares the name in the certificate that the client showed in its TLS handshake.

@@ -13,6 +13,15 @@ use crate::wire::header::{self, HEADER_BYTES, Header};
 use crate::wire::splice::Splice;
 use crate::wire::tag::{backend, frontend as tag};
 
+/// Longest Query whose text is waited for as a whole, to be looked at. LIMIT: a longer one is
+/// streamed, and may have left anything.
+const TEXT_BYTES_MAX: usize = 1 << 20;
+
+/// The functions of large objects that libpq calls (`lo_open` and so on, by `pg_proc.dat`): they
+/// leave nothing behind their transaction.
+const LARGE_OBJECT_CALLS: [u32; 13] =
+    [715, 952, 953, 954, 955, 956, 957, 958, 964, 1004, 3170, 3171, 3172];
+
 /// Why a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stop {
@@ -166,6 +175,9 @@ impl<'a> Message<'a, '_> {
                 Ok(self.forward())
             }
             tag::FUNCTION_CALL => {
+                if self.front.rules != StatementRules::Pass && !self.is_large_object_call() {
+                    self.front.state.doubt_everything();
+                }
                 self.link.expect.push(Awaited::FunctionCall, Reply::Forward, Effect::None);
                 Ok(self.forward())
             }
@@ -212,7 +224,16 @@ impl<'a> Message<'a, '_> {
 
     fn query(&mut self) -> Step {
         let mut effect = Effect::None;
+        let mut refusal = None;
         if self.front.rules != StatementRules::Pass {
+            match self.body() {
+                Some(body) => {
+                    let text = body.strip_suffix(b"\0").unwrap_or(body);
+                    refusal = self.front.inspect(text).err();
+                }
+                None if self.header.message_bytes() <= TEXT_BYTES_MAX => return Step::Incomplete,
+                None => self.front.state.doubt_everything(),
+            }
             // `exec_simple_query` drops the unnamed statement.
             let before = self.front.take_unnamed();
             // What an earlier segment takes back may come back into this one.
@@ -222,8 +243,26 @@ impl<'a> Message<'a, '_> {
             }
             self.link.has_unnamed = false;
         }
+        if let Some(fault) = refusal {
+            return self.refuse_query(&fault, effect);
+        }
         self.link.expect.push(Awaited::Query, Reply::Forward, effect);
         self.forward()
+    }
+
+    /// Has the server fail in place of a query. What `effect` says was dropped is dropped.
+    fn refuse_query(&mut self, fault: &Fault, effect: Effect) -> Step {
+        drop(effect);
+        let step = self.refuse(fault);
+        encode::bare(self.splice.insert(), tag::SYNC);
+        self.link.expect.push(Awaited::Sync, Reply::Forward, Effect::None);
+        step
+    }
+
+    /// Says whether a FunctionCall is one of those that libpq makes for large objects.
+    fn is_large_object_call(&self) -> bool {
+        let oid = self.body_so_far().first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
+        oid.is_some_and(|oid| LARGE_OBJECT_CALLS.contains(&oid))
     }
 
     fn sync(&mut self) -> Step {

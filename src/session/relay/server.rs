@@ -10,7 +10,8 @@ use crate::backend::params;
 use crate::backend::statements::StatementId;
 use crate::fault::SqlState;
 use crate::metrics::labels::SqlClass;
-use crate::session::front::{Front, Pins, StatementRules};
+use crate::session::front::{Front, StatementRules};
+use crate::session::pins::Pins;
 use crate::wire::backend as view;
 use crate::wire::encode;
 use crate::wire::expect::{Awaited, TransactionStatus, Verdict};
@@ -104,7 +105,7 @@ impl<'a> Turn<'a, '_> {
                 | tag::PARAMETER_STATUS
                 | tag::ERROR_RESPONSE
                 | tag::COMMAND_COMPLETE
-        );
+        ) || (header.tag == tag::DATA_ROW && self.is_answer());
         let body = if needs_body {
             match rest.get(HEADER_BYTES..header.message_bytes()) {
                 Some(body) => body,
@@ -125,6 +126,10 @@ impl<'a> Turn<'a, '_> {
             tag::NOTICE_RESPONSE => self.unless_swallowed(),
             tag::NOTIFICATION_RESPONSE => self.notification(),
             tag::PARSE_COMPLETE => self.parsed()?,
+            tag::DATA_ROW if self.is_answer() => {
+                self.front.state.answer(body);
+                self.link.expect.reply(header.tag)?.0
+            }
             _ if self.link.expect.is_at_rest() => {
                 // Nobody asked for it. The client has all its answers; nobody else gets this backend.
                 self.link.expect.taint();
@@ -150,6 +155,11 @@ impl<'a> Turn<'a, '_> {
         }
     }
 
+    /// Says whether what comes now answers a question of ours about the state of the session.
+    fn is_answer(&self) -> bool {
+        self.front.state.is_asking() && self.link.expect.head_is_swallowed()
+    }
+
     fn unless_swallowed(&self) -> Verdict {
         if self.link.expect.head_is_swallowed() { Verdict::Drop } else { Verdict::Forward }
     }
@@ -161,10 +171,20 @@ impl<'a> Turn<'a, '_> {
         };
         let status = status.ok_or(ServerFailure::Malformed { tag: tag::READY_FOR_QUERY })?;
         self.was_ready = true;
+        let is_answer = self.is_answer();
         let verdict = self.link.expect.ready(status)?;
         if verdict == Verdict::Forward {
             self.queries += 1;
             self.transactions += u32::from(status == TransactionStatus::Idle);
+        } else if is_answer && let Some(changed) = self.front.state.settle(&self.front.params) {
+            let is_same = Arc::ptr_eq(&self.link.params, &self.front.params);
+            let carried = changed.carried().to_vec();
+            self.front.params = self.shared.interner.intern(changed);
+            self.link.params = if is_same {
+                Arc::clone(&self.front.params)
+            } else {
+                self.shared.interner.intern(self.link.params.carrying(carried))
+            };
         }
         Ok(verdict)
     }
@@ -201,6 +221,12 @@ impl<'a> Turn<'a, '_> {
         self.link.has_said_why |= matches!(error.severity, b"FATAL" | b"PANIC");
         let Link { expect, held, .. } = &mut *self.link;
         let head = expect.entries().next().map(|entry| entry.awaited);
+        if expect.head_is_swallowed() && self.front.state.is_asking() {
+            self.front.state.answer_failed();
+            // The client must know why it ends.
+            let is_last = self.link.has_said_why;
+            return Ok(if is_last { Verdict::Forward } else { Verdict::Drop });
+        }
         if expect.head_is_swallowed() && head == Some(Awaited::Query) {
             return Err(ServerFailure::ParameterRefused {
                 sqlstate: error.sqlstate,
@@ -283,7 +309,7 @@ impl<'a> Turn<'a, '_> {
 
     /// Notifications belong to the client whose LISTEN asked for them. Pooling point E40.
     fn notification(&self) -> Verdict {
-        if self.front.rules == StatementRules::Pass || self.front.pins.has(Pins::LISTEN) {
+        if self.front.rules == StatementRules::Pass || self.front.state.pins.has(Pins::LISTEN) {
             Verdict::Forward
         } else {
             Verdict::Drop
@@ -298,15 +324,14 @@ impl<'a> Turn<'a, '_> {
         match body {
             b"DISCARD ALL\0" => {
                 self.forget_statements();
-                self.front.pins.remove(Pins::PREPARE);
-                self.front.pins.remove(Pins::LISTEN);
+                self.front.state.discarded_all();
             }
             b"DEALLOCATE ALL\0" => {
                 self.forget_statements();
-                self.front.pins.remove(Pins::PREPARE);
+                self.front.state.pins.remove(Pins::PREPARE);
             }
-            b"PREPARE\0" => self.front.pins.add(Pins::PREPARE),
-            b"LISTEN\0" => self.front.pins.add(Pins::LISTEN),
+            b"PREPARE\0" => self.front.state.pins.add(Pins::PREPARE),
+            b"LISTEN\0" => self.front.state.pins.add(Pins::LISTEN),
             _ => {}
         }
     }

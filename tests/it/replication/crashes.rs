@@ -104,6 +104,47 @@ fn the_proxy_dies_at_every_step_of_the_copy() {
     }
 }
 
+/// A table of some 80 MB, though it has few rows.
+const LARGE: &str =
+    "CREATE TABLE a (id int PRIMARY KEY, v bigint, note text) WITH (fillfactor = 10)";
+const LARGE_ROWS: &str =
+    "INSERT INTO a SELECT i, 0, repeat('x', 300) FROM generate_series(1, 20000) i";
+
+#[test]
+fn the_proxy_dies_while_a_large_table_comes_in_parts() {
+    for place in ["copy_part:1", "copy_part:2", "copy_table:1"] {
+        let config = |config: crate::support::config::Config| config.env("PGTANDEM_FAULT", place);
+        let mut pair = Pair::start_configured(LARGE, LARGE_ROWS, "", config);
+        let change = "UPDATE a SET v = v + 1 WHERE id % 1000 = (random() * 999)::int";
+        while pair.proxy.is_running() {
+            pair.run(change);
+        }
+        pair.proxy.wait();
+        let config = Pair::config(pair.primary, &pair.database, pair.secondary, &pair.other, "");
+        pair.proxy = Proxy::start(pair.primary, config);
+        pair.run(change);
+        pair.assert_equal();
+    }
+}
+
+#[test]
+fn of_two_copies_in_parts_one_gives_way() {
+    // As soon as the first has begun, there is what another process would write: the table as pgtandem
+    // makes it, with a trigger.
+    let schema = format!(
+        "{LARGE}; CREATE SCHEMA pgtandem; CREATE TABLE pgtandem.copied (schema text, name text, \
+         snapshot pg_snapshot, rows bigint NOT NULL DEFAULT 0, bytes bigint NOT NULL DEFAULT 0, \
+         copied_at timestamptz, PRIMARY KEY (schema, name)); \
+         CREATE FUNCTION begins() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         UPDATE pgtandem.copied SET copied_at = copied_at + interval '1 s'; RETURN NULL; END $$; \
+         CREATE CONSTRAINT TRIGGER begins AFTER INSERT ON pgtandem.copied DEFERRABLE INITIALLY \
+         DEFERRED FOR EACH ROW EXECUTE FUNCTION begins()"
+    );
+    let pair = Pair::start(&schema, LARGE_ROWS);
+    pair.assert_equal();
+    assert!(pair.proxy.log().contains("being copied by another process"), "{}", pair.proxy.log());
+}
+
 #[test]
 fn the_secondary_crashes_and_comes_back() {
     let mut secondary = Cluster::start();

@@ -85,6 +85,7 @@ pub const REPLICATED: &str = "wal_level = replica\nmax_wal_senders = 4\n";
 pub struct Cluster {
     dir: PathBuf,
     port: u16,
+    postgres: PathBuf,
     postmaster: Child,
     databases: AtomicU32,
 }
@@ -110,19 +111,30 @@ impl Cluster {
         let conf = data.join("postgresql.conf");
         let base = fs::read_to_string(&conf).expect("the template has a configuration");
         fs::write(conf, format!("{base}\n{settings}\n")).expect("the configuration is writable");
+        Self::over(dir, program("postgres"))
+    }
+
+    /// Starts a cluster of another version of PostgreSQL, whose programs are in `bin`.
+    pub fn start_from(bin: &Path) -> Self {
+        let dir = private_dir("pgtandem-it-pg-");
+        reaper::adopt_dir(&dir);
+        make_template(&dir.join("data"), &bin.join("initdb"), &bin.join("postgres"));
+        Self::over(dir, bin.join("postgres"))
+    }
+
+    /// Starts a server over the data that is in a folder.
+    fn over(dir: PathBuf, postgres: PathBuf) -> Self {
         let port = free_port();
-        let postmaster = start_postmaster(&dir, port);
-        let cluster = Self { dir, port, postmaster, databases: AtomicU32::new(0) };
+        let postmaster = start_postmaster(&postgres, &dir, port);
+        let databases = AtomicU32::new(0);
+        let cluster = Self { dir, port, postgres, postmaster, databases };
         cluster.await_ready();
         cluster
     }
 
     /// Starts a hot standby of this cluster, which must have been started with [`REPLICATED`].
     pub fn standby(&self) -> Self {
-        let hba = self.dir.join("data/pg_hba.conf");
-        let base = fs::read_to_string(&hba).expect("it has one");
-        fs::write(hba, format!("{base}local replication all trust\n")).expect("it is ours");
-        self.superuser("postgres").rows("SELECT pg_reload_conf()");
+        self.allow_replication();
         let dir = private_dir("pgtandem-it-pg-");
         reaper::adopt_dir(&dir);
         let output = unprivileged(program("pg_basebackup"))
@@ -133,11 +145,16 @@ impl Cluster {
             .output()
             .expect("PostgreSQL is installed");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let port = free_port();
-        let postmaster = start_postmaster(&dir, port);
-        let cluster = Self { dir, port, postmaster, databases: AtomicU32::new(0) };
-        cluster.await_ready();
-        cluster
+        Self::over(dir, self.postgres.clone())
+    }
+
+    /// Lets everybody in who may replicate.
+    pub fn allow_replication(&self) {
+        let hba = self.dir.join("data/pg_hba.conf");
+        let base = fs::read_to_string(&hba).expect("it has one");
+        let lines = "local replication all trust\nhost replication all 127.0.0.1/32 trust\n";
+        fs::write(hba, base + lines).expect("it is ours");
+        self.superuser("postgres").rows("SELECT pg_reload_conf()");
     }
 
     /// Port of both the loopback address and the Unix socket.
@@ -196,7 +213,7 @@ impl Cluster {
 
     /// Starts the server again after [`Cluster::crash`], on the same port.
     pub fn restart(&mut self) {
-        self.postmaster = start_postmaster(&self.dir, self.port);
+        self.postmaster = start_postmaster(&self.postgres, &self.dir, self.port);
         self.await_ready();
     }
 
@@ -339,6 +356,14 @@ pub fn program(name: &str) -> PathBuf {
     newest.filter(|path| path.exists()).unwrap_or_else(|| PathBuf::from(name))
 }
 
+/// The programs of a major version of PostgreSQL, from npm; `None` where they cannot be had.
+pub fn fetched(version: &str) -> Option<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join(".ci/fetch-postgres");
+    let output = Command::new(script).arg(version).output().ok()?;
+    let printed = String::from_utf8(output.stdout).expect("a path in UTF-8");
+    output.status.success().then(|| PathBuf::from(printed.trim()))
+}
+
 /// User and group to run servers as: none unless we are root, then `postgres`, else `nobody`.
 fn service_user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
@@ -357,10 +382,10 @@ fn service_user() -> Option<(u32, u32)> {
     find("postgres").or_else(|| find("nobody"))
 }
 
-fn start_postmaster(dir: &Path, port: u16) -> Child {
+fn start_postmaster(postgres: &Path, dir: &Path, port: u16) -> Child {
     let log = File::options().create(true).append(true).open(dir.join("postgres.log"));
     let log = log.expect("the folder is ours");
-    let child = unprivileged(program("postgres"))
+    let child = unprivileged(postgres)
         .arg("-D")
         .arg(dir.join("data"))
         .args(["-c", "listen_addresses=127.0.0.1", "-c", &format!("port={port}")])
@@ -385,7 +410,7 @@ fn template() -> PathBuf {
     if !ready.exists() {
         let scratch = private_dir("pgtandem-it-template-");
         reaper::adopt_dir(&scratch);
-        make_template(&scratch.join("data"));
+        make_template(&scratch.join("data"), &program("initdb"), &program("postgres"));
         let partial = cache.join("cluster-template.partial");
         let _ = fs::remove_dir_all(&partial);
         copy(&scratch.join("data"), &partial);
@@ -396,8 +421,8 @@ fn template() -> PathBuf {
     ready
 }
 
-fn make_template(data: &Path) {
-    let output = unprivileged(program("initdb"))
+fn make_template(data: &Path, initdb: &Path, postgres: &Path) {
+    let output = unprivileged(initdb)
         .args(["--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C"])
         .args(["--no-sync", "--wal-segsize=1", "-D"])
         .arg(data)
@@ -408,7 +433,7 @@ fn make_template(data: &Path) {
     let base = fs::read_to_string(&conf).expect("initdb wrote it");
     fs::write(conf, format!("{base}\n{SETTINGS}")).expect("initdb wrote it");
     fs::write(data.join("pg_hba.conf"), HBA).expect("initdb wrote it");
-    let mut single = unprivileged(program("postgres"))
+    let mut single = unprivileged(postgres)
         .args(["--single", "-D"])
         .arg(data)
         .arg("postgres")

@@ -30,6 +30,10 @@ pub struct Caller {
     pub number: usize,
     /// Whether this is a cancel request.
     pub is_cancel: bool,
+    /// The version of the protocol that it asks for.
+    pub version: u32,
+    /// What was behind that; the key of a cancel request.
+    pub packet: Vec<u8>,
     pub connection: Client,
 }
 
@@ -57,9 +61,9 @@ impl FakeServer {
                             connection.try_send(b"N").expect("the proxy waits for an answer");
                             first = connection.first_packet();
                         }
-                        if let Some((code, _)) = first {
-                            let is_cancel = code == CANCEL_REQUEST;
-                            script(Caller { number, is_cancel, connection });
+                        if let Some((version, packet)) = first {
+                            let is_cancel = version == CANCEL_REQUEST;
+                            script(Caller { number, is_cancel, version, packet, connection });
                         }
                     });
                 }
@@ -93,7 +97,11 @@ impl Drop for FakeServer {
 impl Caller {
     /// Lets the client in without a password.
     pub fn welcome(&mut self) {
-        let key = [7_u32.to_be_bytes(), 42_u32.to_be_bytes()].concat();
+        self.welcome_with_key(&[7_u32.to_be_bytes(), 42_u32.to_be_bytes()].concat());
+    }
+
+    /// The same with a cancel key of any length.
+    pub fn welcome_with_key(&mut self, key: &[u8]) {
         self.send(&[
             message(b'R', &0_u32.to_be_bytes()),
             parameter("server_version", "15.0"),
@@ -102,7 +110,7 @@ impl Caller {
             parameter("TimeZone", "UTC"),
             parameter("application_name", ""),
             parameter("standard_conforming_strings", "on"),
-            message(b'K', &key),
+            message(b'K', key),
             ready(b'I'),
         ]);
     }

@@ -29,17 +29,21 @@ impl Fixture {
 
     /// The settings that [`Fixture::start`] begins with.
     pub fn config(cluster: &Cluster, database: &str) -> Config {
-        let (port, dbname) =
-            (format!("port = {}", cluster.port()), format!("dbname = \"{database}\""));
         Config::default()
             .general("listen_addr = \"127.0.0.1\"")
             .general("auth_type = \"trust\"")
             .general("pool_mode = \"transaction\"")
             .general("default_pool_size = 1")
             .general(&format!("workers = {}", workers()))
-            .database(database, &["host = \"127.0.0.1\"", &port, &dbname])
+            .database(database, &Self::place(cluster, database).each_ref().map(String::as_str))
             .user("postgres", &[])
             .user("dave", &[])
+    }
+
+    /// The lines of a `[databases.NAME]` section that say where this database is.
+    pub fn place(cluster: &Cluster, dbname: &str) -> [String; 3] {
+        let port = format!("port = {}", cluster.port());
+        ["host = \"127.0.0.1\"".to_owned(), port, format!("dbname = \"{dbname}\"")]
     }
 
     /// Transaction mode, one backend.
@@ -107,18 +111,27 @@ impl Fixture {
         script: impl Fn(&Peer),
         read: fn(String) -> String,
     ) -> Result<(), String> {
-        let direct = self.run("PostgreSQL itself", self.cluster.tcp(), &script);
-        let proxied = self.run("the proxy", self.proxy.tcp(), &script);
+        let login = self.login();
+        let direct = self.run("PostgreSQL itself", login.clone(), self.cluster.tcp(), &script);
+        let proxied = self.run("the proxy", login, self.proxy.tcp(), &script);
         let [direct, proxied] =
             [direct, proxied].map(|answers| answers.into_iter().map(read).collect::<Vec<_>>());
         first_difference(&direct, &proxied).map_or(Ok(()), Err)
     }
 
-    fn run(&self, what: &str, address: Address, script: &impl Fn(&Peer)) -> Vec<String> {
+    /// Runs a script against one side, beginning with an empty schema; gives all that the clients
+    /// got.
+    pub fn run(
+        &self,
+        what: &str,
+        login: Login,
+        address: Address,
+        script: &impl Fn(&Peer),
+    ) -> Vec<String> {
         eprintln!("--- script against {what} ---");
         self.observer().rows("DROP SCHEMA public CASCADE; CREATE SCHEMA public");
         let transcript = Transcript::default();
-        script(&Peer { login: self.login(), address, transcript: Transcript::clone(&transcript) });
+        script(&Peer { login, address, transcript: Transcript::clone(&transcript) });
         std::mem::take(&mut transcript.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -129,7 +142,7 @@ fn workers() -> u32 {
 }
 
 /// The first difference of two transcripts, with what led to it.
-fn first_difference(direct: &[String], proxied: &[String]) -> Option<String> {
+pub fn first_difference(direct: &[String], proxied: &[String]) -> Option<String> {
     let shared = direct.iter().zip(proxied).take_while(|(left, right)| left == right).count();
     if direct.len() == shared && proxied.len() == shared {
         return None;

@@ -16,6 +16,7 @@ pub fn untagged(code: u32, body: &[u8]) -> Bytes {
 }
 
 pub const PROTOCOL_3_0: u32 = 196_608;
+pub const PROTOCOL_3_2: u32 = PROTOCOL_3_0 + 2;
 pub const PROTOCOL_3_9999: u32 = 196_608 + 9999;
 pub const SSL_REQUEST: u32 = 80_877_103;
 pub const GSSENC_REQUEST: u32 = 80_877_104;

@@ -5,4 +5,4 @@ mod clients;
 mod data;
 mod logins;
 mod servers;
-mod support;
+pub mod support;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use super::{Message, Step, invalid_length};
 use crate::backend::link::{Effect, Unnamed};
-use crate::backend::statements::{Held, NAME_PREFIX, Statement};
+use crate::backend::statements::{Held, NAME_PREFIX, Statement, text_of};
 use crate::fault::{Fault, SqlState};
 use crate::session::front::StatementRules;
+use crate::session::pins::Pins;
+use crate::sql;
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::frontend::{self, Target};
 use crate::wire::header::HEADER_BYTES;
@@ -86,7 +88,7 @@ impl<'a> Message<'a, '_> {
             return Ok(self.parse_unnamed());
         }
         if !self.front.rules.renames() {
-            return Ok(self.extended(Awaited::Parse, Effect::None));
+            return Ok(self.parse_raw());
         }
         if self.header.message_bytes() > NAMED_BYTES_MAX {
             return Ok(self.refuse(&Fault::error(
@@ -103,6 +105,23 @@ impl<'a> Message<'a, '_> {
             return Ok(self.extended(Awaited::Parse, Effect::None));
         };
         Ok(self.parse_named(parse))
+    }
+
+    /// A named statement that passes as it is, and may be run at any time from now on.
+    fn parse_raw(&mut self) -> Step {
+        let body = match self.body() {
+            Some(body) => body,
+            None if self.header.message_bytes() <= NAMED_BYTES_MAX => return Step::Incomplete,
+            None => &[],
+        };
+        let text = frontend::parse(body).map(|parse| text_of(parse.definition)).unwrap_or_default();
+        if body.is_empty() || !sql::is_plain(text, self.front.params.lexical()) {
+            if let Err(fault) = self.front.inspect(text) {
+                return self.refuse(&fault);
+            }
+            self.front.state.pins.add(Pins::UNKNOWN);
+        }
+        self.extended(Awaited::Parse, Effect::None)
     }
 
     fn parse_unnamed(&mut self) -> Step {
@@ -203,13 +222,23 @@ impl<'a> Message<'a, '_> {
             };
         };
         if bind.statement.is_empty() {
-            return Ok(self.with_unnamed(Awaited::Bind));
+            return Ok(match self.front.inspect_unnamed() {
+                Ok(()) => self.with_unnamed(Awaited::Bind),
+                Err(fault) => self.refuse(&fault),
+            });
         }
         match self.find(bind.statement) {
             Lookup::Unknown => Ok(Step::Wait),
             Lookup::Raw => Ok(self.extended(Awaited::Bind, Effect::None)),
             Lookup::Refused(fault) => Ok(self.refuse(&fault)),
-            Lookup::Found(statement) => Ok(self.bind_renamed(bind, &statement)),
+            Lookup::Found(statement) => {
+                if !statement.is_plain()
+                    && let Err(fault) = self.front.inspect(statement.text())
+                {
+                    return Ok(self.refuse(&fault));
+                }
+                Ok(self.bind_renamed(bind, &statement))
+            }
         }
     }
 

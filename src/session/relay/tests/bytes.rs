@@ -10,7 +10,8 @@ use super::*;
 use crate::backend::link::{Effect, Link};
 use crate::backend::params::ParamSet;
 use crate::fault::{Fault, SqlState};
-use crate::session::front::{Front, Pins};
+use crate::session::front::Front;
+use crate::session::pins::Pins;
 use crate::session::refuse::{Progress, refuse};
 use crate::session::relay::{ServerFailure, Shared, from_client, from_server};
 use crate::wire::encode;
@@ -167,7 +168,7 @@ fn e40_notifications_come_only_to_who_listens() {
     assert_eq!(pair.server(notification).expect("asynchronous"), b"");
     pair.send(&[Query("listen a")]);
     pair.server(b"C\0\0\0\x0bLISTEN\0Z\0\0\0\x05I").expect("awaited");
-    assert!(pair.front.pins.has(Pins::LISTEN));
+    assert!(pair.front.state.pins.has(Pins::LISTEN));
     assert_eq!(pair.server(notification).expect("asynchronous"), notification);
     let mut session = Pair::new(StatementRules::Pass);
     assert_eq!(session.server(notification).expect("asynchronous"), notification);
