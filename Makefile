@@ -6,7 +6,7 @@ BENCH ?=
 REGRESS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test differential reload-under-load chaos regress matrix-verify matrix-protocol lint doc bench bench-quick bench-replication bench-micro check
+.PHONY: help demo test differential reload-under-load chaos regress drivers matrix lint doc bench bench-quick bench-replication bench-micro check
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,7 +26,7 @@ test: ## all tests, against a throw-away PostgreSQL
 		set -x; $(CARGO) test --locked --lib --bins --tests; \
 	fi
 
-differential: ## 100,000 random sequences of messages: PostgreSQL and the proxy answer alike
+differential: ## 100,000 random sequences of messages, to PostgreSQL and through the proxy: what differs is printed
 	@.ci/install test
 	PGTANDEM_IT_SEQUENCES=$${PGTANDEM_IT_SEQUENCES:-100000} \
 		PGTANDEM_IT_FIRST=$${PGTANDEM_IT_FIRST:-$$(date +%s)000} \
@@ -46,11 +46,13 @@ regress: ## PostgreSQL's own regression suite through the proxy; options as in R
 	$(CARGO) build --locked
 	@python3 tests/regress/run.py $(REGRESS)
 
-matrix-verify: ## comparisons between major versions of PostgreSQL, with binaries from npm
-	@.ci/matrix-verify
+drivers: ## programs of a dozen drivers, directly and through the proxy, in both pool modes
+	@.ci/install test
+	PGTANDEM_IT_SQLX=1 $(CARGO) test --locked --test it drivers:: -- --test-threads 2
 
-matrix-protocol: ## the proxy compared with other major versions, message by message; binaries from npm
-	@.ci/matrix-protocol
+matrix: ## the tests that depend on the server, over PostgreSQL 13 to 18; VERSIONS="13 18"
+	@.ci/install test
+	@.ci/matrix $(VERSIONS)
 
 lint: ## formatting and clippy
 	$(CARGO) fmt --check

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 use crate::admin::Admin;
 use crate::config::{Config, ConfigError, Source};
-use crate::control::{Changes, Control, Mode, Parts, PoolEffect, carry, janitor};
+use crate::control::{Changes, Control, Mode, Parts, PoolEffect, carry, janitor, watch_servers};
 use crate::fault::{Fault, SqlState};
 use crate::net::listen::{ListenError, Listeners};
 use crate::net::tls::{Acceptor, Connectors, SetupError};
@@ -138,6 +138,7 @@ impl App {
         let control = Arc::new(Control::new(parts));
         tokio::spawn(carry(Arc::clone(&control), from_workers));
         tokio::spawn(janitor(Arc::clone(&control)));
+        tokio::spawn(watch_servers(Arc::clone(&control)));
         status::start(Arc::clone(&control))?;
         let admin = Admin::new(Arc::clone(&control));
         tokio::spawn(Arc::clone(&admin).take_samples());
@@ -361,6 +362,7 @@ async fn lead_in(control: &Arc<Control>, admin: &Arc<Admin>, stream: Stream, pee
 }
 
 async fn hand_over(control: &Arc<Control>, mut client: Box<Authenticated>) {
+    control.secondaries.first_look(&client.database).await;
     if let Some(fault) = control.refusal(&client.database) {
         client.turn_away(&fault).await;
         return;

@@ -51,6 +51,8 @@ impl SqlState {
     pub const QUERY_CANCELED: Self = Self(*b"57014");
     /// 57P01: shut down by the administrator.
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
+    /// 57P02: shut down because another of the server's processes crashed.
+    pub const CRASH_SHUTDOWN: Self = Self(*b"57P02");
     /// 57P03: not accepting connections now.
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");
     /// 57P05: an idle session was closed.

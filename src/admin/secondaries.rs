@@ -88,7 +88,9 @@ impl OrderError {
             Self::NoTable(_) => SqlState(*b"42P01"),
             Self::Refused { source, .. } => SqlState(*match source {
                 CommandError::NoSecondary { .. } => b"42704",
-                CommandError::NotHere | CommandError::Senseless { .. } => b"55000",
+                CommandError::NotHere
+                | CommandError::Senseless { .. }
+                | CommandError::InTheWay { .. } => b"55000",
                 CommandError::NoTable { .. } => b"42P01",
                 // system_error: something outside has failed.
                 CommandError::Failed { .. } => b"58000",
@@ -133,7 +135,7 @@ fn of_database(error: &Error) -> SqlState {
         return SqlState(code);
     }
     match error {
-        Error::Dial { .. } | Error::Login { .. } => SqlState(*b"08001"),
+        Error::Dial { .. } | Error::Login { .. } | Error::Standby { .. } => SqlState(*b"08001"),
         Error::TimedOut { .. } | Error::Sql { .. } => SqlState(*b"08006"),
         Error::Unexpected { .. } => SqlState(*b"58000"),
     }
@@ -180,6 +182,7 @@ impl Admin {
                 return self.repair(place, table, *is_whole).await;
             }
             Order::Copy(place) => (place, Command::Copy),
+            Order::CopySchema(place) => (place, Command::CopySchema),
             Order::Pause(place, reason) => (place, Command::Pause(why(reason))),
             Order::Resume(place) => (place, Command::Resume),
             Order::Skip(place) => (place, Command::Skip),

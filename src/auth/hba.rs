@@ -16,6 +16,8 @@ pub struct Caller<'a> {
     pub has_tls: bool,
     /// The database it wants.
     pub database: &'a str,
+    /// Whether it asks for physical replication, which is of no database.
+    pub is_physical: bool,
     /// Who it says it is.
     pub user: &'a str,
 }
@@ -47,10 +49,13 @@ impl Caller<'_> {
     }
 
     fn wants(&self, names: &DatabaseNames) -> bool {
+        if self.is_physical {
+            // `check_db`: only the keyword is about it, whatever it calls its database.
+            return matches!(names, DatabaseNames::Replication);
+        }
         match names {
             DatabaseNames::All => true,
             DatabaseNames::SameUser => self.database == self.user,
-            // There are none.
             DatabaseNames::Replication => false,
             DatabaseNames::Name(name) => name == self.database,
             DatabaseNames::Like(pattern) => pattern.regex().is_match(self.database),
@@ -101,7 +106,7 @@ mod tests {
 
     fn caller(address: Option<&str>, has_tls: bool) -> Caller<'static> {
         let address = address.map(|address| address.parse().unwrap());
-        Caller { address, has_tls, database: "u", user: "u" }
+        Caller { address, has_tls, database: "u", is_physical: false, user: "u" }
     }
 
     fn own() -> Vec<Interface> {
@@ -149,5 +154,10 @@ mod tests {
         assert_eq!(line(&rules, &caller(None, false)), Some(2));
         let named = Caller { database: "replication", ..caller(None, false) };
         assert_eq!(line(&rules, &named), None);
+        let physical = Caller { is_physical: true, ..named };
+        assert_eq!(line(&rules, &physical), Some(2));
+        rules[1].databases = vec![DatabaseNames::All, DatabaseNames::Name("replication".into())];
+        assert_eq!(line(&rules, &named), Some(2));
+        assert_eq!(line(&rules, &physical), None);
     }
 }

@@ -45,6 +45,9 @@ pub enum AskError {
     NoAnswer,
 }
 
+/// A tag, and what is behind it.
+type Message = (u8, Zeroizing<Vec<u8>>);
+
 /// A connection that answers questions.
 #[derive(Debug)]
 pub struct Asker {
@@ -107,7 +110,7 @@ impl Asker {
     }
 
     /// Takes the next whole message.
-    fn cut(&mut self) -> Result<Option<(u8, Zeroizing<Vec<u8>>)>, AskError> {
+    fn cut(&mut self) -> Result<Option<Message>, AskError> {
         let limit = u32::try_from(ANSWER_BYTES_MAX).unwrap_or(u32::MAX);
         let header = header::read(&self.inbox, limit).map_err(|_| AskError::NoAnswer)?;
         let Some(header) = header else { return Ok(None) };

@@ -18,10 +18,11 @@ use zeroize::Zeroizing;
 
 use crate::auth::Credentials;
 use crate::auth::scram::{self, Binding, ClientExchange, ScramError};
-use crate::config::PoolSettings;
+use crate::backend::standing::Standing;
+use crate::config::{PoolSettings, Server as ServerName, SessionAttrs};
 use crate::fault::SqlState;
 use crate::net::tls::{Connector, TlsStream};
-use crate::net::{Raw, Stream};
+use crate::net::{Place, Raw, Stream};
 use crate::wire::cursor::{Cursor, Malformed};
 use crate::wire::header::{self, HEADER_BYTES};
 use crate::wire::startup::{Parameter, Version};
@@ -29,9 +30,10 @@ use crate::wire::tag::backend as tag;
 use crate::wire::{backend, encode, startup};
 
 mod error;
+mod role;
 mod secure;
 
-pub use error::ConnectError;
+pub use error::{ConnectError, Lack};
 pub(super) use secure::dial;
 
 /// LIMIT: the length word of one message before `ReadyForQuery`.
@@ -69,12 +71,43 @@ pub struct Opened {
     pub unread: Vec<u8>,
     /// What the server reported, in order of first appearance, each name once.
     pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where that is.
+    pub place: Place,
+    /// What the server is; `None` if it does not say, and nobody has asked.
+    pub standing: Option<Standing>,
     /// What a cancel request must show; without a secret if the server gave none.
     pub cancel_key: CancelKey,
     /// What the server wanted its client to know: whole messages.
     pub notices: Vec<u8>,
     /// How long it took to connect and to log in.
     pub took: Duration,
+}
+
+impl Opened {
+    /// Closes a connection that is not wanted after all, so that the server need not log it as lost.
+    pub async fn close(self) {
+        let mut goodbye = Vec::new();
+        encode::terminate(&mut goodbye);
+        if let Ok(mut stream) = self.raw.into_stream()
+            && stream.write_all(&goodbye).await.is_ok()
+        {
+            // Best effort: it sees the end of the connection anyway.
+            let _ = stream.flush().await;
+        }
+    }
+}
+
+/// Where a backend is opened.
+#[derive(Debug, Clone, Copy)]
+pub struct Site<'a> {
+    /// The server.
+    pub server: &'a ServerName,
+    /// Where it may be reached; tried in this order.
+    pub places: &'a [Place],
+    /// Begins TLS with it; `None` goes without.
+    pub connector: Option<&'a Connector>,
+    /// The bound on all of it.
+    pub limit: Option<Duration>,
 }
 
 /// What a cancel request must show to the server.
@@ -92,20 +125,21 @@ impl fmt::Debug for CancelKey {
     }
 }
 
-/// Opens one backend of the pool that `settings` describe.
+/// Opens one backend of the pool that `settings` describe, at one of its servers.
 ///
-/// With TLS if there is a `connector`. Bounded by `settings.server_connect_timeout`. The startup packet has only user and database:
-/// whatever else a session wants is set when the session gets the backend.
+/// The startup packet has only user and database: whatever else a session wants is set when the
+/// session gets the backend. A server that does not say what it is (before version 14) is asked if
+/// that matters.
 /// Cancel safe: yes, a connection that is not finished is closed.
 ///
 /// # Errors
 /// See [`ConnectError`]; [`ConnectError::fault`] has the SQLSTATE.
 pub async fn open(
+    site: Site<'_>,
     settings: &PoolSettings,
     credentials: &Credentials,
-    connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
-    open_with(&[], settings, credentials, connector).await
+    open_with(&[], site, settings, credentials).await
 }
 
 /// Opens a connection for a client of its own, with that client's startup parameters.
@@ -113,12 +147,12 @@ pub async fn open(
 /// Cancel safe, and failing, as [`open`].
 pub async fn open_with(
     parameters: &[(Vec<u8>, Vec<u8>)],
+    site: Site<'_>,
     settings: &PoolSettings,
     credentials: &Credentials,
-    connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
-    let opening = open_unbounded(parameters, settings, credentials, connector);
-    match settings.server_connect_timeout {
+    let opening = open_unbounded(parameters, site, settings, credentials);
+    match site.limit {
         Some(limit) => {
             timeout(limit, opening).await.unwrap_or(Err(ConnectError::TimedOut { limit }))
         }
@@ -128,14 +162,14 @@ pub async fn open_with(
 
 async fn open_unbounded(
     parameters: &[(Vec<u8>, Vec<u8>)],
+    site: Site<'_>,
     settings: &PoolSettings,
     credentials: &Credentials,
-    connector: Option<&Connector>,
 ) -> Result<Opened, ConnectError> {
     let started = Instant::now();
-    let by = |protocol| log_in_by(protocol, parameters, settings, credentials, connector);
+    let by = |protocol| log_in_by(protocol, parameters, site, settings, credentials);
     let newest = by(Version::NEWEST).await;
-    let (server, greeting) = match newest {
+    let (mut server, place, greeting) = match newest {
         // PostgreSQL names the version that it speaks; what only looks like it may refuse.
         Err(ConnectError::Refused { sqlstate, .. }) if REFUSES_VERSION.contains(&sqlstate) => {
             by(Version::OLDEST).await?
@@ -143,20 +177,26 @@ async fn open_unbounded(
         outcome => outcome?,
     };
     let Greeting { parameters, cancel_key, notices } = greeting;
+    let standing = match Standing::reported(&parameters) {
+        None if settings.attrs != SessionAttrs::Any => Some(role::ask(&mut server).await?),
+        reported => reported,
+    };
     let unread = server.inbox.to_vec();
     let raw = server.stream.into_raw().map_err(|source| ConnectError::Lost { source })?;
-    Ok(Opened { raw, unread, parameters, cancel_key, notices, took: started.elapsed() })
+    let took = started.elapsed();
+    Ok(Opened { raw, unread, parameters, place, standing, cancel_key, notices, took })
 }
 
 /// Connects and logs in, asking for this version of the protocol.
 async fn log_in_by(
     protocol: Version,
     parameters: &[(Vec<u8>, Vec<u8>)],
+    site: Site<'_>,
     settings: &PoolSettings,
     credentials: &Credentials,
-    connector: Option<&Connector>,
-) -> Result<(Server<Stream>, Greeting), ConnectError> {
-    let stream = dial(&settings.host, settings.port, connector).await?;
+) -> Result<(Server<Stream>, Place, Greeting), ConnectError> {
+    let (stream, place) = dial(site).await?;
+    let place = place.clone();
     let binding = stream.tls().and_then(TlsStream::binding);
     let mut server = Server::new(stream);
     server.binding = binding.map_or(Binding::Unsupported, Binding::EndPoint);
@@ -165,7 +205,7 @@ async fn log_in_by(
     let parameters = parameters.iter().map(|(name, value)| (&name[..], &value[..]));
     let parameters: Vec<Parameter<'_>> = names.into_iter().chain(parameters).collect();
     let greeting = log_in(&mut server, protocol, &parameters, &settings.user, credentials).await?;
-    Ok((server, greeting))
+    Ok((server, place, greeting))
 }
 
 async fn log_in<S: AsyncRead + AsyncWrite + Unpin>(

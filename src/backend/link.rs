@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::params::ParamSet;
+use super::standing::IN_HOT_STANDBY;
 use super::statements::{HeldStatements, Statement, StatementId};
 use crate::wire::expect::Expect;
 use crate::wire::passage::Passage;
@@ -79,6 +80,8 @@ pub struct Link {
     pub pid: i32,
     /// Where its output stands.
     pub passage: Passage,
+    /// Whether it said that it is no standby any more, and nobody has acted on that.
+    pub is_promoted: bool,
     /// Whether it said itself why it ends (an ErrorResponse of severity FATAL or PANIC).
     pub has_said_why: bool,
 }
@@ -95,8 +98,14 @@ impl Link {
             unnamed_changed_in: 0,
             pid: 0,
             passage: Passage::Boundary,
+            is_promoted: false,
             has_said_why: false,
         }
+    }
+
+    /// Notes what a server says of itself, if that is news: that it has been promoted.
+    pub fn note_fact(&mut self, name: &[u8], value: &[u8]) {
+        self.is_promoted |= name == IN_HOT_STANDBY && value == b"off";
     }
 
     /// Says whether nothing is under way, also not the rest of a message.

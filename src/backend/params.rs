@@ -46,6 +46,9 @@ const CARRIED_DIALECT: [&[u8]; 5] = [
     b"xmloption",
 ];
 
+/// What texts are written in.
+const ENCODING: &[u8] = b"client_encoding";
+
 /// The user that a session acts as; others can be set only by who it was before.
 const ROLE: &[u8] = b"role";
 
@@ -100,12 +103,21 @@ impl ParamSet {
     }
 
     /// Returns a set that carries `carried`, whose names are in lower case.
+    #[must_use]
     pub fn carrying(&self, carried: impl IntoIterator<Item = Param>) -> Self {
         let mut carried: Vec<Param> = carried.into_iter().collect();
         carried.sort_unstable();
         let mut changed = Self { params: self.params.clone(), carried, dialect: Box::default() };
         changed.dialect = changed.write_dialect();
         changed
+    }
+
+    /// Returns a set that carries the same parameters, but with values that nobody wants: something
+    /// has happened to them.
+    #[must_use]
+    pub fn carrying_uncertain(&self) -> Self {
+        let uncertain = |(name, _): &Param| (name.clone(), Box::from(*b"\0"));
+        self.carrying(self.carried.iter().map(uncertain))
     }
 
     /// Returns how statements are read under these parameters.
@@ -116,6 +128,17 @@ impl ParamSet {
     /// Returns the parameters in order of their names.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
         self.params.iter().map(|(name, value)| (&**name, &**value))
+    }
+
+    /// Writes the statement that has to come before any other that takes a session standing at `self`
+    /// to `wanted`: its encoding, if there are texts that need it.
+    pub fn write_encoding_of(&self, wanted: &Self, sql: &mut Vec<u8>) {
+        let is_needed = wanted.carried.iter().any(|(_, value)| !value.is_ascii());
+        if let Some(encoding) = wanted.value(ENCODING).filter(|_| is_needed)
+            && self.value(ENCODING) != Some(encoding)
+        {
+            write_set(sql, ENCODING, encoding);
+        }
     }
 
     /// Writes the statements that take a session standing at `self` to `wanted`, or nothing.
@@ -135,8 +158,11 @@ impl ParamSet {
                 write_reset(sql, name);
             }
         }
+        // The same bytes mean something else in another encoding.
+        let is_same_encoding = self.value(ENCODING) == wanted.value(ENCODING);
         for (name, value) in wanted.carried.iter().filter(|(name, _)| is_other(name)) {
-            if self.carries(name) != Some(value) {
+            let is_same_text = is_same_encoding || value.is_ascii();
+            if self.carries(name) != Some(value) || !is_same_text {
                 write_set_config(sql, name, value);
             }
         }

@@ -15,7 +15,8 @@ pub use probe::{Answer, ProbeError};
 
 use crate::auth::Stored;
 use crate::backend::ask::AskError;
-use crate::config::{ANY_DATABASE, Config, PoolSettings};
+use crate::backend::standing::Fit;
+use crate::config::{ANY_DATABASE, Config, PoolSettings, Server};
 use crate::fault::SqlState;
 use crate::net::tls::{Acceptor, Connectors, SetupError};
 
@@ -28,7 +29,7 @@ const MAINTENANCE_DATABASE: &str = "postgres";
 /// What to do besides reading the file.
 #[derive(Debug, Clone, Copy, clap::Args)]
 pub struct Args {
-    /// Log in at the server of every database, with what is stored
+    /// Log in at every server of every database, with what is stored
     #[arg(long)]
     pub connect: bool,
 }
@@ -118,14 +119,20 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: ", self.database)?;
         match &self.outcome {
-            Outcome::In(answer) => write!(
-                f,
-                "ok: PostgreSQL {}, max_connections {}, login {:.1} ms, query {:.1} ms",
-                answer.version,
-                answer.connections_max,
-                answer.login.as_secs_f64() * 1000.0,
-                answer.query.as_secs_f64() * 1000.0
-            )?,
+            Outcome::In(answer) => {
+                write!(f, "ok: PostgreSQL {}", answer.version)?;
+                if let Some((standing, fit)) = answer.standing {
+                    let left = matches!(fit, Fit::Wrong(_));
+                    write!(f, ", {standing}{}", if left { " (not wanted)" } else { "" })?;
+                }
+                write!(
+                    f,
+                    ", max_connections {}, login {:.1} ms, query {:.1} ms",
+                    answer.connections_max,
+                    answer.login.as_secs_f64() * 1000.0,
+                    answer.query.as_secs_f64() * 1000.0
+                )?;
+            }
             Outcome::Out(error) => {
                 write!(f, "FAILED: {}: {error}", error.sqlstate())?;
                 let causes =
@@ -143,30 +150,25 @@ impl fmt::Display for Report {
     }
 }
 
-/// Logs in for every database, several at a time; in the order of their names.
+/// Logs in for every database at each of its servers, several at a time; in the order of their names.
 ///
 /// Each is bounded; see [`probe::probe`]. Must be called inside a tokio runtime.
 pub async fn connect(config: &Config) -> Vec<Report> {
     let places = Arc::new(Semaphore::new(PROBES_MAX));
     let mut probes = Vec::new();
     for name in config.databases.keys() {
-        let choice = choose(config, name);
-        let places = Arc::clone(&places);
-        let probe = tokio::spawn(async move {
-            let settings = match choice {
-                Ok(settings) => settings,
-                Err(reason) => return (None, Outcome::Skipped(reason)),
-            };
-            let target = Target { server: settings.server(), user: settings.user.clone() };
-            // It is never closed.
-            let _place = places.acquire().await;
-            let outcome = match probe::probe(settings).await {
-                Ok(answer) => Outcome::In(answer),
-                Err(error) => Outcome::Out(error),
-            };
-            (Some(target), outcome)
-        });
-        probes.push((name.clone(), probe));
+        match choose(config, name) {
+            Ok(settings) => {
+                for server in settings.servers.iter() {
+                    let probe = try_out(settings.clone(), server.clone(), Arc::clone(&places));
+                    probes.push((name.clone(), tokio::spawn(probe)));
+                }
+            }
+            Err(reason) => {
+                let skipped = async move { (None, Outcome::Skipped(reason)) };
+                probes.push((name.clone(), tokio::spawn(skipped)));
+            }
+        }
     }
     let mut reports = Vec::new();
     for (database, probe) in probes {
@@ -177,6 +179,21 @@ pub async fn connect(config: &Config) -> Vec<Report> {
         reports.push(Report { database, target, outcome });
     }
     reports
+}
+
+async fn try_out(
+    settings: PoolSettings,
+    server: Server,
+    places: Arc<Semaphore>,
+) -> (Option<Target>, Outcome) {
+    let target = Target { server: server.to_string(), user: settings.user.clone() };
+    // It is never closed.
+    let _place = places.acquire().await;
+    let outcome = match probe::probe(settings, &server).await {
+        Ok(answer) => Outcome::In(answer),
+        Err(error) => Outcome::Out(error),
+    };
+    (Some(target), outcome)
 }
 
 /// A server that lets us in but has no maintenance database is in order.
@@ -200,8 +217,7 @@ fn choose(config: &Config, database: &str) -> Result<PoolSettings, &'static str>
         let mut settings = config.pool_settings(name, user)?;
         // `"*"` has its own entry, even where a database is called as the one that stands for it.
         if let Some(entry) = config.databases.get(database) {
-            settings.host = entry.host.clone();
-            settings.port = entry.port;
+            settings.servers = entry.servers().into();
             if let Some(dbname) = &entry.dbname {
                 settings.dbname.clone_from(dbname);
             }

@@ -6,9 +6,11 @@ use tokio::time::timeout;
 
 use crate::auth::Credentials;
 use crate::backend::ask::{AskError, Asker};
-use crate::backend::connect::{self, ConnectError};
-use crate::config::PoolSettings;
+use crate::backend::connect::{self, ConnectError, Site};
+use crate::backend::standing::{Fit, Standing};
+use crate::config::{PoolSettings, Server};
 use crate::fault::SqlState;
+use crate::net::names::Names;
 use crate::net::tls::Connectors;
 
 /// LIMIT: how long one server may take where `server_connect_timeout` sets none.
@@ -23,6 +25,8 @@ const QUERY: &str = "SELECT current_setting('max_connections'), \
 pub struct Answer {
     /// Its version, as it reports it.
     pub version: String,
+    /// What it is, if it says so, and whether that is what the database wants.
+    pub standing: Option<(Standing, Fit)>,
     /// Connections it allows.
     pub connections_max: u32,
     /// Those of them that ordinary users cannot have.
@@ -62,17 +66,22 @@ impl ProbeError {
 ///
 /// # Errors
 /// See [`ProbeError`].
-pub async fn probe(mut settings: PoolSettings) -> Result<Answer, ProbeError> {
-    let limit = *settings.server_connect_timeout.get_or_insert(LIMIT);
+pub async fn probe(settings: PoolSettings, server: &Server) -> Result<Answer, ProbeError> {
+    let limit = settings.server_connect_timeout.unwrap_or(LIMIT);
     let credentials = Credentials { stored: settings.password.clone(), ..Credentials::default() };
     let began = Instant::now();
     let connector =
-        Connectors::default().of(&settings.host, &settings.tls).map_err(ConnectError::Setup)?;
-    let opened = connect::open(&settings, &credentials, connector.as_ref()).await?;
+        Connectors::default().of(&server.host, &settings.tls).map_err(ConnectError::Setup)?;
+    let resolved = Names::default().places(server, Duration::ZERO).await;
+    let places = resolved.map_err(|source| ConnectError::Dial { source })?;
+    let connector = connector.as_ref();
+    let site = Site { server, places: &places, connector, limit: Some(limit) };
+    let opened = connect::open(site, &settings, &credentials).await?;
     let login = began.elapsed();
     let version = opened.parameters.iter().find(|(name, _)| name == b"server_version");
     let version = version.map(|(_, value)| String::from_utf8_lossy(value).into_owned());
     let began = Instant::now();
+    let standing = opened.standing.map(|is| (is, Standing::fit(Some(is), settings.attrs)));
     let mut asker = Asker::new(opened).map_err(AskError::Lost)?;
     let rows = timeout(limit, asker.ask(QUERY, &[])).await.map_err(|_| AskError::NoAnswer)??;
     asker.close().await;
@@ -83,6 +92,7 @@ pub async fn probe(mut settings: PoolSettings) -> Result<Answer, ProbeError> {
     };
     Ok(Answer {
         version: version.unwrap_or_else(|| "unknown".to_owned()),
+        standing,
         connections_max: number(0)?,
         reserved: number(1)?,
         login,

@@ -9,6 +9,7 @@ fn config(text: &str) -> Config {
 fn answer(connections_max: u32) -> Answer {
     Answer {
         version: "15.1".to_owned(),
+        standing: None,
         connections_max,
         reserved: 3,
         login: Duration::from_micros(12_340),

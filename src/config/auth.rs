@@ -148,18 +148,18 @@ impl Config {
     pub fn auth_lookup(&self, database: &str) -> Option<AuthLookup> {
         let general = &self.general.auth;
         let entry = self.database(database);
-        let own = |key: fn(&DatabaseAuth) -> &Option<String>, all| {
-            entry.and_then(|entry| key(&entry.auth).as_ref()).unwrap_or(all)
+        let own = |key: fn(&DatabaseAuth) -> Option<&String>, all| {
+            entry.and_then(|entry| key(&entry.auth)).unwrap_or(all)
         };
-        let user = own(|auth| &auth.auth_user, &general.auth_user);
-        let asked = own(|auth| &auth.auth_dbname, &general.auth_dbname);
+        let user = own(|auth| auth.auth_user.as_ref(), &general.auth_user);
+        let asked = own(|auth| auth.auth_dbname.as_ref(), &general.auth_dbname);
         if user.is_empty() {
             return None;
         }
         let asked = if asked.is_empty() { database } else { asked };
         // A name of the console is that of no database, though `"*"` stands for all others.
         let settings = self.settings_as(asked, user).filter(|_| !super::is_reserved(asked))?;
-        let query = own(|auth| &auth.auth_query, &general.auth_query);
+        let query = own(|auth| auth.auth_query.as_ref(), &general.auth_query);
         Some(AuthLookup {
             database: asked.to_owned(),
             settings,

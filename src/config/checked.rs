@@ -10,6 +10,7 @@ use super::auth::{AuthSettings, DatabaseAuth};
 use super::hba::Rule;
 use super::network::Network;
 use super::read::unless_zero;
+use super::servers::{Host, LoadBalance, Server, SessionAttrs};
 use super::tls::{ClientTls, DatabaseTls, ServerTls};
 use crate::secret::Secret;
 
@@ -23,6 +24,8 @@ const RESERVED_DATABASES: [&str; 2] = ["pgtandem", "pgbouncer"];
 pub fn is_reserved(database: &str) -> bool {
     RESERVED_DATABASES.contains(&database)
 }
+/// Where a PostgreSQL server listens unless somebody says otherwise.
+pub(super) const DEFAULT_PORT: u16 = 5432;
 
 /// The configuration as it is in force; never changes, a reload makes another one.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -75,6 +78,10 @@ pub struct General {
     pub cancel_wait_timeout: Option<Duration>,
     /// How long SUSPEND waits for connections that do not take what they are sent.
     pub suspend_timeout: Duration,
+    /// Age at which the addresses of a name are looked up again.
+    pub dns_max_ttl: Duration,
+    /// Between two looks at what servers are, primary or standby; `None` is never.
+    pub server_role_check_period: Option<Duration>,
     /// How long a pool without clients and backends is remembered; `None` is for ever.
     pub autodb_idle_timeout: Option<Duration>,
     /// Whether the system probes idle connections.
@@ -170,6 +177,8 @@ pub struct PoolDefaults {
     pub server_connect_timeout: Duration,
     /// The pause after a failed connect.
     pub server_login_retry: Duration,
+    /// How long clients are held while there is no server; 0 means not at all.
+    pub failover_timeout: Duration,
     /// Idle time after which a backend is checked before use; 0 means always.
     pub server_check_delay: Duration,
     /// May be empty, which is a query too.
@@ -224,10 +233,14 @@ impl SessionState {
 /// `[databases.NAME]`: where a database is, and what overrides `[general]`; zero stays zero.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Database {
-    /// Where the server is.
-    pub host: Host,
-    /// The server's port, also for a Unix socket.
-    pub port: u16,
+    /// Where its servers are; at least one.
+    pub host: Vec<Host>,
+    /// The port of each, also for a Unix socket; or one for all of them.
+    pub port: Vec<u16>,
+    /// How one of several is chosen.
+    pub load_balance_hosts: LoadBalance,
+    /// Which of them will do.
+    pub target_session_attrs: SessionAttrs,
     /// The database at the server; the name the client asked for unless given.
     pub dbname: Option<String>,
     /// The user at the server for all clients; each client's own unless given.
@@ -248,6 +261,8 @@ pub struct Database {
     pub server_lifetime: Option<Duration>,
     /// See [`PoolDefaults::query_wait_timeout`].
     pub query_wait_timeout: Option<Duration>,
+    /// See [`PoolDefaults::failover_timeout`].
+    pub failover_timeout: Option<Duration>,
     /// See [`PoolDefaults::session_state`].
     pub session_state: Option<SessionState>,
     /// See [`PoolDefaults::max_pinned_connections`].
@@ -289,6 +304,8 @@ pub struct Replication {
     pub batch_bytes: u32,
     /// Tables copied at a time.
     pub copy_workers: u32,
+    /// The program that reads the primary's schema; `None` means one that is found.
+    pub pg_dump: Option<PathBuf>,
     /// Bytes of the change log that detach the secondaries; 0 means no limit.
     pub log_limit_bytes: u64,
     /// Age of the oldest change not applied that detaches a secondary; 0 means no limit.
@@ -405,22 +422,15 @@ pub enum AuthType {
     Hba,
 }
 
-/// Where a server listens.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Host {
-    /// A host name or an IP address.
-    Tcp(String),
-    /// The directory of a Unix socket, as an absolute path.
-    Unix(PathBuf),
-}
-
 /// Everything that holds for the sessions of one (database, user), and for their pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PoolSettings {
-    /// Where the server is.
-    pub host: Host,
-    /// The server's port, also for a Unix socket.
-    pub port: u16,
+    /// Where the servers are; at least one.
+    pub servers: Arc<[Server]>,
+    /// How one of several is chosen.
+    pub load_balance: LoadBalance,
+    /// Which of them will do.
+    pub attrs: SessionAttrs,
     /// The database at the server.
     pub dbname: String,
     /// The user at the server: the database's, else the client's.
@@ -463,6 +473,8 @@ pub struct PoolSettings {
     pub transaction_timeout: Option<Duration>,
     /// The pause after a failed connect.
     pub server_login_retry: Duration,
+    /// How long clients are held while there is no server.
+    pub failover_timeout: Option<Duration>,
     /// Idle time after which a backend is checked before use; zero means always.
     pub server_check_delay: Duration,
     /// Empty means the empty query.
@@ -485,17 +497,6 @@ pub struct PoolSettings {
     pub max_pinned_connections: Option<u32>,
 }
 
-impl PoolSettings {
-    /// Returns host and port of the server, for the log.
-    pub fn server(&self) -> String {
-        match &self.host {
-            Host::Tcp(name) if name.contains(':') => format!("[{name}]:{}", self.port),
-            Host::Tcp(name) => format!("{name}:{}", self.port),
-            Host::Unix(directory) => format!("{}:{}", directory.display(), self.port),
-        }
-    }
-}
-
 impl General {
     /// Says whether rules ask clients for certificates.
     pub fn asks_for_certificates(&self) -> bool {
@@ -505,9 +506,19 @@ impl General {
 }
 
 impl Database {
-    /// Says whether its server is reached over TCP.
+    /// Lists its servers.
+    pub fn servers(&self) -> Vec<Server> {
+        let hosts = self.host.iter().enumerate();
+        let server = |(at, host): (usize, &Host)| {
+            let port = self.port.get(at).or(self.port.first()).copied().unwrap_or(DEFAULT_PORT);
+            Server { host: host.clone(), port }
+        };
+        hosts.map(server).collect()
+    }
+
+    /// Says whether some server of it is reached over TCP.
     pub fn is_over_tcp(&self) -> bool {
-        matches!(self.host, Host::Tcp(_))
+        self.host.iter().any(|host| matches!(host, Host::Tcp(_)))
     }
 }
 
@@ -566,8 +577,9 @@ impl Config {
         let timeout = |user: Option<Duration>, general| unless_zero(user.unwrap_or(general));
         let password = entry.password.as_ref().or_else(|| self.secret(server_user));
         PoolSettings {
-            host: entry.host.clone(),
-            port: entry.port,
+            servers: entry.servers().into(),
+            load_balance: entry.load_balance_hosts,
+            attrs: entry.target_session_attrs,
             dbname: entry.dbname.clone().unwrap_or_else(|| database.to_owned()),
             user: server_user.to_owned(),
             forced_user: entry.user.is_some(),
@@ -598,6 +610,7 @@ impl Config {
             query_timeout: timeout(session.query_timeout, general.query_timeout),
             transaction_timeout: timeout(session.transaction_timeout, general.transaction_timeout),
             server_login_retry: general.server_login_retry,
+            failover_timeout: timeout(entry.failover_timeout, general.failover_timeout),
             server_check_delay: general.server_check_delay,
             server_check_query: general.server_check_query.clone(),
             server_reset_query: general.server_reset_query.clone(),

@@ -22,6 +22,7 @@ pub struct Entry {
 
 impl General {
     /// Lists all keys by name.
+    #[expect(clippy::too_many_lines, reason = "a line per key")]
     pub fn entries(&self) -> Vec<Entry> {
         // By name, so that a new key cannot be forgotten here.
         let Self {
@@ -53,13 +54,14 @@ impl General {
             stats_period,
             shutdown_timeout,
             suspend_timeout,
+            dns_max_ttl,
+            server_role_check_period,
             autodb_idle_timeout,
             client_tls,
             server_tls,
             pool,
         } = self;
         let socket_dir = unix_socket_dir.as_ref().map(|path| path.display().to_string());
-        let user_timeout_ms = tcp_user_timeout.unwrap_or_default().as_millis();
         let mut entries = vec![
             ("listen_addr", listen_addr.join(",")),
             ("listen_port", listen_port.to_string()),
@@ -77,7 +79,7 @@ impl General {
             ("tcp_keepidle", timeout(*tcp_keepidle)),
             ("tcp_keepintvl", timeout(*tcp_keepintvl)),
             ("tcp_keepcnt", tcp_keepcnt.unwrap_or_default().to_string()),
-            ("tcp_user_timeout", user_timeout_ms.to_string()),
+            ("tcp_user_timeout", tcp_user_timeout.unwrap_or_default().as_millis().to_string()),
             ("ignore_startup_parameters", ignore_startup_parameters.join(",")),
             ("admin_users", admin_users.join(",")),
             ("stats_users", stats_users.join(",")),
@@ -87,13 +89,13 @@ impl General {
             ("stats_period", seconds(*stats_period)),
             ("shutdown_timeout", timeout(*shutdown_timeout)),
             ("suspend_timeout", seconds(*suspend_timeout)),
+            ("dns_max_ttl", seconds(*dns_max_ttl)),
+            ("server_role_check_period", timeout(*server_role_check_period)),
             ("autodb_idle_timeout", timeout(*autodb_idle_timeout)),
         ];
-        entries.extend(auth_entries(auth));
-        entries.extend(log_entries(log));
-        entries.extend(pool_entries(pool));
-        entries.extend(client_tls_entries(client_tls));
-        entries.extend(server_tls_entries(server_tls));
+        let more = [auth_entries(auth), log_entries(log), pool_entries(pool)];
+        let tls = [client_tls_entries(client_tls), server_tls_entries(server_tls)];
+        entries.extend(more.into_iter().chain(tls).flatten());
         entries.sort_unstable();
         let entry = |(key, value)| Entry { key, value, is_changeable: !is_for_start(key) };
         entries.into_iter().map(entry).collect()
@@ -162,6 +164,7 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         server_idle_timeout,
         server_connect_timeout,
         server_login_retry,
+        failover_timeout,
         server_check_delay,
         server_check_query,
         server_reset_query,
@@ -188,6 +191,7 @@ fn pool_entries(pool: &PoolDefaults) -> Vec<(&'static str, String)> {
         ("server_idle_timeout", seconds(*server_idle_timeout)),
         ("server_connect_timeout", seconds(*server_connect_timeout)),
         ("server_login_retry", seconds(*server_login_retry)),
+        ("failover_timeout", seconds(*failover_timeout)),
         ("server_check_delay", seconds(*server_check_delay)),
         ("server_check_query", server_check_query.clone()),
         ("server_reset_query", server_reset_query.clone()),

@@ -9,14 +9,15 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::checked::{
-    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, Ddl, General, Host, LogFormat,
-    Logging, Metrics, PoolDefaults, PoolMode, Replication, Secondary, SessionState, User,
-    is_reserved,
+    ANY_DATABASE, AuthType, Capture, Config, Consistency, DEFAULT_PORT, Database, Ddl, General,
+    LogFormat, Logging, Metrics, PoolDefaults, PoolMode, Replication, Secondary, SessionState,
+    User, is_reserved,
 };
 use super::kind::Kind;
 use super::problem::{Reason, Unavailable};
 use super::raw::{Section, Walk, is_section, join};
 use super::read::{self, BACKENDS_MAX};
+use super::servers::{Host, LoadBalance, SessionAttrs};
 use super::{auth, tls};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -142,6 +143,12 @@ pub(super) fn general(section: &mut Section<'_, '_>) -> General {
         client_login_timeout: section.get("client_login_timeout", Some(60 * SECOND), read::timeout),
         cancel_wait_timeout: section.get("cancel_wait_timeout", Some(10 * SECOND), read::timeout),
         suspend_timeout: section.get("suspend_timeout", 10 * SECOND, read::duration),
+        dns_max_ttl: section.get("dns_max_ttl", 15 * SECOND, read::duration),
+        server_role_check_period: section.get(
+            "server_role_check_period",
+            Some(10 * SECOND),
+            read::period_or_never,
+        ),
         autodb_idle_timeout: section.get("autodb_idle_timeout", Some(3600 * SECOND), read::timeout),
         tcp_keepalive: section.get("tcp_keepalive", true, read::boolean),
         tcp_keepidle: section.get("tcp_keepidle", None, read::keepalive),
@@ -201,6 +208,7 @@ fn pool_defaults(section: &mut Section<'_, '_>) -> PoolDefaults {
         server_idle_timeout: section.get("server_idle_timeout", 600 * SECOND, read::duration),
         server_connect_timeout: section.get("server_connect_timeout", 15 * SECOND, read::duration),
         server_login_retry: section.get("server_login_retry", 15 * SECOND, read::duration),
+        failover_timeout: section.get("failover_timeout", Duration::ZERO, read::duration),
         server_check_delay: section.get("server_check_delay", 30 * SECOND, read::duration),
         server_check_query: section.get("server_check_query", String::new(), read::text),
         server_reset_query: section.get("server_reset_query", "DISCARD ALL".to_owned(), read::text),
@@ -232,8 +240,18 @@ fn pool_defaults(section: &mut Section<'_, '_>) -> PoolDefaults {
 pub(super) fn database(section: &mut Section<'_, '_>) -> Database {
     let backends = || read::count(0..=BACKENDS_MAX);
     Database {
-        host: section.get("host", Host::Tcp("127.0.0.1".to_owned()), read::host),
-        port: section.get("port", 5432, read::port),
+        host: section.get("host", vec![Host::Tcp("127.0.0.1".to_owned())], read::hosts),
+        port: section.get("port", vec![DEFAULT_PORT], read::ports),
+        load_balance_hosts: section.get(
+            "load_balance_hosts",
+            LoadBalance::RoundRobin,
+            read::load_balance,
+        ),
+        target_session_attrs: section.get(
+            "target_session_attrs",
+            SessionAttrs::Any,
+            read::session_attrs,
+        ),
         dbname: section.find("dbname", read::name),
         user: section.find("user", read::name),
         password: section.find("password", read::password),
@@ -244,6 +262,7 @@ pub(super) fn database(section: &mut Section<'_, '_>) -> Database {
         max_db_connections: section.find("max_db_connections", backends()),
         server_lifetime: section.find("server_lifetime", read::duration),
         query_wait_timeout: section.find("query_wait_timeout", read::duration),
+        failover_timeout: section.find("failover_timeout", read::duration),
         session_state: section.find("session_state", read::session_state),
         max_pinned_connections: section.find("max_pinned_connections", backends()),
         auth: auth::database(section),
@@ -273,6 +292,7 @@ pub(super) fn replication(section: &mut Section<'_, '_>) -> Replication {
         batch_rows: section.get("batch_rows", 500_000, read::count(1..=BATCH_ROWS_MAX)),
         batch_bytes: section.get("batch_bytes", 128 << 20, read::size(BATCH_BYTES)),
         copy_workers: section.get("copy_workers", 2, read::count(1..=COPY_WORKERS_MAX)),
+        pg_dump: section.get("pg_dump", None, read::file),
         log_limit_bytes: section.get("log_limit_bytes", 8 << 30, read::large_size),
         log_limit_age: section.get("log_limit_age", 24 * HOUR, read::duration),
         verify_interval: section.get("verify_interval", 24 * HOUR, read::duration),
@@ -283,7 +303,7 @@ pub(super) fn replication(section: &mut Section<'_, '_>) -> Replication {
 pub(super) fn secondary(section: &mut Section<'_, '_>) -> Secondary {
     Secondary {
         host: section.get("host", Host::Tcp("127.0.0.1".to_owned()), read::host),
-        port: section.get("port", 5432, read::port),
+        port: section.get("port", DEFAULT_PORT, read::port),
         dbname: section.find("dbname", read::name),
         user: section.find("user", read::name),
         password: section.find("password", read::password),
@@ -375,6 +395,7 @@ pub(super) fn check_together(walk: &mut Walk<'_>, config: &Config) {
     check_min(walk, "general", "default_pool_size", pool.min_pool_size, pool.default_pool_size);
     for (name, database) in &config.databases {
         check_replication(walk, name, database);
+        check_servers(walk, name, database);
         if database.min_pool_size.is_some() || database.pool_size.is_some() {
             let min = database.min_pool_size.unwrap_or(pool.min_pool_size);
             let size = database.pool_size.unwrap_or(pool.default_pool_size);
@@ -383,6 +404,16 @@ pub(super) fn check_together(walk: &mut Walk<'_>, config: &Config) {
     }
     auth::check_together(walk, config);
     tls::check_together(walk, config);
+}
+
+/// Checks that there is a port for each host, or one for all.
+fn check_servers(walk: &mut Walk<'_>, name: &str, database: &Database) {
+    let (hosts, ports) = (database.host.len(), database.port.len());
+    let path = |key| join(&join("databases", name), key);
+    if ports != 1 && ports != hosts && walk.is_clean(&path("host")) && walk.is_clean(&path("port"))
+    {
+        walk.report(path("port"), Reason::PortsOfHosts { hosts, ports });
+    }
 }
 
 /// Checks that replication and secondaries are there together, for one database by its name.

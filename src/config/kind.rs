@@ -25,7 +25,7 @@ pub(super) enum Kind {
 }
 
 /// Keys of PgBouncer's main section that have no counterpart yet, separated by spaces.
-const LATER_GENERAL: &str = "application_name_add_host client_tls_dheparams client_tls_ecdhcurve disable_pqexec dns_max_ttl dns_nxdomain_ttl \
+const LATER_GENERAL: &str = "application_name_add_host client_tls_dheparams client_tls_ecdhcurve disable_pqexec dns_nxdomain_ttl \
     dns_zone_check_period login_notify_message max_db_client_connections \
     max_user_client_connections peer_id pidfile pkt_buf pool_idle_timeout query_wait_notify \
     resolv_conf sbuf_loopcnt scram_iterations server_fast_close so_reuseport \
@@ -34,7 +34,7 @@ const LATER_GENERAL: &str = "application_name_add_host client_tls_dheparams clie
 
 /// Keys of PgBouncer's database lines that have no counterpart yet.
 const LATER_DATABASE: &str = "application_name client_encoding \
-    connect_query datestyle load_balance_hosts max_db_client_connections timezone";
+    connect_query datestyle max_db_client_connections timezone";
 
 impl Kind {
     /// The kinds whose keys are settings.
@@ -106,6 +106,8 @@ impl Kind {
                 ("hostname", "host"),
                 ("hostaddr", "host"),
                 ("username", "user"),
+                ("hosts", "host"),
+                ("ports", "port"),
             ],
             Self::Replication => &[("user", "admin_user"), ("password", "admin_password")],
             Self::Secondary => &[

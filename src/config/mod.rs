@@ -21,6 +21,7 @@ mod network;
 mod problem;
 mod raw;
 mod read;
+mod servers;
 mod source;
 mod suggest;
 mod tls;
@@ -36,8 +37,8 @@ use std::path::Path;
 pub use auth::{AuthLookup, AuthSettings, DatabaseAuth};
 pub use checked::{
     ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, Ddl, FollowingRules, General,
-    Host, LogFormat, Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication,
-    Secondary, SessionState, User, is_reserved,
+    LogFormat, Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary,
+    SessionState, User, is_reserved,
 };
 pub use diff::{Difference, Sections, is_for_start};
 pub use entries::Entry;
@@ -48,6 +49,7 @@ pub use hba::{
 };
 pub use network::Network;
 pub use problem::{ConfigError, Hint, Problem, Reason, Unavailable};
+pub use servers::{Host, LoadBalance, Server, SessionAttrs};
 pub use source::Source;
 pub use tls::{
     Ciphers, ClientTls, DatabaseTls, ServerTls, SslMode, TLS12_CIPHERS, TLS13_CIPHERS, TlsProtocols,

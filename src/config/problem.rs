@@ -153,6 +153,14 @@ pub enum Reason {
         /// The pool size in force.
         size: u32,
     },
+    /// A list of ports that does not go with the list of hosts.
+    #[error("{ports} ports for {hosts} hosts: give one for each, or one for all")]
+    PortsOfHosts {
+        /// How many hosts there are.
+        hosts: usize,
+        /// How many ports there are.
+        ports: usize,
+    },
     /// A file that a key names, and that is needed now.
     #[error("{path}: cannot be read: {error}")]
     Unreadable {

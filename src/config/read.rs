@@ -6,9 +6,10 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checked::{AuthType, Capture, Consistency, Ddl, Host, LogFormat, PoolMode, SessionState};
+use super::checked::{AuthType, Capture, Consistency, Ddl, LogFormat, PoolMode, SessionState};
 use super::network::Network;
 use super::problem::{Hint, Reason, Unavailable};
+use super::servers::{Host, LoadBalance, SessionAttrs};
 use super::suggest;
 use super::units;
 use super::value::Value;
@@ -22,6 +23,9 @@ const SOCKET_NAME_LEN: usize = "/.s.PGSQL.65535".len();
 
 /// DNS allows 253; a bound keeps nonsense out of error messages.
 const HOST_LEN_MAX: usize = 255;
+
+/// LIMIT: servers of one database; each may be tried for every connection.
+const SERVERS_MAX: usize = 32;
 
 /// The greatest number of connections that makes sense: PostgreSQL's `MAX_BACKENDS`, 2^18 - 1.
 pub(super) const BACKENDS_MAX: u32 = 262_143;
@@ -155,6 +159,25 @@ pub(super) fn port(value: &Value) -> Result<u16, Reason> {
     port_from(value, 1)
 }
 
+/// Ports of servers: a number, a list of numbers, or one string with commas.
+pub(super) fn ports(value: &Value) -> Result<Vec<u16>, Reason> {
+    const EXPECTED: &str = "a whole number, or a list of them";
+    let ports = match value {
+        Value::List(values) => values.iter().map(port).collect::<Result<Vec<_>, _>>()?,
+        Value::Text { text, .. } => {
+            let malformed = |_| Reason::Malformed { found: text.to_string(), expected: EXPECTED };
+            let number = |word: &str| word.trim().parse().map_err(malformed);
+            let port = |number: i64| port(&Value::Integer { number, radix: 10 });
+            text.split(',').map(|word| number(word).and_then(port)).collect::<Result<_, _>>()?
+        }
+        Value::Integer { .. } => vec![port(value)?],
+        Value::Float(_) | Value::Bool(_) | Value::Other(_) => {
+            return Err(value.wrong_type(EXPECTED));
+        }
+    };
+    at_most_servers(ports)
+}
+
 /// A port to listen on; 0 lets the system choose.
 pub(super) fn listen_port(value: &Value) -> Result<u16, Reason> {
     port_from(value, 0)
@@ -211,6 +234,11 @@ pub(super) fn period(value: &Value) -> Result<Duration, Reason> {
         return Err(Reason::OutOfRange { found, expected: "1s to 3650d".to_owned() });
     }
     Ok(period)
+}
+
+/// As [`period`], or 0 for never.
+pub(super) fn period_or_never(value: &Value) -> Result<Option<Duration>, Reason> {
+    if duration(value)?.is_zero() { Ok(None) } else { period(value).map(Some) }
 }
 
 /// As [`timeout`], a bare number counting milliseconds.
@@ -322,23 +350,48 @@ fn checked_socket_dir(text: &str) -> Result<PathBuf, Reason> {
     Ok(PathBuf::from(text))
 }
 
+/// Where servers are: as [`host`], a list of such, or one string with commas.
+pub(super) fn hosts(value: &Value) -> Result<Vec<Host>, Reason> {
+    let hosts = match value {
+        Value::List(values) => values.iter().map(host).collect::<Result<Vec<_>, _>>()?,
+        Value::Text { .. } => {
+            name(value)?.split(',').map(|word| host_of(word.trim())).collect::<Result<_, _>>()?
+        }
+        Value::Integer { .. } | Value::Float(_) | Value::Bool(_) | Value::Other(_) => {
+            return Err(value.wrong_type("a string, or a list of strings"));
+        }
+    };
+    at_most_servers(hosts)
+}
+
+fn at_most_servers<T>(list: Vec<T>) -> Result<Vec<T>, Reason> {
+    if list.is_empty() {
+        return Err(Reason::Empty);
+    }
+    if list.len() > SERVERS_MAX {
+        let found = format!("a list of {}", list.len());
+        return Err(Reason::OutOfRange { found, expected: format!("at most {SERVERS_MAX}") });
+    }
+    Ok(list)
+}
+
 /// Where a server is: a host name, an IP address, or the directory of its Unix socket.
 pub(super) fn host(value: &Value) -> Result<Host, Reason> {
-    if matches!(value, Value::List(_)) {
-        return Err(unavailable("a list of hosts is"));
-    }
-    let text = name(value)?;
-    if text.contains(',') {
-        return Err(unavailable("a list of hosts is"));
+    host_of(&name(value)?)
+}
+
+fn host_of(text: &str) -> Result<Host, Reason> {
+    if text.is_empty() {
+        return Err(Reason::Empty);
     }
     if text.starts_with(['/', '@']) {
-        return checked_socket_dir(&text).map(Host::Unix);
+        return checked_socket_dir(text).map(Host::Unix);
     }
-    if is_host(&text) {
-        return Ok(Host::Tcp(text));
+    if is_host(text) {
+        return Ok(Host::Tcp(text.to_owned()));
     }
     Err(Reason::Malformed {
-        found: text,
+        found: text.to_owned(),
         expected: "a host name, an IP address or an absolute path; the port has its own key",
     })
 }
@@ -401,6 +454,29 @@ pub(super) fn pool_mode(value: &Value) -> Result<PoolMode, Reason> {
         "session" => Ok(PoolMode::Session),
         "transaction" => Ok(PoolMode::Transaction),
         "statement" => Ok(PoolMode::Statement),
+        other => Err(not_a_choice(other, CHOICES)),
+    }
+}
+
+pub(super) fn load_balance(value: &Value) -> Result<LoadBalance, Reason> {
+    const CHOICES: &[&str] = &["round-robin", "disable"];
+    match text(value)?.as_str() {
+        "round-robin" => Ok(LoadBalance::RoundRobin),
+        "disable" => Ok(LoadBalance::Disable),
+        other => Err(not_a_choice(other, CHOICES)),
+    }
+}
+
+pub(super) fn session_attrs(value: &Value) -> Result<SessionAttrs, Reason> {
+    const CHOICES: &[&str] =
+        &["any", "read-write", "read-only", "primary", "standby", "prefer-standby"];
+    match text(value)?.as_str() {
+        "any" => Ok(SessionAttrs::Any),
+        "read-write" => Ok(SessionAttrs::ReadWrite),
+        "read-only" => Ok(SessionAttrs::ReadOnly),
+        "primary" => Ok(SessionAttrs::Primary),
+        "standby" => Ok(SessionAttrs::Standby),
+        "prefer-standby" => Ok(SessionAttrs::PreferStandby),
         other => Err(not_a_choice(other, CHOICES)),
     }
 }

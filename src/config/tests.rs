@@ -37,6 +37,18 @@ fn parse(text: &str) -> Config {
 }
 
 #[test]
+fn servers_are_hosts_with_their_ports() {
+    let servers = |keys: &str| -> Vec<String> {
+        let config = parse(&format!("[databases.a]\n{keys}\n"));
+        config.databases["a"].servers().iter().map(ToString::to_string).collect()
+    };
+    assert_eq!(servers(""), ["127.0.0.1:5432"]);
+    assert_eq!(servers("host = \"a, b,::1\"\nport = 1"), ["a:1", "b:1", "[::1]:1"]);
+    assert_eq!(servers("host = [\"a\", \"/run/pg\"]\nport = [1, 2]"), ["a:1", "/run/pg:2"]);
+    assert_eq!(servers("host = \"a,b\"\nport = \"1, 2\""), ["a:1", "b:2"]);
+}
+
+#[test]
 fn values_are_understood() {
     let config = parse(
         "[general]\nlisten_addr = \"10.0.0.1, ::1,localhost , *\"\nunix_socket_mode = 0o770\n\
@@ -56,8 +68,8 @@ fn values_are_understood() {
     assert_eq!(general.shutdown_timeout, Some(Duration::from_hours(1)));
     assert_eq!(general.pool.query_timeout, Duration::from_millis(250));
     assert_eq!(general.pool.max_packet_size, 64 << 20);
-    assert_eq!(config.databases["unix"].host, Host::Unix(PathBuf::from("/run/postgresql")));
-    assert_eq!(config.databases["v6"].host, Host::Tcp("fe80::1%eth0".to_owned()));
+    assert_eq!(config.databases["unix"].host, [Host::Unix(PathBuf::from("/run/postgresql"))]);
+    assert_eq!(config.databases["v6"].host, [Host::Tcp("fe80::1%eth0".to_owned())]);
     assert_eq!(parse("\u{feff}[general]\r\nworkers = 2\r\n").general.workers, 2);
     let settings = config.pool_settings("unix", "a").unwrap();
     assert_eq!(settings.server_lifetime, Some(Duration::ZERO));
@@ -89,7 +101,7 @@ fn a_user_goes_before_the_database_and_that_before_general() {
     assert_eq!(eve.password, None);
 
     let other = config.pool_settings("other", "eve").unwrap();
-    assert_eq!((other.mode, other.size, other.port), (PoolMode::Statement, 7, 5433));
+    assert_eq!((other.mode, other.size, other.servers[0].port), (PoolMode::Statement, 7, 5433));
     assert_eq!(other.dbname, "other");
     assert_eq!(other.max_db_connections, Some(50));
     assert!(parse("[databases.app]\n").pool_settings("other", "eve").is_none());
@@ -280,4 +292,17 @@ proptest! {
             prop_assert!(error.starts_with("f:2: general."), "{}", error);
         }
     }
+}
+
+#[test]
+fn what_a_database_says_of_session_state_goes_first() {
+    let text = "[general]\nsession_state = \"reject\"\nmax_pinned_connections = 3\n\
+                [databases.a]\nsession_state = \"pin\"\nmax_pinned_connections = 0\n[databases.b]\n";
+    let config = Config::parse(text, "", &|_| None).expect("it is a good one");
+    let of = |database| {
+        let settings = config.pool_settings(database, "u").expect("there is such a database");
+        (settings.session_state, settings.max_pinned_connections)
+    };
+    assert_eq!(of("a"), (SessionState::Pin, None));
+    assert_eq!(of("b"), (SessionState::Reject, Some(3)));
 }

@@ -56,6 +56,13 @@ pub struct PoolInfo {
     pub is_paused: bool,
 }
 
+impl PoolInfo {
+    /// Says whether no server would do when one was asked for last.
+    pub fn is_lost(&self) -> bool {
+        self.spec.roster.lost_since().is_some()
+    }
+}
+
 /// One user: those with a section of their own, and those who have a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserReport {

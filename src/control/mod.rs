@@ -3,15 +3,18 @@
 //! All state of sessions and backends is the workers'; what is here is the way to them, the
 //! configuration in force, the registry of pools, and the commands of operators: [`command`] is
 //! about databases and clients, [`reload`] about the configuration, [`shutdown`] about the end,
-//! [`walsenders`] about replication connections, [`inspect`] only looks.
+//! [`walsenders`] about replication connections, [`inspect`] only looks. [`open`] opens backends for
+//! the workers, and [`servers`] looks after where.
 
 mod carry;
 mod command;
 mod inspect;
 mod janitor;
 mod logging;
+mod open;
 mod reload;
 mod reloads;
+mod servers;
 mod shutdown;
 mod walsenders;
 
@@ -29,6 +32,7 @@ pub use janitor::janitor;
 pub use logging::log_settings;
 pub use reload::{Changes, ReloadError, Sections, SetError};
 pub use reloads::Reloads;
+pub use servers::watch_servers;
 pub use shutdown::Mode;
 
 use walsenders::Walsenders;
@@ -38,6 +42,7 @@ pub use crate::pool::registry::{PoolChange, PoolEffect};
 use crate::config::{Config, Source};
 use crate::net::Stream;
 use crate::net::listen::Listeners;
+use crate::net::names::Names;
 use crate::net::tls::{Acceptor, Connectors};
 use crate::pool::gate::Gate;
 use crate::pool::registry::Registry;
@@ -75,6 +80,8 @@ pub struct Control {
     pub acceptor: ArcSwap<Acceptor>,
     /// Begins TLS with servers.
     pub connectors: Connectors,
+    /// The addresses of servers.
+    names: Names,
     /// How often the configuration has changed.
     pub reloads: Reloads,
     /// Makes challenges for unknown users the same each time; never leaves the process.
@@ -125,6 +132,7 @@ impl Control {
             admission: Admission::new(),
             acceptor: ArcSwap::from_pointee(parts.acceptor),
             connectors: parts.connectors,
+            names: Names::default(),
             reloads: Reloads::default(),
             process_secret: rand::random(),
             walsenders: Walsenders::default(),
@@ -162,6 +170,11 @@ impl Control {
             self.tell_all(|done| ToWorker::Cancel { pid, secret: secret.clone(), done }).await;
         }
         client.try_close();
+    }
+
+    /// Has all workers look at their backends, some of which are of no use any more.
+    fn review_soon(&self) {
+        drop(tell_all(&self.workers, |done| ToWorker::Review { done }));
     }
 
     /// Tells all workers something, and waits until all have done it.

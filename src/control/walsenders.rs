@@ -18,11 +18,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, info, info_span};
 
 use super::Control;
-use crate::backend::cancel;
-use crate::backend::connect::{CancelKey, Opened, open_with};
+use super::carry::cancel_at;
+use crate::backend::connect::{CancelKey, Opened};
 use crate::config::PoolSettings;
 use crate::net::Stream;
 use crate::pool::gate::Gate;
+use crate::pool::roster::Origin;
 use crate::pool::spec::Spec;
 use crate::secret::Secret;
 use crate::session::login::Authenticated;
@@ -49,6 +50,8 @@ struct Known {
     pid: i32,
     /// The second half, which is ours.
     secret: Secret,
+    /// Where the server is.
+    origin: Arc<Origin>,
     settings: Arc<PoolSettings>,
     key: Arc<CancelKey>,
     end: CancellationToken,
@@ -64,10 +67,11 @@ impl Walsenders {
         &self,
         pid: i32,
         secret: &Secret,
-    ) -> Option<(Arc<PoolSettings>, Arc<CancelKey>)> {
+    ) -> Option<(Arc<Origin>, Arc<PoolSettings>, Arc<CancelKey>)> {
         let known = self.lock();
         let found = known.values().find(|one| one.pid == pid && one.secret == *secret)?;
-        Some((Arc::clone(&found.settings), Arc::clone(&found.key)))
+        let (origin, settings) = (Arc::clone(&found.origin), Arc::clone(&found.settings));
+        Some((origin, settings, Arc::clone(&found.key)))
     }
 
     /// Ends all of a database.
@@ -88,12 +92,11 @@ impl Control {
             let mut parameters =
                 vec![(b"replication".to_vec(), client.replication.take().unwrap_or_default())];
             parameters.append(&mut client.parameters);
-            let opening = async {
-                let connector = self.connectors.of(&settings.host, &settings.tls)?;
-                open_with(&parameters, &settings, &spec.credentials(), connector.as_ref()).await
-            };
-            match opening.await {
-                Ok(opened) => self.walsender(client, opened, &spec, settings).await,
+            match self.find(&spec, &settings, &parameters).await {
+                Ok((server, opened)) => {
+                    let origin = spec.roster.opened(&server, &opened.place, opened.standing);
+                    self.walsender(client, opened, &spec, (origin, settings)).await;
+                }
                 Err(error) => {
                     info!(%error, "no server connection for replication");
                     client.turn_away(&error.fault()).await;
@@ -109,7 +112,7 @@ impl Control {
         mut client: Box<Authenticated>,
         opened: Opened,
         spec: &Arc<Spec>,
-        settings: Arc<PoolSettings>,
+        (origin, settings): (Arc<Origin>, Arc<PoolSettings>),
     ) {
         let secret = client.cancel_secret();
         let mut hello = std::mem::take(&mut client.greeting);
@@ -127,6 +130,7 @@ impl Control {
             spec: Arc::clone(spec),
             pid,
             secret,
+            origin,
             settings,
             key: Arc::new(opened.cancel_key),
             end: end.clone(),
@@ -147,11 +151,10 @@ impl Control {
 
     /// Cancels what a replication connection with this key runs; says whether there is one.
     pub(super) async fn cancel_walsender(&self, pid: i32, secret: &Secret) -> bool {
-        let Some((settings, key)) = self.walsenders.find(pid, secret) else { return false };
-        let limit = self.config().general.cancel_wait_timeout;
-        let Ok(connector) = self.connectors.of(&settings.host, &settings.tls) else { return true };
-        let (host, port) = (&settings.host, settings.port);
-        if let Err(error) = cancel::cancel(host, port, &key, connector.as_ref(), limit).await {
+        let Some((origin, settings, key)) = self.walsenders.find(pid, secret) else {
+            return false;
+        };
+        if let Err(error) = cancel_at(self, &origin, &settings, &key).await {
             tracing::warn!(%error, "cannot cancel a replication command");
         }
         true

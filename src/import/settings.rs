@@ -53,7 +53,7 @@ const LATER: &str = "not available in this version";
 const INSIDE: &str = "not needed: it tunes the inside of PgBouncer";
 const CURVES: &str =
     "not available: the curves X25519, P-256 and P-384 are used, and X25519MLKEM768";
-const NAMES: &str = "not needed: names are looked up whenever a connection is opened";
+const NAMES: &str = "not needed: what is not found is looked up again for the next connection";
 
 const fn key(name: &'static str, shape: Shape, default: &'static str) -> Setting {
     Setting { name, here: name, shape, default, same: &[], lack: LATER }
@@ -171,7 +171,7 @@ pub const GENERAL: &[Setting] = &[
     key("server_tls_protocols", Text, "secure"),
     key("server_tls_ciphers", Text, "default"),
     key("server_tls13_ciphers", Text, ""),
-    other("dns_max_ttl", Seconds, ANY, NAMES),
+    key("dns_max_ttl", Seconds, "15"),
     other("dns_nxdomain_ttl", Seconds, ANY, NAMES),
     other("dns_zone_check_period", Seconds, ZERO, NAMES),
     other("resolv_conf", Text, EMPTY, "not available: the system's resolver is used"),
@@ -213,7 +213,7 @@ pub const DATABASE: &[Setting] = &[
     other("timezone", Text, EMPTY, LATER),
     other("application_name", Text, EMPTY, LATER),
     other("connect_query", Text, EMPTY, LATER),
-    other("load_balance_hosts", Word, EMPTY, LATER),
+    key("load_balance_hosts", Word, ""),
 ];
 
 /// The keys of a line in `[users]`.

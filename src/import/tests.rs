@@ -107,7 +107,7 @@ fn databases() {
 #[test]
 fn what_is_lost_is_listed_with_its_line() {
     let ini = "[databases]\n\
-               a = host=127.0.0.1,127.0.0.2 connect_query='select 1'\n\
+               a = host=127.0.0.1,127.0.0.2 load_balance_hosts=disable connect_query='select 1'\n\
                b = host=127.0.0.1 nonsense=1 password=hunter2\n\
                c = host\n\
                pgtandem = host=127.0.0.1\n\
@@ -131,7 +131,6 @@ fn what_is_lost_is_listed_with_its_line() {
     let notes = notes(&imported);
     let begins = [
         "2 databases.a.connect_query: not available",
-        "2 databases.a.host: a list of hosts",
         "3 databases.b.nonsense: unknown key",
         "3 databases.b.password: without user",
         "4 databases.c: it is not a list of key=value: the database is left out",
@@ -156,6 +155,9 @@ fn what_is_lost_is_listed_with_its_line() {
             .contains("[databases.e]\nhost = \"127.0.0.1\"\npool_size = 5\nmin_pool_size = 5\n")
     );
     assert!(!imported.text.contains("[databases.c]"));
+    assert!(imported.text.contains(
+        "[databases.a]\nhost = \"127.0.0.1,127.0.0.2\"\nload_balance_hosts = \"disable\"\n"
+    ));
 }
 
 #[test]

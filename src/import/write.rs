@@ -176,12 +176,11 @@ impl Writer<'_> {
             return self.note(place, &key, "it is not UTF-8");
         }
         let found;
-        let value = match setting.shape {
-            Shape::File if !value.is_empty() => {
-                found = located(value, self.top).display().to_string();
-                &found
-            }
-            _ => value,
+        let value = if setting.shape == Shape::File && !value.is_empty() {
+            found = located(value, self.top).display().to_string();
+            &found
+        } else {
+            value
         };
         let toml = match setting.toml(value, self.clients_max) {
             Ok(Some(toml)) => toml,
@@ -261,13 +260,8 @@ impl Writer<'_> {
             Some((_, host)) => host.as_str(),
             None => source.socket_dir(),
         };
-        let (first, more) = host.split_once(',').unwrap_or((host, ""));
-        if !more.is_empty() {
-            let reason =
-                format!("a list of hosts is not available in this version: {first} is used");
-            self.note(Some(place), &format!("{path}.host"), reason);
-        }
-        let host = format!("host = {}", text(first));
+        let is_list = host.contains(',');
+        let host = format!("host = {}", text(host));
         if let Verdict::Refused(reason) = try_out(&header, &host) {
             return self.note(Some(place), &format!("{path}.host"), left_out(&reason));
         }
@@ -282,7 +276,7 @@ impl Writer<'_> {
                 continue;
             }
             self.has_secrets |= setting.name == "password";
-            if setting.name == "load_balance_hosts" && more.is_empty() {
+            if setting.name == "load_balance_hosts" && !is_list {
                 continue;
             }
             self.take(setting, &header, &format!("{path}."), Some(place), value);

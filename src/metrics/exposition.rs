@@ -60,8 +60,17 @@ pub struct Share {
     pub size: u32,
     /// Server connections that it may have on top.
     pub reserve: u32,
+    /// What keeps its clients from servers.
+    pub hindered: Hindered,
+}
+
+/// What keeps the clients of a pool from servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Hindered {
     /// Whether PAUSE or KILL holds.
     pub is_paused: bool,
+    /// Whether no server would do when one was asked for last.
+    pub is_lost: bool,
 }
 
 /// Everything that is to be shown.
@@ -175,7 +184,8 @@ impl Exposition {
             let labels = self.labels(&share);
             let sample = self.pool(&labels);
             sample.states.add(&share.states);
-            sample.is_paused |= share.is_paused;
+            sample.is_paused |= share.hindered.is_paused;
+            sample.is_lost |= share.hindered.is_lost;
             if sized.insert(share.pool) {
                 sample.size += u64::from(share.size);
                 sample.reserve += u64::from(share.reserve);

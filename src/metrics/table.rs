@@ -53,6 +53,8 @@ pub struct PoolSample {
     pub reserve: u64,
     /// Whether PAUSE or KILL holds.
     pub is_paused: bool,
+    /// Whether no server would do when one was asked for last.
+    pub is_lost: bool,
 }
 
 /// One worker: label `worker`.
@@ -290,6 +292,11 @@ pub static POOL: &[Metric<PoolSample>] = &[
         "pgtandem_pool_paused",
         "Whether clients wait because of PAUSE or KILL.",
         Reading::Gauge(|pool| truth(pool.is_paused)),
+    ),
+    row(
+        "pgtandem_pool_server_lost",
+        "Whether no server could be reached that is what the database wants.",
+        Reading::Gauge(|pool| truth(pool.is_lost)),
     ),
 ];
 

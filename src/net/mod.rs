@@ -3,8 +3,10 @@
 
 pub mod dial;
 pub mod listen;
+pub mod names;
 pub mod stream;
 pub mod system;
 pub mod tls;
 
+pub use dial::Place;
 pub use stream::{Peer, Raw, Socket, Stream};

@@ -60,6 +60,9 @@ pub enum Command {
     ///
     /// Only needed where `auto = false`, or after a detach. It goes on if this is interrupted.
     Copy {
+        /// Make the primary's schema on the secondary first, which must be empty
+        #[arg(long)]
+        schema: bool,
         /// Return as soon as it has begun
         #[arg(long)]
         no_wait: bool,
@@ -162,9 +165,10 @@ pub async fn run(args: &Args, config: &Config) -> Result<ExitCode, OperatorError
     match &args.command {
         Command::Status => desk.status().await,
         Command::Wait { timeout } => desk.wait(*timeout).await,
-        Command::Copy { no_wait } => {
+        Command::Copy { schema, no_wait } => {
             let target = desk.only(false).await?;
-            desk.tell(&format!("COPY SECONDARY {}", target.quoted())).await?;
+            let schema = if *schema { " SCHEMA" } else { "" };
+            desk.tell(&format!("COPY SECONDARY {}{schema}", target.quoted())).await?;
             desk.copied(&target, *no_wait).await
         }
         Command::Verify { table } => desk.verify(table.as_deref()).await,

@@ -146,6 +146,9 @@ pub fn status(answer: &Answer) -> String {
 /// Says how far a copy is, if one is under way.
 pub fn copied(answer: &Answer, row: usize) -> Option<String> {
     let number = |column| answer.number(row, column);
+    if let (Some(done), Some(all)) = (number("copy_objects_done"), number("copy_objects")) {
+        return Some(format!("{done:.0} of {all:.0} indexes, constraints and others"));
+    }
     let (done, all) = (number("copy_tables_done")?, number("copy_tables")?);
     let (rows, size) = (number("copy_rows")?, number("copy_bytes")?);
     let estimate = number("copy_bytes_estimate")?.max(size);

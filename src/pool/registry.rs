@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::dead::DeadServers;
 use super::definitions::Seals;
 use super::gate::Gate;
 use super::ledger::{Bound, Ledger};
+use super::roster::{Plan, Roster};
 use super::spec::{Change, Gates, PoolNumber, Spec};
-use crate::config::{Config, PoolSettings};
+use crate::config::{self, Config, PoolSettings, Server};
 use crate::log::Plain;
 
 /// All pools that a client has asked for.
@@ -19,6 +21,8 @@ pub struct Registry {
     tables: Mutex<Tables>,
     pooler: Arc<Gate>,
     seals: Seals,
+    /// Servers that nobody reaches, of whatever database.
+    pub dead: DeadServers,
 }
 
 #[derive(Debug, Default)]
@@ -43,6 +47,7 @@ struct Entry {
 struct Database {
     bound: Arc<Bound>,
     gate: Arc<Gate>,
+    roster: Arc<Roster>,
 }
 
 /// What becomes of one pool when another configuration comes into force.
@@ -74,6 +79,8 @@ pub struct DatabaseUse {
     pub bound: Arc<Bound>,
     /// Its gate.
     pub gate: Arc<Gate>,
+    /// Its servers.
+    pub roster: Arc<Roster>,
     /// Its clients.
     pub clients: u32,
 }
@@ -156,11 +163,12 @@ impl Registry {
         }
         let shared = tables.database(config, database);
         let user_bound = tables.user(&settings);
+        let roster = shared.roster;
         let gates = Gates { database: shared.gate, pooler: Arc::clone(&self.pooler) };
         let ledger = Arc::new(Ledger::new(settings.size, shared.bound, user_bound));
         let number = tables.take_number();
         let shared = (gates, self.seals.of(database));
-        let spec = Arc::new(Spec::new(number, (database, user), settings, ledger, shared));
+        let spec = Arc::new(Spec::new(number, (database, user), settings, ledger, roster, shared));
         tables.pools.insert(key, Entry { spec: Arc::clone(&spec), unused_since: None });
         tracing::debug!(database, user, "new pool");
         Some(spec)
@@ -176,9 +184,9 @@ impl Registry {
     /// Returns all databases that have been used, or that a command was about.
     pub fn databases(&self) -> BTreeMap<String, DatabaseUse> {
         let tables = self.tables();
-        let known = tables.databases.iter().map(|(name, Database { bound, gate })| {
+        let known = tables.databases.iter().map(|(name, Database { bound, gate, roster })| {
             let (bound, gate) = (Arc::clone(bound), Arc::clone(gate));
-            (name.clone(), DatabaseUse { bound, gate, clients: 0 })
+            (name.clone(), DatabaseUse { bound, gate, roster: Arc::clone(roster), clients: 0 })
         });
         let mut databases: BTreeMap<_, _> = known.collect();
         for entry in tables.pools.values() {
@@ -221,13 +229,20 @@ impl Registry {
     /// Puts the settings of a new configuration in force.
     pub fn reload(&self, config: &Config) {
         let mut tables = self.tables();
+        let mut moved = Vec::new();
         for (name, database) in &tables.databases {
             let entry = config.database(name);
             database.gate.set_removed(entry.is_none());
             if let Some(entry) = entry {
                 database.bound.set_limit(config.max_db_connections(entry));
+                if database.roster.follow(Plan::from(entry), &self.dead) {
+                    moved.push(Arc::clone(&database.gate));
+                }
             }
         }
+        let entries = config.databases.values();
+        let servers: BTreeSet<Server> = entries.flat_map(config::Database::servers).collect();
+        self.dead.keep_only(|server| servers.contains(server));
         for (name, bound) in &tables.users {
             bound.set_limit(config.max_user_connections(name));
         }
@@ -239,6 +254,10 @@ impl Registry {
                 spec.ledger.set_user(tables.user(&settings));
             }
             spec.update(settings);
+        }
+        // Whatever is being opened for them begins anew.
+        for gate in &moved {
+            gate.touch();
         }
     }
 
@@ -323,8 +342,13 @@ impl Entry {
 
 impl Tables {
     fn database(&mut self, config: &Config, name: &str) -> Database {
-        let limit = config.database(name).and_then(|entry| config.max_db_connections(entry));
-        let made = || Database { bound: Arc::new(Bound::new(limit)), gate: Arc::default() };
+        let entry = config.database(name);
+        let limit = entry.and_then(|entry| config.max_db_connections(entry));
+        let made = || Database {
+            bound: Arc::new(Bound::new(limit)),
+            gate: Arc::default(),
+            roster: Arc::new(Roster::new(entry.map_or_else(Plan::default, Plan::from))),
+        };
         self.databases.entry(name.to_owned()).or_insert_with(made).clone()
     }
 

@@ -8,6 +8,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use super::definitions::{Definitions, Seal};
 use super::gate::Gate;
 use super::ledger::{Bound, Ledger};
+use super::roster::Roster;
 use crate::auth::scram::DerivedKeys;
 use crate::auth::{Credentials, Learned};
 use crate::backend::params::{Param, ParamSet};
@@ -48,6 +49,8 @@ pub struct Spec {
     pub user: String,
     /// Its places.
     pub ledger: Arc<Ledger>,
+    /// The servers of its database.
+    pub roster: Arc<Roster>,
     /// Its clients that are pinned to a backend, or may be.
     pub pinned: Arc<Bound>,
     gates: Gates,
@@ -90,8 +93,12 @@ impl Change {
     }
 }
 
+/// Says whether backends may go on: some server is in both lists. Those to the others go by their
+/// origin.
 fn is_same_server(old: &PoolSettings, new: &PoolSettings) -> bool {
-    old.host == new.host && old.port == new.port && old.dbname == new.dbname && old.user == new.user
+    old.servers.iter().any(|server| new.servers.contains(server))
+        && old.dbname == new.dbname
+        && old.user == new.user
 }
 
 impl Spec {
@@ -101,6 +108,7 @@ impl Spec {
         (database, user): (&str, &str),
         settings: PoolSettings,
         ledger: Arc<Ledger>,
+        roster: Arc<Roster>,
         shared: (Gates, Arc<Seal>),
     ) -> Self {
         let (gates, seal) = shared;
@@ -109,6 +117,7 @@ impl Spec {
             database: database.to_owned(),
             user: user.to_owned(),
             ledger,
+            roster,
             pinned: Arc::new(Bound::new(settings.max_pinned_connections)),
             gates,
             clients: AtomicU32::new(0),
@@ -207,6 +216,19 @@ impl Spec {
     /// Keeps what a server said to a fresh session.
     pub fn set_welcome(&self, welcome: Welcome) {
         self.welcome.store(Some(Arc::new(welcome)));
+    }
+
+    /// Corrects what a fresh session is told about the server: one has become something else.
+    pub fn set_fact(&self, name: &[u8], value: &[u8]) {
+        self.welcome.rcu(|welcome| {
+            let welcome = welcome.as_ref()?;
+            let mut facts = welcome.facts.clone();
+            if let Some(fact) = facts.iter_mut().find(|(known, _)| **known == *name) {
+                fact.1 = value.into();
+            }
+            let (notices, base) = (welcome.notices.clone(), Arc::clone(&welcome.base));
+            Some(Arc::new(Welcome { notices, facts, base }))
+        });
     }
 
     /// Keeps what a client's login taught us.

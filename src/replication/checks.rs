@@ -10,6 +10,7 @@ use tokio_postgres::{Client, Row};
 use super::apply::Treatment;
 use super::catalog::{Table, TableName};
 use super::error::Error;
+use super::literal::identifier;
 
 /// Something that is not as it must be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +52,40 @@ pub enum Obstacle {
         /// The constraint.
         constraint: String,
         /// What would have to be done about it.
-        remedy: &'static str,
+        remedy: Remedy,
     },
+}
+
+/// What can be done about a foreign key, besides being allowed to switch it off for our sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Remedy {
+    /// Its owner may have it checked later.
+    Defer,
+    /// It changes rows.
+    Drop,
+}
+
+impl Obstacle {
+    /// Writes the statement with which the owner of the table removes it, if that loses nothing.
+    pub fn remedy(&self) -> Option<String> {
+        match self {
+            Self::Trigger { table, trigger } => Some(format!(
+                "ALTER TABLE {} DISABLE TRIGGER {}",
+                table.quoted(),
+                identifier(trigger)
+            )),
+            Self::ForeignKey { table, constraint, remedy: Remedy::Defer } => Some(format!(
+                "ALTER TABLE {} ALTER CONSTRAINT {} DEFERRABLE",
+                table.quoted(),
+                identifier(constraint)
+            )),
+            Self::ForeignKey { remedy: Remedy::Drop, .. }
+            | Self::NoTable(_)
+            | Self::Columns { .. }
+            | Self::Key { .. }
+            | Self::Rule { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Obstacle {
@@ -70,7 +103,17 @@ impl fmt::Display for Obstacle {
             ),
             Self::Rule { table, rule } => write!(f, "{table}: rule {rule} would rewrite changes"),
             Self::ForeignKey { table, constraint, remedy } => {
-                write!(f, "{table}: foreign key {constraint}: {remedy}")
+                let remedy = match remedy {
+                    Remedy::Defer => "ALTER TABLE … ALTER CONSTRAINT … DEFERRABLE",
+                    Remedy::Drop => {
+                        "its action would change rows once more; drop it until the cutover"
+                    }
+                };
+                write!(
+                    f,
+                    "{table}: foreign key {constraint}: {remedy}, or GRANT SET ON PARAMETER \
+                     session_replication_role"
+                )
             }
         }
     }
@@ -153,11 +196,9 @@ pub async fn treatment(
         let (table, constraint, is_deferrable) = named(&row).map_err(wrong())?;
         let has_action: bool = row.try_get(4).map_err(wrong())?;
         let remedy = if has_action {
-            "its action would change rows once more; drop it until the cutover, or GRANT SET ON \
-             PARAMETER session_replication_role"
+            Remedy::Drop
         } else if !is_deferrable {
-            "ALTER TABLE … ALTER CONSTRAINT … DEFERRABLE, or GRANT SET ON PARAMETER \
-             session_replication_role"
+            Remedy::Defer
         } else {
             continue;
         };

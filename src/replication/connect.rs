@@ -13,7 +13,7 @@ use tokio_postgres::{Client, Connection, NoTls, SimpleQueryMessage};
 
 use super::error::Error;
 use super::watch::{ANSWER, Heard, Watched};
-use crate::config::Host;
+use crate::config::Server;
 use crate::net::Stream;
 use crate::net::dial::dial;
 use crate::secret::Secret;
@@ -76,10 +76,10 @@ const KEEPALIVE: (Duration, Duration, Duration) =
 /// Where to connect, and as whom.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
-    /// Where the server is.
-    pub host: Host,
-    /// Its port, also for a Unix socket.
-    pub port: u16,
+    /// Where its server is, or may be; at least one.
+    pub servers: Arc<[Server]>,
+    /// Whether it is the one of them that is no standby.
+    pub is_primary: bool,
     /// The database.
     pub dbname: String,
     /// The role.
@@ -92,22 +92,51 @@ pub struct Target {
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.host {
-            Host::Tcp(name) => write!(f, "{name}:{}/{}", self.port, self.dbname),
-            Host::Unix(path) => write!(f, "{}:{}/{}", path.display(), self.port, self.dbname),
+        for (at, server) in self.servers.iter().enumerate() {
+            write!(f, "{}{server}", if at > 0 { "," } else { "" })?;
         }
+        write!(f, "/{}", self.dbname)
+    }
+}
+
+impl Target {
+    /// The same at one of its servers.
+    fn at(&self, server: &Server) -> Self {
+        Self { servers: Arc::new([server.clone()]), ..self.clone() }
     }
 }
 
 /// Connects, logs in, and pins the settings of [`TEXT_SETTINGS`] and others.
 ///
+/// Of several servers the first is taken that answers, and is no standby if it must be the primary.
 /// The connection ends when the client is dropped; what it still runs then is not waited for. It
 /// ends, too, when the server does not answer any more ([`super::watch`]).
 /// Cancel safe: yes, a half-made connection is dropped.
 ///
 /// # Errors
-/// [`Error::Dial`], [`Error::Login`] or [`Error::TimedOut`]; [`Error::Sql`] if a setting is refused.
+/// [`Error::Dial`], [`Error::Login`] or [`Error::TimedOut`]; [`Error::Sql`] if a setting is refused;
+/// [`Error::Standby`] if nothing is worse than that.
 pub async fn connect(target: &Target) -> Result<Client, Error> {
+    let parts = u32::try_from(target.servers.len()).unwrap_or(u32::MAX).max(1);
+    let mut worst: Option<Error> = None;
+    for server in target.servers.iter() {
+        match connect_at(&target.at(server), target.timeout / parts, parts > 1).await {
+            Ok(client) => return Ok(client),
+            Err(error) => {
+                let is_worse = worst.as_ref().is_none_or(|known| weight(known) < weight(&error));
+                worst = if is_worse { Some(error) } else { worst };
+            }
+        }
+    }
+    Err(worst.unwrap_or_else(|| Error::Unexpected { what: "no server".to_owned() }))
+}
+
+/// How much an error of one server says about why there is none.
+fn weight(error: &Error) -> u8 {
+    if matches!(error, Error::Standby { .. }) { 0 } else { 2 - u8::from(error.is_transient()) }
+}
+
+async fn connect_at(target: &Target, limit: Duration, has_others: bool) -> Result<Client, Error> {
     let connecting = async {
         let heard = Heard::new();
         let (client, connection) = log_in(target, &heard).await?;
@@ -126,9 +155,11 @@ pub async fn connect(target: &Target) -> Result<Client, Error> {
             }
         });
         heard.know(pin_settings(&client).await?);
+        if target.is_primary && has_others && is_standby(&client).await? {
+            return Err(Error::Standby { server: target.to_string() });
+        }
         Ok(client)
     };
-    let limit = target.timeout;
     let timed_out = |_elapsed| Err(Error::TimedOut { server: target.to_string(), limit });
     tokio::time::timeout(limit, connecting).await.unwrap_or_else(timed_out)
 }
@@ -137,7 +168,8 @@ type Driver = Connection<Watched<Stream>, NoTlsStream>;
 
 async fn log_in(target: &Target, heard: &Arc<Heard>) -> Result<(Client, Driver), Error> {
     let dialled = |source| Error::Dial { server: target.to_string(), source };
-    let stream = dial(&target.host, target.port).await.map_err(dialled)?;
+    let server = target.servers.first().ok_or_else(|| dialled(io::ErrorKind::NotFound.into()))?;
+    let stream = dial(&server.host, server.port).await.map_err(dialled)?;
     keep_alive(&stream).map_err(dialled)?;
     let mut config = tokio_postgres::Config::new();
     config.dbname(&target.dbname).user(&target.user).application_name(FULL_NAME.as_str());
@@ -148,6 +180,12 @@ async fn log_in(target: &Target, heard: &Arc<Heard>) -> Result<(Client, Driver),
         .connect_raw(Watched::new(stream, Arc::clone(heard)), NoTls)
         .await
         .map_err(|source| Error::Login { server: target.to_string(), source })
+}
+
+async fn is_standby(client: &Client) -> Result<bool, Error> {
+    let wrong = || Error::sql("ask whether it is a standby");
+    let row = client.query_one("SELECT pg_catalog.pg_is_in_recovery()", &[]).await;
+    row.map_err(wrong())?.try_get(0).map_err(wrong())
 }
 
 /// Has TCP find out that a path is gone, which a server that answers others says nothing about.

@@ -1,6 +1,7 @@
 //! Makes a definition on a secondary, in the transaction of its batch: runs its text as it was run, and
 //! looks what has become of the tables that follow.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use tokio_postgres::Client;
@@ -13,7 +14,7 @@ use super::connect::{Target, connect};
 use super::definition::{Definition, Fate, Shaped};
 use super::error::Error;
 use super::literal;
-use crate::sql::{Dialect, Lexer};
+use crate::sql::{self, Dialect, Lexer};
 
 /// LIMIT: characters of a text that are shown.
 const SHOWN: usize = 200;
@@ -64,9 +65,10 @@ pub(super) async fn run(client: &Client, definition: &Definition) -> Result<(), 
         .query_typed(set, &[(&names, names_type), (&values, values_type)])
         .await
         .map_err(wrong())?;
+    let text = placed(client, definition).await?;
     let role = literal::identifier(&definition.role);
     let ran = match client.batch_execute(&format!("SET LOCAL ROLE {role}")).await {
-        Ok(()) => client.batch_execute(&definition.text).await,
+        Ok(()) => client.batch_execute(&text).await,
         Err(error) => Err(error),
     };
     ran.map_err(|source| ApplyError::Undefined {
@@ -81,6 +83,49 @@ pub(super) async fn run(client: &Client, definition: &Definition) -> Result<(), 
     let values: [(&(dyn ToSql + Sync), Type); 2] = [(&names, names_type), (&before, values_type)];
     client.query_typed(set, &values).await.map_err(wrong())?;
     Ok(())
+}
+
+/// The text of a definition, with the database's own tablespace in place of those that are not here:
+/// where something is kept is not part of what it is.
+async fn placed<'a>(client: &Client, definition: &'a Definition) -> Result<Cow<'a, str>, Error> {
+    let text = definition.text.as_str();
+    let dialect = dialect(definition);
+    let places = sql::tablespaces(text.as_bytes(), dialect);
+    if places.is_empty() {
+        return Ok(Cow::Borrowed(text));
+    }
+    let wrong = || Error::sql("look for a tablespace");
+    // Written in any way, each name is an identifier; the parser of the server tells which.
+    let sql = "SELECT quote_ident(s.spcname) FROM pg_tablespace s JOIN pg_database d \
+               ON d.dattablespace = s.oid WHERE d.datname = current_database()";
+    let rows = client.query_typed(sql, &[]).await.map_err(wrong())?;
+    let own: String = match rows.first() {
+        Some(row) => row.try_get(0).map_err(wrong())?,
+        None => return Ok(Cow::Borrowed(text)),
+    };
+    let exists =
+        "SELECT EXISTS (SELECT FROM pg_tablespace WHERE spcname::text = (parse_ident($1))[1])";
+    let (mut placed, mut from) = (String::with_capacity(text.len()), 0);
+    for place in places {
+        let (Some(before), Some(name)) = (text.get(from..place.start), text.get(place.clone()))
+        else {
+            continue;
+        };
+        let rows = client.query_typed(exists, &[(&name, Type::TEXT)]).await.map_err(wrong())?;
+        let is_here = rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(wrong())?;
+        placed.push_str(before);
+        placed.push_str(if is_here { name } else { &own });
+        from = place.end;
+    }
+    placed.push_str(text.get(from..).unwrap_or_default());
+    Ok(Cow::Owned(placed))
+}
+
+/// How the text of a definition is read.
+fn dialect(definition: &Definition) -> Dialect {
+    let is_off =
+        |(name, value): &(String, String)| name == "standard_conforming_strings" && value == "off";
+    Dialect { is_backslash_escape: definition.settings.iter().any(is_off), ..Dialect::default() }
 }
 
 /// Keeps the text of a definition that is left out.
@@ -237,7 +282,7 @@ pub(super) async fn ahead(target: &Target, definition: &Definition) -> Result<bo
     }
     let client = connect(target).await?;
     client.batch_execute(AHEAD_WAIT).await.map_err(Error::sql("begin a definition"))?;
-    let text = if is_label { if_not_exists(&definition.text) } else { definition.text.clone() };
+    let text = if is_label { if_not_exists(definition) } else { definition.text.clone() };
     let one = Definition { text, ..definition.clone() };
     client.batch_execute("BEGIN").await.map_err(Error::sql("begin a definition"))?;
     // Dropped with the connection, and so rolled back, unless it succeeds.
@@ -271,8 +316,9 @@ pub(super) async fn users_of_new_labels(client: &Client) -> Result<Vec<TableName
 }
 
 /// Writes IF NOT EXISTS behind ADD VALUE, unless it is there.
-fn if_not_exists(text: &str) -> String {
-    let mut tokens = Lexer::new(text.as_bytes(), Dialect::default());
+fn if_not_exists(definition: &Definition) -> String {
+    let text = definition.text.as_str();
+    let mut tokens = Lexer::new(text.as_bytes(), dialect(definition));
     while let Some(token) = tokens.next() {
         if token.is("add")
             && let Some(value) = tokens.peek().filter(|next| next.is("value"))
@@ -293,7 +339,19 @@ mod tests {
 
     #[test]
     fn labels_are_added_unless_they_are_there() {
-        let check = |text: &str, expected: &str| assert_eq!(if_not_exists(text), expected);
+        let check = |text: &str, expected: &str| {
+            let definition = Definition {
+                id: 1,
+                xid: 1,
+                how: "label".to_owned(),
+                text: text.to_owned(),
+                role: String::new(),
+                settings: vec![],
+                tables: vec![],
+                rows: (1, 1),
+            };
+            assert_eq!(if_not_exists(&definition), expected);
+        };
         check("ALTER TYPE m ADD VALUE 'x'", "ALTER TYPE m ADD VALUE IF NOT EXISTS 'x'");
         let both = "alter type \"add\" add value if not exists 'add value' before 'y'";
         check(both, both);

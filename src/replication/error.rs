@@ -41,6 +41,12 @@ pub enum Error {
         /// What the server said.
         source: tokio_postgres::Error,
     },
+    /// There is a server, and it is not the primary; another one may be.
+    #[error("{server} is a standby")]
+    Standby {
+        /// Who was called.
+        server: String,
+    },
     /// The server answered something that makes no sense to us.
     #[error("unexpected answer: {what}")]
     Unexpected {
@@ -59,7 +65,10 @@ impl Error {
     pub fn server_said(&self) -> Option<&DbError> {
         match self {
             Self::Sql { source, .. } | Self::Login { source, .. } => source.as_db_error(),
-            Self::Dial { .. } | Self::TimedOut { .. } | Self::Unexpected { .. } => None,
+            Self::Dial { .. }
+            | Self::TimedOut { .. }
+            | Self::Standby { .. }
+            | Self::Unexpected { .. } => None,
         }
     }
 
@@ -69,14 +78,15 @@ impl Error {
     /// and 53xxx.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Dial { .. } | Self::TimedOut { .. } => true,
+            Self::Dial { .. } | Self::TimedOut { .. } | Self::Standby { .. } => true,
             Self::Unexpected { .. } => false,
             Self::Login { source, .. } | Self::Sql { source, .. } => is_transient(source),
         }
     }
 }
 
-fn is_transient(error: &tokio_postgres::Error) -> bool {
+/// Whether the same may succeed later, by what a server said.
+pub(super) fn is_transient(error: &tokio_postgres::Error) -> bool {
     let Some(code) = error.code() else {
         // No SQLSTATE: the connection broke. A value that does not fit its type is our mistake, and
         // is met again at the next try.

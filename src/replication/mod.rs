@@ -23,6 +23,7 @@ pub mod literal;
 pub mod observe;
 pub mod primary;
 pub mod progress;
+pub mod schema_copy;
 mod secondary;
 pub mod sequences;
 pub mod snapshot;

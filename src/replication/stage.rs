@@ -29,6 +29,9 @@ CREATE TEMP TABLE pgtandem_stage (
     was text COLLATE \"C\", now text COLLATE \"C\"
 ) ON COMMIT DROP";
 
+const DIVIDED: &str = "\
+CREATE TEMP TABLE IF NOT EXISTS pgtandem_divided (rel int NOT NULL, xid bigint NOT NULL) ON COMMIT DROP";
+
 const COPY: &str = "COPY pg_temp.pgtandem_stage FROM STDIN";
 
 /// What happened to each key in each transaction: whether a row was there before, and the one that is
@@ -101,6 +104,32 @@ pub(super) async fn divide(client: &Client, numbers: &[i32]) -> Result<(), Error
                AND EXISTS (SELECT FROM pg_temp.pgtandem_later WHERE op = 'T' AND rel = ANY ($1)) \
                RETURNING *) INSERT INTO pg_temp.pgtandem_stage SELECT * FROM d";
     client.execute(sql, &[&numbers]).await.map(drop).map_err(wrong())
+}
+
+/// Notes of tables that are divided, of all if there are no `numbers`, which transactions have changed
+/// them by now; returns the tables.
+pub(super) async fn note_divided(
+    client: &Client,
+    numbers: Option<&[i32]>,
+) -> Result<Vec<i32>, Error> {
+    let wrong = || Error::sql("divide a large batch");
+    client.batch_execute(DIVIDED).await.map_err(wrong())?;
+    let note = "WITH d AS (INSERT INTO pg_temp.pgtandem_divided SELECT DISTINCT rel, xid \
+                FROM pg_temp.pgtandem_stage WHERE $1::int[] IS NULL OR rel = ANY ($1) RETURNING rel) \
+                SELECT DISTINCT rel FROM d";
+    let rows = client.query_typed(note, &[(&numbers, Type::INT4_ARRAY)]).await.map_err(wrong())?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(wrong())
+}
+
+/// The tables that were divided by [`note_divided`] and have changes in the table of transactions that
+/// had changed them before.
+pub(super) async fn torn(client: &Client) -> Result<Vec<i32>, Error> {
+    let wrong = || Error::sql("look at a divided batch");
+    client.batch_execute(DIVIDED).await.map_err(wrong())?;
+    let sql = "SELECT DISTINCT rel FROM pg_temp.pgtandem_stage \
+               JOIN pg_temp.pgtandem_divided USING (rel, xid)";
+    let rows = client.query_typed(sql, &[]).await.map_err(wrong())?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(wrong())
 }
 
 /// Forgets what is in the table of some tables.

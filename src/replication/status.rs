@@ -181,6 +181,8 @@ impl Status {
 pub enum Command {
     /// To copy what it has not, though `auto` is off.
     Copy,
+    /// The same, after its schema is made that of the primary; it must be empty.
+    CopySchema,
     /// To stop applying, and to stay so over restarts.
     Pause(String),
     /// To go on after a pause, or to try again what failed.
@@ -218,6 +220,12 @@ pub enum CommandError {
     NoTable {
         /// The table.
         table: TableName,
+    },
+    /// It has what should not be there.
+    #[error("{what}")]
+    InTheWay {
+        /// What that is.
+        what: String,
     },
     /// A database refused its part.
     #[error("{what}")]

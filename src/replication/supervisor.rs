@@ -25,7 +25,7 @@ use super::verify::schedule::verify_forever;
 use super::verify::{self, Verifier};
 use super::view::View;
 use super::wait::{Moment, WaitError, Waiter};
-use crate::config::{Config, Database, Replication, Secondary};
+use crate::config::{Config, Database, Replication, Secondary, Server};
 use crate::pool::definitions::{Seal, Seals};
 
 /// LIMIT: commands that wait for one secondary.
@@ -36,6 +36,9 @@ const TEND: Duration = Duration::from_secs(5);
 
 /// Between two looks at the keys of the tables under capture.
 const MEND: Duration = Duration::from_secs(1);
+
+/// How long clients of a new process wait for the primary's secret to be asked for. LIMIT.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
 
 /// How long connecting may take where `server_connect_timeout` is off.
 const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
@@ -57,8 +60,16 @@ struct Group {
     settings: Replication,
     links: BTreeMap<String, Arc<Link>>,
     observer: Observer,
-    /// Keeps the change log small.
-    tender: Arc<AbortOnDropHandle<()>>,
+    tender: Arc<Tender>,
+}
+
+/// Keeps the change log of a primary small, and knows its secret.
+#[derive(Debug)]
+struct Tender {
+    _task: AbortOnDropHandle<()>,
+    /// Whether the secret was asked for.
+    has_looked: watch::Receiver<bool>,
+    began: Instant,
 }
 
 /// The way to one secondary.
@@ -128,6 +139,19 @@ impl Supervisor {
             }
         }
         self.groups.store(Arc::new(new));
+    }
+
+    /// Waits until the primary of a database was asked for its secret, if it has just begun to be looked
+    /// after: a definition that a client sends before that could not follow.
+    ///
+    /// Cancel safe: yes.
+    pub async fn first_look(&self, database: &str) {
+        let tender = self.groups.load().get(database).map(|group| Arc::clone(&group.tender));
+        let Some(tender) = tender else { return };
+        let mut has_looked = tender.has_looked.clone();
+        let until = tender.began + FIRST_LOOK;
+        // Whoever does not answer by then holds nobody up.
+        let _ = tokio::time::timeout_at(until.into(), has_looked.wait_for(|looked| *looked)).await;
     }
 
     /// How all secondaries are, as far as this process knows, by database and name.
@@ -258,7 +282,7 @@ impl Group {
         let Assignment { primary, settings, .. } = first.clone();
         let tender = tender.unwrap_or_else(|| {
             let seal = seals.of(&first.database);
-            Arc::new(AbortOnDropHandle::new(tokio::spawn(tend(first, seal))))
+            Arc::new(Tender::start(first, seal))
         });
         Some(Arc::new(Self::new(primary, settings, links, tender)))
     }
@@ -267,7 +291,7 @@ impl Group {
         primary: Target,
         settings: Replication,
         links: BTreeMap<String, Arc<Link>>,
-        tender: Arc<AbortOnDropHandle<()>>,
+        tender: Arc<Tender>,
     ) -> Self {
         let selection = Selection::new(&settings.tables, &settings.exclude);
         let statuses = links.values().map(|link| link.status.clone()).collect();
@@ -337,9 +361,17 @@ fn desk(assignment: &Assignment) -> (Arc<Desk>, HoldRequests) {
     (Arc::new(Desk::new(verifier, selection)), stands)
 }
 
+impl Tender {
+    fn start(assignment: Assignment, seal: Arc<Seal>) -> Self {
+        let (looked, has_looked) = watch::channel(false);
+        let task = tokio::spawn(tend(assignment, seal, looked));
+        Self { _task: AbortOnDropHandle::new(task), has_looked, began: Instant::now() }
+    }
+}
+
 /// Keeps the change log of one primary small, detaches who makes it too large, and keeps writes going
 /// where the key of a table has changed.
-async fn tend(assignment: Assignment, seal: Arc<Seal>) {
+async fn tend(assignment: Assignment, seal: Arc<Seal>, looked: watch::Sender<bool>) {
     let limits = Limits::of(&assignment.settings);
     let database = &assignment.database;
     let (began, mut tended_at, mut client) = (Instant::now(), None::<Instant>, None);
@@ -354,6 +386,7 @@ async fn tend(assignment: Assignment, seal: Arc<Seal>) {
                 let secret = schema::secret(client).await?;
                 is_sealed = secret.is_some();
                 seal.set(secret);
+                looked.send_replace(true);
             }
             let mended = mend::mend(client).await?;
             if !mended.is_empty() {
@@ -374,6 +407,7 @@ async fn tend(assignment: Assignment, seal: Arc<Seal>) {
                 (client, is_sealed) = (None, false);
             }
         }
+        looked.send_replace(true);
         tokio::time::sleep(MEND).await;
     }
 }
@@ -416,8 +450,8 @@ fn primary(
     let password = replication.admin_password.as_ref();
     let password = password.or(database.password.as_ref().filter(|_| !has_own_user));
     Target {
-        host: database.host.clone(),
-        port: database.port,
+        servers: database.servers().into(),
+        is_primary: true,
         dbname: database.dbname.clone().unwrap_or_else(|| name.to_owned()),
         user: user.cloned().unwrap_or_default(),
         password: password.cloned(),
@@ -429,8 +463,8 @@ fn target(primary: &Target, secondary: &Secondary) -> Target {
     let has_own_user = secondary.user.is_some();
     let password = secondary.password.as_ref();
     Target {
-        host: secondary.host.clone(),
-        port: secondary.port,
+        servers: Arc::new([Server { host: secondary.host.clone(), port: secondary.port }]),
+        is_primary: false,
         dbname: secondary.dbname.clone().unwrap_or_else(|| primary.dbname.clone()),
         user: secondary.user.clone().unwrap_or_else(|| primary.user.clone()),
         password: password.or(primary.password.as_ref().filter(|_| !has_own_user)).cloned(),

@@ -48,6 +48,12 @@ impl Pins {
         Self(self.0 | other.0)
     }
 
+    /// Returns the reasons that are in both.
+    #[must_use]
+    pub fn within(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
     /// Returns the reasons without those of `other`.
     #[must_use]
     pub fn without(self, other: Self) -> Self {

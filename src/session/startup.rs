@@ -307,6 +307,11 @@ async fn direct(conversation: &mut Conversation, acceptor: &Acceptor) -> Result<
 }
 
 impl Request {
+    /// Says whether it asks for physical replication, which is of no database.
+    pub(super) fn is_physical(&self) -> bool {
+        self.replication.as_ref().is_some_and(|value| value != b"database")
+    }
+
     fn new(protocol: Version, parameters: &[Parameter<'_>]) -> Result<Self, OpeningError> {
         let (mut database, mut user, mut replication) = (&b""[..], &b""[..], None);
         let mut rest = Vec::new();

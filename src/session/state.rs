@@ -81,14 +81,32 @@ struct Doubts {
     is_reset: bool,
     /// Any parameter may have been set.
     is_any: bool,
+    /// There are more names than are kept.
+    has_too_many: bool,
 }
+
+impl Doubts {
+    fn add(&mut self, name: Box<[u8]>) {
+        if self.names.contains(&name) {
+            return;
+        }
+        if self.names.len() < CARRIED_MAX {
+            self.names.push(name);
+        } else {
+            self.has_too_many = true;
+        }
+    }
+}
+
+/// A parameter, and its value unless it is the default.
+type Answer = (Box<[u8]>, Option<Box<[u8]>>);
 
 /// What the server was asked, and has answered so far.
 #[derive(Debug)]
 struct Asked {
     pins: Pins,
     found: Pins,
-    values: Vec<(Box<[u8]>, Option<Box<[u8]>>)>,
+    values: Vec<Answer>,
     has_failed: bool,
 }
 
@@ -175,13 +193,11 @@ impl State {
         doubts.pins.add(found.pins);
         doubts.is_reset |= found.is_reset;
         doubts.is_any |= found.is_any;
+        doubts.has_too_many |= found.has_too_many;
         for name in found.names {
-            if !doubts.names.contains(&name) {
-                doubts.names.push(name);
-            }
+            doubts.add(name);
         }
-        if doubts.names.len() > CARRIED_MAX {
-            doubts.names.truncate(CARRIED_MAX);
+        if doubts.has_too_many {
             self.pins.add(Pins::PARAMETER);
         }
         Ok(())
@@ -337,7 +353,8 @@ impl<'a> Look<'a> {
         match class.action {
             Action::Set(setting) => self.set(&setting, text),
             Action::Discard(Discard::All) => {
-                self.doubts.pins.add(self.known.without(Pins::LASTING));
+                // It may fail: the other reasons go when it has not.
+                self.doubts.pins.add(self.known.within(askable()));
                 self.reset_all();
             }
             Action::Discard(Discard::Temporary) => self.takes_back(Pins::TEMPORARY),
@@ -426,7 +443,9 @@ impl<'a> Look<'a> {
             }
             Target::All => self.reset_all(),
             Target::Characteristics => {
-                CHARACTERISTICS.iter().for_each(|name| self.parameter(name.to_vec()));
+                for name in CHARACTERISTICS {
+                    self.parameter(name.to_vec());
+                }
             }
             Target::Transaction | Target::Constraints => {}
         }
@@ -446,7 +465,7 @@ impl<'a> Look<'a> {
         let is_tracked = self.params.value(&name).is_some() || params::is_fact(&name);
         if !is_tracked && !is_of_transaction(&name) {
             self.left = self.left.or(Some("a parameter"));
-            self.doubts.names.push(name.into());
+            self.doubts.add(name.into());
         }
     }
 
@@ -455,15 +474,16 @@ impl<'a> Look<'a> {
         name.make_ascii_lowercase();
         if self.params.value(&name).is_none() && !is_of_transaction(&name) {
             self.doubts.is_reset = true;
-            self.doubts.names.push(name.into());
+            self.doubts.add(name.into());
         }
     }
 
     /// All parameters may have their defaults again.
     fn reset_all(&mut self) {
         self.doubts.is_reset = true;
-        let names = self.params.carried().iter().map(|(name, _)| name.clone());
-        self.doubts.names.extend(names);
+        for (name, _) in self.params.carried() {
+            self.doubts.add(name.clone());
+        }
     }
 
     /// Something is left that the server can be asked about.

@@ -107,7 +107,6 @@ const HINTS: [&[u8]; 16] = [
 pub(super) fn traces(tokens: Lexer<'_>) -> Traces {
     let mut found = Traces::NONE;
     let mut runs_text = false;
-    let mut has_hint = false;
     let mut before: Option<Token<'_>> = None;
     let mut rest = tokens;
     while let Some(token) = rest.next() {
@@ -116,11 +115,14 @@ pub(super) fn traces(tokens: Lexer<'_>) -> Traces {
             _ => Traces::NONE,
         };
         runs_text |= called.has(Traces::HIDDEN);
-        has_hint |= token.is_literal() && hints_at_state(token.text);
         found = found.and(Traces(called.0 & !Traces::HIDDEN.0));
         before = Some(token);
     }
-    if runs_text && has_hint { found.and(Traces::HIDDEN) } else { found }
+    let mut literals = tokens.filter(Token::is_literal);
+    if runs_text && literals.any(|literal| hints_at_state(literal.text)) {
+        found = found.and(Traces::HIDDEN);
+    }
+    found
 }
 
 /// Returns what a call of `name` leaves behind, whose arguments follow.
@@ -187,8 +189,12 @@ pub(super) fn hints_at_state(text: &[u8]) -> bool {
 }
 
 /// Says whether `hint`, in lower case, is in `text`, in any case.
-pub(super) fn contains(text: &[u8], hint: &[u8]) -> bool {
-    text.windows(hint.len()).any(|window| window.eq_ignore_ascii_case(hint))
+fn contains(text: &[u8], hint: &[u8]) -> bool {
+    let Some((first, rest)) = hint.split_first() else { return true };
+    memchr::memchr2_iter(*first, first.to_ascii_uppercase(), text).any(|at| {
+        let behind = text.get(at + 1..).unwrap_or_default();
+        behind.get(..rest.len()).is_some_and(|found| found.eq_ignore_ascii_case(rest))
+    })
 }
 
 /// Returns the names of parameters that a statement with [`Traces::SETTING`] or [`Traces::HIDDEN`]
@@ -211,12 +217,11 @@ pub fn settings_of(text: &[u8], dialect: Dialect) -> Option<Vec<Vec<u8>>> {
 /// Adds what a text may set that is run.
 fn inside_of(literal: &Token<'_>, dialect: Dialect, names: &mut Vec<Vec<u8>>) -> Option<()> {
     let plain: Vec<u8>;
-    let inside = match literal.kind {
-        Kind::LiteralDollar => dollar_quoted(literal.text),
-        _ => {
-            plain = text_of(literal)?.collect();
-            &plain
-        }
+    let inside = if literal.kind == Kind::LiteralDollar {
+        dollar_quoted(literal.text)
+    } else {
+        plain = text_of(literal)?.collect();
+        &plain
     };
     let mut tokens = Lexer::new(inside, dialect);
     let mut is_worked_out = false;

@@ -260,7 +260,7 @@ fn object(tokens: &mut Lexer<'_>) -> Object {
     Object::Other
 }
 
-/// Takes IF [NOT] EXISTS.
+/// Takes `IF [NOT] EXISTS`.
 fn skip_condition(tokens: &mut Lexer<'_>) {
     let mut ahead = *tokens;
     if ahead.accept("if") {
@@ -320,16 +320,17 @@ fn has_words(tokens: Lexer<'_>, words: &[&str]) -> bool {
     let mut matched = 0;
     outside(tokens).any(|token| {
         let is_next = words.get(matched).is_some_and(|word| token.is(word));
-        matched = match is_next {
-            true => matched + 1,
-            false => usize::from(words.first().is_some_and(|word| token.is(word))),
+        matched = if is_next {
+            matched + 1
+        } else {
+            usize::from(words.first().is_some_and(|word| token.is(word)))
         };
         matched == words.len()
     })
 }
 
 /// The tokens that are in no parentheses.
-fn outside<'a>(tokens: Lexer<'a>) -> impl Iterator<Item = Token<'a>> {
+fn outside(tokens: Lexer<'_>) -> impl Iterator<Item = Token<'_>> {
     let mut depth = 0_usize;
     tokens.filter(move |token| {
         match token.kind {

@@ -28,8 +28,9 @@ pub fn glance(query: &[u8]) -> Glance {
     letters.copy_from_slice(first);
     word.make_ascii_lowercase();
     match &word {
-        b"select\0\0" if is_free_of_effects(rest) && !has_into(rest) => Glance::Plain,
-        b"with\0\0\0\0" if is_free_of_effects(rest) && !has_into(rest) => Glance::Plain,
+        b"select\0\0" | b"with\0\0\0\0" if is_free_of_effects(rest) && !has_into(rest) => {
+            Glance::Plain
+        }
         b"insert\0\0" | b"update\0\0" | b"delete\0\0" if is_free_of_effects(rest) => Glance::Plain,
         b"begin\0\0\0" | b"commit\0\0" | b"end\0\0\0\0\0" | b"rollback" if rest.is_empty() => {
             Glance::Transaction
@@ -65,9 +66,11 @@ fn is_harmless_before_call(before: &[u8]) -> bool {
     // There may be a comment between the name and the parenthesis. It would be on the last line: each
     // line is looked at once, however many parentheses begin one.
     let is_line_end = |byte: &u8| matches!(byte, b'\n' | b'\r');
-    let line = before.rsplit(is_line_end).next().unwrap_or_default();
-    if blank.iter().any(is_line_end) && memchr::memmem::find(line, b"--").is_some() {
-        return false;
+    if blank.iter().any(is_line_end) {
+        let line = before.rsplit(is_line_end).next().unwrap_or_default();
+        if memchr::memmem::find(line, b"--").is_some() {
+            return false;
+        }
     }
     let name = match before.split_last() {
         // The end of a comment.
@@ -102,17 +105,8 @@ fn may_leave_something(name: &[u8]) -> bool {
 
 /// Says whether the letters of INTO are in the text.
 fn has_into(text: &[u8]) -> bool {
-    let letters = |from: usize| text.get(from..).unwrap_or_default();
-    // Without a branch per byte, so that many are compared at once.
-    let found = text.iter().zip(letters(1)).zip(letters(2)).zip(letters(3)).fold(
-        false,
-        |found, (((first, second), third), fourth)| {
-            found
-                | ((first | 0x20 == b'i')
-                    & (second | 0x20 == b'n')
-                    & (third | 0x20 == b't')
-                    & (fourth | 0x20 == b'o'))
-        },
-    );
-    found
+    memchr::memchr2_iter(b'i', b'I', text).any(|at| {
+        let rest = text.get(at + 1..at + 4).unwrap_or_default();
+        rest.eq_ignore_ascii_case(b"nto")
+    })
 }

@@ -332,6 +332,7 @@ impl<'a> Lexer<'a> {
     }
 }
 
+#[expect(clippy::copy_iterator, reason = "a copy looks ahead")]
 impl<'a> Iterator for Lexer<'a> {
     type Item = Token<'a>;
 

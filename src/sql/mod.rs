@@ -7,10 +7,15 @@
 //! Texts are bytes in the client's encoding. Everything takes time linear in them, allocates
 //! nothing, and gives some answer for every input; a text that PostgreSQL refuses may get any.
 //!
-//! The order of use: [`glance`] on every text, which costs next to nothing for what applications
-//! send all the time; [`statements`] and [`classify`] for the rest.
+//! The order of use: [`glance()`] on every text, which costs next to nothing for what applications
+//! send all the time; [`statements`] and [`classify()`] for the rest.
 //!
 //! Source: PostgreSQL `src/backend/parser/{scan.l,gram.y}`, `src/fe_utils/psqlscan.l`.
+
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "one token or statement is looked for among many, and what is new is like all others"
+)]
 
 mod calls;
 mod classify;
@@ -18,6 +23,7 @@ mod definition;
 mod glance;
 mod lexer;
 mod name;
+mod place;
 mod setting;
 mod split;
 
@@ -27,6 +33,7 @@ pub use definition::{Definition, Object, Temporary, Verb};
 pub use glance::{Glance, glance};
 pub use lexer::{Charset, Dialect, Kind, Lexer, Token};
 pub use name::{Name, text_of};
+pub use place::tablespaces;
 pub use setting::{Scope, Setting, Target, Value};
 pub use split::{Part, Statements, statements};
 

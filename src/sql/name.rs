@@ -70,7 +70,7 @@ pub fn text_of<'a>(literal: &Token<'a>) -> Option<impl Iterator<Item = u8> + Clo
         let mut parts = quotes().skip(1);
         loop {
             match (parts.next(), parts.next()) {
-                (Some(between), Some(_)) if between.is_empty() => {}
+                (Some([]), Some(_)) => {}
                 (None, _) => break true,
                 _ => break false,
             }

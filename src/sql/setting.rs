@@ -86,7 +86,7 @@ impl<'a> Setting<'a> {
             return Self::of(Scope::Local, Target::Transaction, Value::Unclear);
         }
         if words.accept("time") && words.accept("zone") {
-            return Self::of(scope, parameter("TimeZone"), Value::Unclear);
+            return Self::of(scope, parameter("timezone"), Value::Unclear);
         }
         words = tokens;
         if words.accept("session") && words.accept("authorization") {
@@ -121,7 +121,7 @@ impl<'a> Setting<'a> {
         } else if tokens.accept("transaction") {
             Target::Transaction
         } else if tokens.accept("time") {
-            Target::Parameter(b"TimeZone")
+            Target::Parameter(b"timezone")
         } else if tokens.accept("session") {
             Target::Parameter(b"session_authorization")
         } else {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::config::Config;
 use crate::control::Control;
-use crate::metrics::exposition::{ANY, PoolLabels, Share, Snapshot};
+use crate::metrics::exposition::{ANY, Hindered, PoolLabels, Share, Snapshot};
 use crate::metrics::process;
 use crate::metrics::replication::{PrimarySample, SecondarySample};
 use crate::metrics::table::{ProcessSample, WorkerSample, float};
@@ -100,6 +100,20 @@ pub(super) fn secondaries(control: &Control) -> String {
     words
 }
 
+/// Says which databases have no server, a line for each. Clients are let in all the same: a proxy
+/// that is taken out does not bring a server back.
+pub(super) fn lost(control: &Control) -> String {
+    let mut words = String::new();
+    for (name, database) in control.registry.databases() {
+        if let Some(since) = database.roster.lost_since() {
+            // Writing to a string does not fail.
+            let _ =
+                writeln!(words, "database {name}: no server for {} s", since.elapsed().as_secs());
+        }
+    }
+    words
+}
+
 /// Says why no clients should be sent here, if that is so.
 pub(super) fn obstacle(control: &Control) -> Option<&'static str> {
     if control.shutting_down().is_some() {
@@ -141,7 +155,10 @@ fn share(config: &Config, worker: usize, report: PoolReport) -> Share {
         states,
         size: settings.size,
         reserve: settings.reserve_size,
-        is_paused: spec.is_paused(),
+        hindered: Hindered {
+            is_paused: spec.is_paused(),
+            is_lost: spec.roster.lost_since().is_some(),
+        },
     }
 }
 

@@ -263,16 +263,17 @@ impl Status {
         text(StatusCode::SERVICE_UNAVAILABLE, words)
     }
 
-    /// Whether a load balancer should send clients here; then how secondaries are.
+    /// Whether a load balancer should send clients here; then which databases have no server, and how
+    /// secondaries are.
     ///
-    /// A secondary decides nothing: clients are served from the primary, and would be sent away from
+    /// Neither decides anything. All proxies have lost the server alike. And clients are served from the primary, and would be sent away from
     /// all proxies at once by a secondary that lags.
     fn readiness(&self) -> Response<Full<Bytes>> {
-        let secondaries = gather::secondaries(&self.control);
+        let rest = gather::lost(&self.control) + &gather::secondaries(&self.control);
         match gather::obstacle(&self.control) {
-            None => text(StatusCode::OK, format!("ready\n{secondaries}")),
+            None => text(StatusCode::OK, format!("ready\n{rest}")),
             Some(obstacle) => {
-                let words = format!("not ready: {obstacle}\n{secondaries}");
+                let words = format!("not ready: {obstacle}\n{rest}");
                 text(StatusCode::SERVICE_UNAVAILABLE, words)
             }
         }

@@ -253,6 +253,17 @@ impl<E> Expect<E> {
         self.entries.front().is_some_and(|entry| entry.reply == Reply::Swallow)
     }
 
+    /// Says whether the server runs a query of ours, and not the client's.
+    ///
+    /// A message of ours within a client's segment is part of that: the server may keep its reply to
+    /// itself until the segment is done, so that the reply says nothing about what runs.
+    pub fn runs_query_of_ours(&self) -> bool {
+        let is_ours = |entry: &Entry<E>| {
+            entry.reply == Reply::Swallow && matches!(entry.awaited, Awaited::Query)
+        };
+        self.entries.front().is_some_and(is_ours)
+    }
+
     /// Returns the awaited entries, oldest first, to be changed.
     pub fn entries_mut(&mut self) -> impl Iterator<Item = &mut Entry<E>> {
         self.entries.iter_mut()

@@ -106,15 +106,15 @@ fn v2(bytes: &[u8]) -> Beginning {
         match command {
             // LOCAL: the balancer looks whether we are there.
             0x20 => Some(Beginning::Header(total, None)),
-            0x21 => Some(Beginning::Header(total, source(family, addresses)?)),
+            0x21 => source(family, addresses, total),
             _ => None,
         }
     };
     header().unwrap_or(Beginning::Malformed)
 }
 
-/// Reads the source of addresses; the outer `None` says that they are not what `family` says.
-fn source(family: u8, addresses: &[u8]) -> Option<Option<SocketAddr>> {
+/// Reads the source of addresses; `None` says that they are not what `family` says.
+fn source(family: u8, addresses: &[u8], total: usize) -> Option<Beginning> {
     let (ip, ports) = match family {
         // TCP over IPv4: two addresses, two ports.
         0x11 => {
@@ -126,12 +126,13 @@ fn source(family: u8, addresses: &[u8]) -> Option<Option<SocketAddr>> {
             (IpAddr::V6(Ipv6Addr::from(*source)), rest.get(16..)?)
         }
         // Unspecified, datagrams, Unix sockets: the client has no address of ours.
-        0x00 | 0x12 | 0x22 | 0x31 | 0x32 => return Some(None),
+        0x00 | 0x12 | 0x22 | 0x31 | 0x32 => return Some(Beginning::Header(total, None)),
         _ => return None,
     };
     let (port, rest) = ports.split_first_chunk::<2>()?;
     rest.first_chunk::<2>()?;
-    Some(Some(SocketAddr::new(ip, u16::from_be_bytes(*port))))
+    let source = SocketAddr::new(ip, u16::from_be_bytes(*port));
+    Some(Beginning::Header(total, Some(source)))
 }
 
 #[cfg(test)]
@@ -145,8 +146,8 @@ mod tests {
         [V2, &[command, family], &length, rest].concat()
     }
 
-    fn address(text: &str) -> Option<SocketAddr> {
-        Some(text.parse().unwrap())
+    fn address(text: &str) -> SocketAddr {
+        text.parse().unwrap()
     }
 
     #[test]
@@ -155,10 +156,10 @@ mod tests {
             assert_eq!(read(text.as_bytes()), expected, "{text}");
         };
         let v4 = "PROXY TCP4 192.0.2.1 10.0.0.1 5000 6432\r\n";
-        check(v4, Beginning::Header(v4.len(), address("192.0.2.1:5000")));
-        check(&format!("{v4}rest"), Beginning::Header(v4.len(), address("192.0.2.1:5000")));
+        check(v4, Beginning::Header(v4.len(), Some(address("192.0.2.1:5000"))));
+        check(&format!("{v4}rest"), Beginning::Header(v4.len(), Some(address("192.0.2.1:5000"))));
         let v6 = "PROXY TCP6 2001:db8::1 ::1 5000 6432\r\n";
-        check(v6, Beginning::Header(v6.len(), address("[2001:db8::1]:5000")));
+        check(v6, Beginning::Header(v6.len(), Some(address("[2001:db8::1]:5000"))));
         let unknown = "PROXY UNKNOWN anything at all\r\n";
         check(unknown, Beginning::Header(unknown.len(), None));
         check("PROXY TCP4 192.0", Beginning::Incomplete(17));
@@ -185,11 +186,11 @@ mod tests {
     fn version_2() {
         let check = |bytes: &[u8], expected: Beginning| assert_eq!(read(bytes), expected);
         let v4 = v2(0x21, 0x11, &[192, 0, 2, 1, 10, 0, 0, 1, 0x13, 0x88, 0x19, 0x20, 4, 0, 1, 9]);
-        check(&v4, Beginning::Header(v4.len(), address("192.0.2.1:5000")));
+        check(&v4, Beginning::Header(v4.len(), Some(address("192.0.2.1:5000"))));
         let mut addresses = [0; 36];
         (addresses[15], addresses[33]) = (1, 80);
         let v6 = v2(0x21, 0x21, &addresses);
-        check(&v6, Beginning::Header(v6.len(), address("[::1]:80")));
+        check(&v6, Beginning::Header(v6.len(), Some(address("[::1]:80"))));
         check(&v4[..20], Beginning::Incomplete(v4.len()));
         check(&v4[..5], Beginning::Incomplete(V2_BYTES));
         check(&v2(0x20, 0, b""), Beginning::Header(V2_BYTES, None));

@@ -11,6 +11,7 @@ use crate::backend::link::Link;
 use crate::config::PoolSettings;
 use crate::fault::Fault;
 use crate::pool::ledger::Permit;
+use crate::pool::roster::Origin;
 use crate::pool::spec::PoolNumber;
 
 /// What a backend is used for.
@@ -83,7 +84,9 @@ pub struct Backend {
     pub permit: Permit,
     /// The pool's generation that it belongs to.
     pub generation: u64,
-    /// Where its server is: a reload may have sent the pool elsewhere since.
+    /// Where its server is.
+    pub origin: Arc<Origin>,
+    /// How to reach it: a reload may have changed that since.
     pub opened_with: Arc<PoolSettings>,
     /// The server's key to cancel what it runs.
     pub cancel_key: Arc<CancelKey>,

@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use super::backend::{Backend, Chore, ChoreKind, Role, Times};
 use super::gates::Passage;
-use super::mailbox::ToControl;
+use super::mailbox::{Arrival, Failed, ToControl};
 use super::pipe::Pipe;
 use super::pool::{Failure, cells_of};
 use super::session::{Phase, Session};
 use super::slab::Key;
 use super::{Flow, Worker, backend_token, micros, millis, next_serial};
-use crate::backend::connect::Opened;
 use crate::backend::link::{Effect, Link};
 use crate::backend::params::{Param, ParamSet, is_fact};
-use crate::config::{PoolMode, PoolSettings};
+use crate::backend::standing::IN_HOT_STANDBY;
+use crate::config::PoolMode;
 use crate::fault::Fault;
 use crate::log::{Kind, admit};
 use crate::metrics::labels::{ClientEnd, ServerClose, SqlClass};
@@ -25,6 +25,9 @@ use crate::wire::expect::{Awaited, Reply};
 
 /// The first pause after a backend could not be opened; doubles up to `server_login_retry`.
 const BACK_OFF_MS: u64 = 50;
+
+/// The longest such pause while clients are held.
+const HELD_RETRY_MS: u64 = 500;
 
 /// Takes back all that a session can leave behind, but for [`Pins::LASTING`].
 ///
@@ -205,6 +208,10 @@ impl Worker {
     pub(super) fn check_in(&mut self, key: Key<Backend>) {
         let Some(backend) = self.backends.get_mut(key) else { return };
         let number = backend.pool;
+        if backend.link.is_promoted {
+            self.promoted(key);
+        }
+        let Some(backend) = self.backends.get_mut(key) else { return };
         let is_reset = matches!(backend.role, Role::Chore(Chore { kind: ChoreKind::Reset, .. }));
         let is_tainted = backend.link.expect.is_tainted() || !backend.link.is_at_rest();
         let is_old = self.now_ms >= backend.times.expires_ms;
@@ -277,6 +284,10 @@ impl Worker {
                 self.fail_waiters_without_server(number);
                 return;
             }
+            if pool.last_failure().is_some() && pool.slots.opening() > 0 {
+                // One attempt says enough; a server that is coming up need not meet all at once.
+                return;
+            }
             let size = usize::try_from(pool.settings.size).unwrap_or(usize::MAX);
             if growth == Growth::Share && pool.slots.total() >= size.div_ceil(workers) {
                 return self.beg_if_poor(number);
@@ -327,13 +338,8 @@ impl Worker {
     }
 
     /// A backend that was asked for is there.
-    pub(super) fn opened(
-        &mut self,
-        spec: &Arc<Spec>,
-        (generation, opened_with): (u64, Arc<PoolSettings>),
-        opened: Opened,
-        permit: Permit,
-    ) {
+    pub(super) fn opened(&mut self, spec: &Arc<Spec>, arrival: Arrival) {
+        let Arrival { generation, settings: opened_with, origin, opened, permit } = arrival;
         let key = self.backends.next_key();
         let mut raw = opened.raw;
         let registered = self.register(&mut raw.socket, backend_token(key));
@@ -376,6 +382,7 @@ impl Worker {
             role: Role::Cancelling,
             permit,
             generation,
+            origin,
             opened_with,
             cancel_key: Arc::new(opened.cancel_key),
             serial,
@@ -385,10 +392,30 @@ impl Worker {
         });
         self.greet_waiting(spec.number);
         self.check_in(key);
+        // After a failure there was one attempt only; the others may follow now.
+        self.open_wanted(spec.number, Growth::Share);
+    }
+
+    /// A server has said that it is no standby any more.
+    fn promoted(&mut self, key: Key<Backend>) {
+        let Some(backend) = self.backends.get_mut(key) else { return };
+        backend.link.is_promoted = false;
+        let (number, origin) = (backend.pool, Arc::clone(&backend.origin));
+        let Some(pool) = self.pool(number) else { return };
+        let spec = Arc::clone(&pool.spec);
+        spec.set_fact(IN_HOT_STANDBY, b"off");
+        // Too busy to be told: it will find out when it opens a backend there, or looks.
+        let _ = self.control.try_send(ToControl::Promoted { spec, origin });
     }
 
     /// A backend that was asked for will not come.
-    pub(super) fn open_failed(&mut self, number: PoolNumber, fault: Fault, is_starting: bool) {
+    pub(super) fn open_failed(
+        &mut self,
+        number: PoolNumber,
+        fault: Fault,
+        failed: Failed,
+        lost_since_ms: u64,
+    ) {
         let now_ms = self.now_ms;
         let Some(pool) = self.pool_mut(number) else { return };
         pool.slots.opening_ended();
@@ -397,15 +424,23 @@ impl Worker {
             return;
         }
         pool.cells.connect_failures.add(SqlClass::of(fault.sqlstate.0));
-        let longest_ms = millis(pool.settings.server_login_retry).max(1);
-        let back_off_ms = match pool.last_failure() {
-            Some(failure) if now_ms < failure.retry_at_ms => failure.back_off_ms,
-            Some(failure) => (failure.back_off_ms * 2).min(longest_ms),
+        let lessons = pool.spec.lessons();
+        let before = pool.last_failure().map(|known| (known.retry_at_ms, known.back_off_ms));
+        pool.failure =
+            Some(Failure { fault, failed, lost_since_ms, retry_at_ms: 0, back_off_ms: 0, lessons });
+        let mut longest_ms = millis(pool.settings.server_login_retry).max(1);
+        if pool.holds_waiters(now_ms) {
+            longest_ms = longest_ms.min(HELD_RETRY_MS);
+        }
+        let back_off_ms = match before {
+            Some((retry_at_ms, back_off_ms)) if now_ms < retry_at_ms => back_off_ms,
+            Some((_, back_off_ms)) => (back_off_ms * 2).min(longest_ms),
             None => BACK_OFF_MS.min(longest_ms),
         };
-        let retry_at_ms = now_ms.saturating_add(back_off_ms);
-        let lessons = pool.spec.lessons();
-        pool.failure = Some(Failure { fault, is_starting, retry_at_ms, back_off_ms, lessons });
+        if let Some(failure) = &mut pool.failure {
+            failure.back_off_ms = back_off_ms;
+            failure.retry_at_ms = now_ms.saturating_add(back_off_ms);
+        }
         self.is_busy = true;
         self.fail_waiters_without_server(number);
     }
@@ -419,16 +454,21 @@ impl Worker {
 
     /// Tells everybody who waits for a pool without any server why, in the server's own words.
     ///
-    /// A server that is starting up is waited for. Pooling points G50 and G51.
+    /// A server that is starting up is waited for, and one that is lost for `failover_timeout`. Pooling
+    /// points G50 and G51.
     fn fail_waiters_without_server(&mut self, number: PoolNumber) {
+        let now_ms = self.now_ms;
         loop {
             let Some(pool) = self.pool_mut(number) else { return };
+            if pool.holds_waiters(now_ms) {
+                return;
+            }
             let Some(failure) = &pool.failure else { return };
             if !pool.passage.is_open() {
                 return;
             }
             let has_server = pool.slots.total() > 0 || pool.spec.ledger.pool().count() > 0;
-            if failure.is_starting || has_server {
+            if has_server {
                 return;
             }
             let fault = failure.fault.clone();

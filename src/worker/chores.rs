@@ -162,7 +162,10 @@ fn hear(bytes: &[u8], link: &mut Link, interner: &mut Interner) -> (Heard, usize
     };
     let heard = match header.tag {
         tag::PARAMETER_STATUS => match view::parameter_status(body) {
-            Ok(reported) if is_fact(reported.name) => Heard::Nothing,
+            Ok(reported) if is_fact(reported.name) => {
+                link.note_fact(reported.name, reported.value);
+                Heard::Nothing
+            }
             Ok(reported) => {
                 if let Some(changed) = link.params.with(reported.name, reported.value) {
                     link.params = interner.intern(changed);
@@ -175,8 +178,16 @@ fn hear(bytes: &[u8], link: &mut Link, interner: &mut Interner) -> (Heard, usize
             if matches!(body, b"DISCARD ALL\0" | b"DEALLOCATE ALL\0") {
                 link.held.clear_except(&HashSet::new());
             }
-            if body == b"DISCARD ALL\0" && !link.params.carried().is_empty() {
-                link.params = interner.intern(link.params.carrying(Vec::new()));
+            if !link.params.carried().is_empty() {
+                match body {
+                    b"DISCARD ALL\0" => {
+                        link.params = interner.intern(link.params.carrying(Vec::new()));
+                    }
+                    b"RESET\0" | b"SET\0" => {
+                        link.params = interner.intern(link.params.carrying_uncertain());
+                    }
+                    _ => {}
+                }
             }
             Heard::Answer
         }

@@ -430,7 +430,7 @@ impl Worker {
             }
             Phase::Leased(lease) => {
                 let Some(backend) = self.backends.get_mut(lease) else { return };
-                if backend.link.expect.head_is_swallowed() {
+                if backend.link.expect.runs_query_of_ours() {
                     // What runs now is ours, not the client's. Pooling point D38.
                     backend.cancel_due = Some(done);
                 } else if !backend.link.expect.is_empty() {
@@ -447,16 +447,17 @@ impl Worker {
 
     /// Has the server cancel what a leased backend runs. The backend goes to nobody else before
     /// that is done. Pooling point D34.
-    pub(super) fn send_cancel(&mut self, key: Key<Backend>, done: Option<Done>) {
+    pub(super) fn send_cancel(&mut self, lease: Key<Backend>, done: Option<Done>) {
         let worker = self.number;
-        let Some(backend) = self.backends.get_mut(key) else { return };
-        let tell = Teller { worker, backend: key.index(), serial: backend.serial };
+        let Some(backend) = self.backends.get_mut(lease) else { return };
+        let tell = Teller { worker, backend: lease.index(), serial: backend.serial };
         let cancel_key = Arc::clone(&backend.cancel_key);
         let number = backend.pool;
-        let settings = Arc::clone(&backend.opened_with);
-        let message = ToControl::Cancel { settings, key: cancel_key, tell: Some(tell), done };
+        let (origin, settings) = (Arc::clone(&backend.origin), Arc::clone(&backend.opened_with));
+        let (key, tell) = (cancel_key, Some(tell));
+        let message = ToControl::Cancel { origin, settings, key, tell, done };
         if self.control.try_send(message).is_ok()
-            && let Some(backend) = self.backends.get_mut(key)
+            && let Some(backend) = self.backends.get_mut(lease)
         {
             backend.cancels += 1;
             if let Some(cells) = cells_of(&mut self.pools, number) {
@@ -472,9 +473,9 @@ impl Worker {
             return;
         }
         let number = backend.pool;
-        let settings = Arc::clone(&backend.opened_with);
-        let cancel_key = Arc::clone(&backend.cancel_key);
-        let message = ToControl::Cancel { settings, key: cancel_key, tell: None, done: None };
+        let (origin, settings) = (Arc::clone(&backend.origin), Arc::clone(&backend.opened_with));
+        let key = Arc::clone(&backend.cancel_key);
+        let message = ToControl::Cancel { origin, settings, key, tell: None, done: None };
         if self.control.try_send(message).is_err() && admit(Kind::Cancel) {
             tracing::warn!("too busy to cancel an abandoned query");
         } else if let Some(cells) = cells_of(&mut self.pools, number) {

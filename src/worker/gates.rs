@@ -200,7 +200,7 @@ impl Worker {
         let Some(pool) = self.pool(backend.pool) else { return Some(ServerClose::Admin) };
         if !pool.passage.is_open() {
             Some(ServerClose::Admin)
-        } else if backend.generation != pool.spec.generation() {
+        } else if backend.generation != pool.spec.generation() || backend.origin.is_retired() {
             Some(ServerClose::Replaced)
         } else if pool.spec.ledger.pool().excess() > pool.settings.reserve_size {
             Some(ServerClose::Surplus)

@@ -14,6 +14,7 @@ use std::sync::atomic::Ordering;
 
 use super::backend::{Backend, Chore, ChoreKind, Role};
 use super::pipe::Pipe;
+use super::pool::Pool;
 use super::session::{Greeting, Phase, Session};
 use super::slab::Key;
 use super::{Worker, micros, next_serial, session_token};
@@ -143,6 +144,8 @@ impl Worker {
         }
         let now_us = self.now_us;
         let sets_foreign = self.may_set_foreign(key);
+        let pool = self.sessions.get(key).and_then(|session| self.pool(session.pool));
+        let welcome = pool.and_then(|pool| pool.spec.welcome());
         let Some(session) = self.sessions.get_mut(key) else { return };
         let Phase::Greeting(greeting) = &mut session.phase else { return };
         let Some(backend) = self.backends.get_mut(lease) else { return };
@@ -155,7 +158,15 @@ impl Worker {
             return self.close_backend(lease, ServerClose::Replaced);
         };
         let mut sql = Vec::new();
-        backend.link.params.write_changes_to(&wanted, &mut sql);
+        match welcome.as_deref() {
+            // A value may be a part of one (`DateStyle = 'sql'`): it is that of a fresh session which
+            // it changes, not what the client before has left.
+            Some(Welcome { base, .. }) if **base != *backend.link.params => {
+                backend.link.params.write_changes_to(base, &mut sql);
+                base.write_changes_to(&wanted, &mut sql);
+            }
+            Some(_) | None => backend.link.params.write_changes_to(&wanted, &mut sql),
+        }
         for (name, value) in &greeting.foreign {
             if sets_foreign {
                 params::write_set_config(&mut sql, name, value);

@@ -14,6 +14,7 @@ use crate::backend::params::ParamSet;
 use crate::config::PoolMode;
 use crate::net::Peer;
 use crate::net::tls::Channel;
+use crate::pool::roster::Origin;
 use crate::pool::spec::Spec;
 use crate::session::front::{Prepared, StatementRules};
 use crate::session::pins::Pins;
@@ -187,6 +188,8 @@ pub struct ServerReport {
     pub id: u64,
     /// Its pool; the user at the server is in its settings.
     pub spec: Arc<Spec>,
+    /// Where it was opened.
+    pub origin: Arc<Origin>,
     /// What it is doing.
     pub state: ServerState,
     /// Address of the server; `None` if the connection is lost already.
@@ -275,6 +278,7 @@ impl Worker {
         Some(ServerReport {
             id: backend.serial,
             spec: Arc::clone(&pool.spec),
+            origin: Arc::clone(&backend.origin),
             state,
             peer: socket.peer(),
             local: socket.local(),

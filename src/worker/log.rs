@@ -56,7 +56,7 @@ impl Worker {
         tracing::info!(
             database = pool.spec.database,
             user = pool.spec.user,
-            server = pool.settings.server(),
+            server = %backend.origin.server,
             backend_pid = backend.cancel_key.pid,
             reason,
             age,

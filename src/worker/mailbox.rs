@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use mio::Waker;
 use tokio::sync::{mpsc, oneshot};
@@ -15,6 +16,7 @@ use crate::config::{General, PoolSettings};
 use crate::fault::Fault;
 use crate::pool::gate::Gate;
 use crate::pool::ledger::{Bound, Permit};
+use crate::pool::roster::Origin;
 use crate::pool::spec::{PoolNumber, Spec};
 use crate::secret::Secret;
 use crate::session::login::Authenticated;
@@ -40,14 +42,8 @@ pub enum ToWorker {
     Opened {
         /// Its pool.
         spec: Arc<Spec>,
-        /// The generation that it was opened for.
-        generation: u64,
-        /// The settings that it was opened with.
-        settings: Arc<PoolSettings>,
-        /// The connection.
-        opened: Box<Opened>,
-        /// Its place in the pool.
-        permit: Permit,
+        /// The backend.
+        arrival: Box<Arrival>,
     },
     /// The backend you asked for could not be opened.
     OpenFailed {
@@ -55,8 +51,10 @@ pub enum ToWorker {
         spec: Arc<Spec>,
         /// What clients are told.
         fault: Fault,
-        /// Whether the server will accept connections soon (57P03): keep waiting.
-        is_starting: bool,
+        /// Whether there is hope.
+        failed: Failed,
+        /// Since when no server of the database would do.
+        lost_since: Instant,
     },
     /// The backend you asked for was not opened, because its pool is paused.
     OpenAbandoned {
@@ -161,6 +159,32 @@ pub enum ToWorker {
     Drain,
 }
 
+/// A backend that a worker has asked for.
+#[derive(Debug)]
+pub struct Arrival {
+    /// The generation that it was opened for.
+    pub generation: u64,
+    /// The settings that it was opened with.
+    pub settings: Arc<PoolSettings>,
+    /// Where it was opened.
+    pub origin: Arc<Origin>,
+    /// The connection.
+    pub opened: Opened,
+    /// Its place in the pool.
+    pub permit: Permit,
+}
+
+/// Why a backend could not be opened, as far as clients that wait for one are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failed {
+    /// The server does not want us: waiting does not help.
+    Refused,
+    /// It will accept connections soon (57P03).
+    Starting,
+    /// It is gone, or is not what is wanted any more: it or another one may come (`failover_timeout`).
+    Lost,
+}
+
 /// Told to the control plane.
 #[derive(Debug)]
 pub enum ToControl {
@@ -173,9 +197,18 @@ pub enum ToControl {
         /// Who asks.
         worker: usize,
     },
+    /// A server has said that it is no standby any more.
+    Promoted {
+        /// A pool of its database.
+        spec: Arc<Spec>,
+        /// Where it is.
+        origin: Arc<Origin>,
+    },
     /// Ask a server to cancel what a backend runs.
     Cancel {
         /// Where the server is.
+        origin: Arc<Origin>,
+        /// What the backend was opened with.
         settings: Arc<PoolSettings>,
         /// The backend's own key.
         key: Arc<CancelKey>,

@@ -41,7 +41,7 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use tokio::sync::mpsc;
 
 pub use list::{ClientReport, ClientState, Held, HeldFor, Page, ServerReport, ServerState};
-pub use mailbox::{Done, MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
+pub use mailbox::{Arrival, Done, Failed, MESSAGES_MAX, Teller, ToControl, ToWorker, WorkerHandle};
 
 use backend::Backend;
 use pipe::Wire;
@@ -317,11 +317,10 @@ impl Worker {
     fn act_on(&mut self, message: ToWorker) {
         match message {
             ToWorker::Client { spec, client } => self.welcome(&spec, *client),
-            ToWorker::Opened { spec, generation, settings, opened, permit } => {
-                self.opened(&spec, (generation, settings), *opened, permit);
-            }
-            ToWorker::OpenFailed { spec, fault, is_starting } => {
-                self.open_failed(spec.number, fault, is_starting);
+            ToWorker::Opened { spec, arrival } => self.opened(&spec, *arrival),
+            ToWorker::OpenFailed { spec, fault, failed, lost_since } => {
+                let since = lost_since.saturating_duration_since(self.epoch);
+                self.open_failed(spec.number, fault, failed, millis(since));
             }
             ToWorker::Backend { spec, backend } => self.receive_backend(&spec, *backend),
             ToWorker::Beg { spec, worker, since_ms } => self.begged(&spec, worker, since_ms),

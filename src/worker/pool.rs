@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use super::backend::Backend;
 use super::gates::Passage;
+use super::mailbox::Failed;
+use super::millis;
 use super::session::Session;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
@@ -24,8 +26,10 @@ const GREETINGS_MAX: usize = 1000;
 pub struct Failure {
     /// What clients are told while no backend is left.
     pub fault: Fault,
-    /// Whether the server will accept connections soon: clients keep waiting.
-    pub is_starting: bool,
+    /// Whether there is hope.
+    pub failed: Failed,
+    /// Since when no server would do, in the common milliseconds.
+    pub lost_since_ms: u64,
     /// No attempt before this time, in the worker's milliseconds.
     pub retry_at_ms: u64,
     /// How long that was after the last attempt.
@@ -126,6 +130,19 @@ impl Pool {
     /// Returns the last failure, unless there is something else to log in with since.
     pub fn last_failure(&self) -> Option<&Failure> {
         self.failure.as_ref().filter(|failure| failure.lessons == self.spec.lessons())
+    }
+
+    /// Says whether clients that need a backend wait for one although none could be opened.
+    pub fn holds_waiters(&self, now_ms: u64) -> bool {
+        let Some(failure) = &self.failure else { return false };
+        match failure.failed {
+            Failed::Refused => false,
+            Failed::Starting => true,
+            Failed::Lost => self
+                .settings
+                .failover_timeout
+                .is_some_and(|limit| now_ms < failure.lost_since_ms.saturating_add(millis(limit))),
+        }
     }
 
     /// Which idle backend goes first.

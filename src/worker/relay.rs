@@ -282,7 +282,7 @@ impl Worker {
         };
         let mut out = std::mem::take(&mut self.out);
         out.clear();
-        let was_swallowing = backend.link.expect.head_is_swallowed();
+        let ran_ours = backend.link.expect.runs_query_of_ours();
         let turn =
             from_server(&input, &mut session.front, &mut backend.link, &mut self.shared, &mut out);
         let mut sent = Ok(());
@@ -314,8 +314,8 @@ impl Worker {
             }
         };
         self.out = out;
-        if was_swallowing
-            && !backend.link.expect.head_is_swallowed()
+        if ran_ours
+            && !backend.link.expect.runs_query_of_ours()
             && let Some(done) = backend.cancel_due.take()
             && !backend.link.expect.is_empty()
         {
@@ -492,6 +492,13 @@ fn restore_parameters(
         return;
     }
     let mut sql = Vec::new();
+    backend.link.params.write_encoding_of(&session.front.params, &mut sql);
+    if !sql.is_empty() {
+        // A query is read in one encoding to its end.
+        encode::query(out, &sql);
+        backend.link.expect.push(Awaited::Query, Reply::Swallow, Effect::None);
+        sql.clear();
+    }
     backend.link.params.write_changes_to(&session.front.params, &mut sql);
     if !sql.is_empty() {
         encode::query(out, &sql);

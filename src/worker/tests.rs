@@ -111,7 +111,8 @@ async fn an_event_about_who_was_there_before_is_not_for_who_takes_the_place() {
     // In one batch: mail that takes the first client out and lets another one in, and behind it the
     // end of the first one's connection.
     let fault = Fault::fatal(SqlState::CANNOT_CONNECT, "no such server");
-    bench.post(ToWorker::OpenFailed { spec: bench.pool("a"), fault, is_starting: false });
+    let (spec, failed, lost_since) = (bench.pool("a"), Failed::Refused, Instant::now());
+    bench.post(ToWorker::OpenFailed { spec, fault, failed, lost_since });
     let mut second = bench.post_client("b");
     drop(first);
     assert_eq!(bench.turn(), [MAILBOX, Token(session_token(Key::new(0)))]);

@@ -106,6 +106,22 @@ fn d34_cancel_in_a_transaction_fails_it() {
 }
 
 #[test]
+fn d34_cancel_ends_a_query_whose_statement_is_prepared_in_front_of_it() {
+    let fixture = Fixture::start(|config| config.general("max_prepared_statements = 1"));
+    let mut client = fixture.connect();
+    for round in 0..3 {
+        client.run(&[parse("sleep", "select pg_sleep(600)"), sync()]);
+        client.run(&[parse("other", "select 1"), sync()]);
+        // The server has forgotten the first, and keeps to itself that it is prepared again.
+        client.send(&[bind("", "sleep"), execute(""), sync()]);
+        poll("the query runs", || fixture.is_running("pg_sleep"));
+        fixture.proxy.tcp().cancel(client.key);
+        assert_eq!(client.ready(1), "2 | E 57014 | Z I", "round {round}");
+        client.run(&[close_statement("sleep"), close_statement("other"), sync()]);
+    }
+}
+
+#[test]
 fn d34_cancel_with_an_idle_or_unknown_key_is_closed_silently() {
     let fixture = Fixture::transaction();
     let (mut a, mut b) = (fixture.connect(), fixture.connect());

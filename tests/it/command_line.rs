@@ -186,6 +186,8 @@ fn check_logs_in_everywhere() {
          [databases.wrong]\nport = {port}\ndbname = \"t1\"\nuser = \"alice\"\npassword = \"no\"\n\
          [databases.missing]\nport = {port}\n\
          [databases.down]\nport = {nobody}\n\
+         [databases.list]\nhost = \"127.0.0.1,127.0.0.1\"\nport = [{nobody}, {port}]\n\
+         dbname = \"t1\"\ntarget_session_attrs = \"standby\"\n\
          [databases.\"*\"]\nport = {port}\n\
          [users.alice]\npassword = \"alice-pw\"\n",
         cluster.socket_dir().display()
@@ -207,6 +209,10 @@ fn check_logs_in_everywhere() {
     assert!(line("wrong").contains("FAILED: 28P01: "), "{text}");
     assert!(line("missing").contains("FAILED: 3D000: "), "{text}");
     assert!(line("down").contains("FAILED: 08001: "), "{text}");
+    let of_list: Vec<&str> = text.lines().filter(|line| line.starts_with("list: ")).collect();
+    assert_eq!(of_list.len(), 2, "{text}");
+    assert!(of_list[0].contains("FAILED: 08001: "), "{text}");
+    assert!(of_list[1].contains(", primary (not wanted), max_connections"), "{text}");
     assert!(text.contains("the server allows 117 (max_connections 120, 3 of them"), "{text}");
     for secret in ["alice-pw", "bob-pw"] {
         assert!(!text.contains(secret), "{text}");

@@ -240,6 +240,29 @@ fn who_can_log_in_is_the_same() {
 }
 
 #[test]
+fn users_of_the_server_log_in_the_same() {
+    Cluster::shared().superuser("postgres").rows("CREATE ROLE erin LOGIN PASSWORD 'erin-pw'");
+    let ini = FORTY.replace("auth_type = md5", "auth_type = md5\nauth_user = postgres");
+    let Some(pair) = Pair::start(&ini) else { return };
+    let mut seen = Vec::new();
+    for (user, password) in [
+        ("erin", "erin-pw"),
+        ("erin", "wrong"),
+        ("alice", "alice-pw"),
+        ("dave", ""),
+        ("nobody", "x"),
+        ("locked", "x"),
+    ] {
+        for database in ["app", "single", "postgres"] {
+            seen.push(pair.both(&format!("{user} {password:?} {database}"), |pooler| {
+                login(&pooler.tcp(), user, password, database).to_owned()
+            }));
+        }
+    }
+    assert_eq!(seen.iter().filter(|seen| *seen == "ok").count(), 6, "{seen:?}");
+}
+
+#[test]
 fn rules_let_the_same_in() {
     let ini = FORTY.replace("auth_type = md5", "auth_type = hba\nauth_hba_file = @DIR@/hba.conf");
     let Some(pair) = Pair::start(&ini) else { return };
@@ -291,10 +314,13 @@ fn names_lead_to_the_same_databases_and_users() {
 #[test]
 fn pools_have_the_same_bounds_and_modes() {
     let Some(pair) = Pair::start(FORTY) else { return };
+    // A third waits until the time-out: in its login, or in its first query as with PgBouncer.
     let held = pair.both("session mode, pool_size 2", |pooler| {
-        let mut clients: Vec<Client> = (0..3).map(|_| connect(pooler, "alice", "app")).collect();
+        let mut clients: Vec<Client> = (0..2).map(|_| connect(pooler, "alice", "app")).collect();
         let mut seen: Vec<String> =
             clients.iter_mut().map(|client| outcome(client, "SELECT 1")).collect();
+        let third = Login::new("alice", "app").password("alice-pw").connect(&pooler.tcp());
+        seen.push(third.map_or("closed".to_owned(), |mut client| outcome(&mut client, "SELECT 1")));
         seen.push(pooler.backends("alice"));
         seen.join(" ")
     });
@@ -368,10 +394,10 @@ fn sessions_are_reset_and_limits_hold() {
     });
     assert_eq!(reset, "4MB 4MB 4MB 4MB");
     let limit = pair.both("max_client_conn 6", |pooler| {
-        let clients: Vec<Client> = (0..6).map(|_| connect(pooler, "alice", "app")).collect();
-        let more = login(&pooler.tcp(), "alice", "alice-pw", "app");
+        let clients: Vec<Client> = (0..6).map(|_| connect(pooler, "alice", "forced")).collect();
+        let more = login(&pooler.tcp(), "alice", "alice-pw", "forced");
         drop(clients);
-        format!("{more}, then {}", connect(pooler, "alice", "app").value("SELECT 1"))
+        format!("{more}, then {}", connect(pooler, "alice", "forced").value("SELECT 1"))
     });
     assert_eq!(limit, "refused, then 1");
 }

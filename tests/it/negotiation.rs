@@ -82,14 +82,14 @@ fn f43_cancel_keys_are_as_long_as_the_protocol_allows() {
         cancel(&[&key[..], b"x"].concat());
         assert!(fixture.is_running("pg_sleep"));
         cancel(&key);
-        assert_eq!(client.ready(1), "E 57014 | Z I");
+        assert_eq!(client.ready(1), "T | E 57014 | Z I");
     }
 }
 
 #[test]
 fn f43_servers_are_asked_for_long_keys_too() {
     let key: Vec<u8> = [7_u32.to_be_bytes().to_vec(), vec![42; 200]].concat();
-    let (asked, cancelled) = mpsc::channel();
+    let (asked, cancelled) = mpsc::sync_channel(8);
     let server = FakeServer::start({
         let key = key.clone();
         move |mut caller| {

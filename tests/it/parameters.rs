@@ -346,10 +346,12 @@ fn c30_parameters_that_servers_do_not_report_are_set_in_session_mode() {
         said.iter().any(|reply| reply.tag() == b'E' && reply.sqlstate() == "22023"),
         "{said:?}"
     );
-    // Where backends change, or nothing is taken back, they cannot be kept apart.
-    for settings in ["pool_mode = \"transaction\"", "server_reset_query = \"\""] {
-        let fixture =
-            Fixture::start(|config| config.general("pool_mode = \"session\"").general(settings));
+    // Where nothing goes with a client, or nothing is taken back, they cannot be kept apart.
+    for (mode, setting) in
+        [("transaction", "session_state = \"reject\""), ("session", "server_reset_query = \"\"")]
+    {
+        let mode = format!("pool_mode = \"{mode}\"");
+        let fixture = Fixture::start(|config| config.general(&mode).general(setting));
         let said = with(&fixture.login()).connect(&fixture.proxy.tcp());
         let said = said.err().expect("it cannot be restored");
         assert!(said.iter().any(|reply| reply.tag() == b'E' && reply.sqlstate() == "0A000"));

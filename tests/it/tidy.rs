@@ -105,3 +105,43 @@ fn message_tags_are_written_in_one_place() {
         }
     }
 }
+
+/// The table of points says the truth about its tests.
+#[test]
+fn every_point_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let table = fs::read_to_string(root.join("tests/POINTS.md")).expect("it is there");
+    let mut points = Vec::new();
+    for row in table.lines().filter_map(|line| line.strip_prefix("| ")) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let number = cells[0].get(1..).and_then(|number| number.parse::<u32>().ok());
+        let Some(number) = number else { continue };
+        points.push(number);
+        let last = cells.last().expect("a row has cells");
+        let names: Vec<&str> = last.split('`').skip(1).step_by(2).collect();
+        let names: Vec<&str> = names.into_iter().filter(|name| name.contains("::")).collect();
+        assert!(
+            !names.is_empty() || last.contains("open: "),
+            "{}: no test and no reason",
+            cells[0]
+        );
+        for name in names {
+            assert!(is_test(root, name), "{}: there is no test {name}", cells[0]);
+        }
+    }
+    assert_eq!(points, (1..=56).collect::<Vec<u32>>());
+}
+
+/// Says whether there is a test of this name, as nextest gives it.
+fn is_test(root: &Path, name: &str) -> bool {
+    let (module, function) = name.rsplit_once("::").expect("a path");
+    let inside = module.strip_suffix("::tests").unwrap_or(module);
+    let files = [module, inside].into_iter().flat_map(|module| {
+        let path = module.replace("::", "/");
+        [format!("tests/it/{path}.rs"), format!("tests/it/{path}/mod.rs"), format!("src/{path}.rs")]
+    });
+    let needle = format!("fn {function}(");
+    files.map(|file| fs::read_to_string(root.join(file)).unwrap_or_default()).any(|text| {
+        text.split("#[test]").skip(1).any(|test| test.trim_start().starts_with(&needle))
+    })
+}

@@ -24,6 +24,7 @@ HERE = Path(__file__).resolve().parent
 TOP = HERE.parent.parent
 sys.path.insert(0, str(TOP / "bench"))
 
+import secondary  # noqa: E402
 import servers  # noqa: E402
 import source  # noqa: E402
 from client import Client  # noqa: E402
@@ -72,14 +73,15 @@ class Outcome:
 
 
 class Proxy(servers.Server):
-    """pgtandem in front of a cluster."""
+    """pgtandem in front of a cluster; `more` is added to its settings."""
 
     login_database = "postgres"
 
-    def __init__(self, folder: Path, program: Path, mode: str, server_port: int):
+    def __init__(self, folder: Path, program: Path, mode: str, server_port: int, more: str = ""):
         port = servers.free_port()
-        config = folder / "proxy.toml"
-        config.write_text(
+        self.config = folder / "proxy.toml"
+        self.program = program
+        self.config.write_text(
             f"""\
 [general]
 listen_addr = "127.0.0.1"
@@ -98,10 +100,10 @@ listen = ""
 [databases."*"]
 host = "127.0.0.1"
 port = {server_port}
-"""
+{more}"""
         )
-        account = servers.Account.caller()
-        super().__init__(f"pgtandem-{mode}", folder, [program, "--config", config], account, port)
+        account, command = servers.Account.caller(), [program, "--config", self.config]
+        super().__init__(f"pgtandem-{mode}", folder, command, account, port)
 
 
 class Ground:
@@ -247,6 +249,8 @@ def main() -> int:
             proxy.assert_running()
             good = judge(direct, outcome, allowed.get(mode, {})) and good
             proxy.stop()
+            if mode == "session" and "copied" in options.secondary:
+                good = secondary.copied(ground, Proxy, cluster, allowed.get("tables", {})) and good
             cluster.stop()
     say("nothing differs but what is listed" if good else "there are differences")
     return 0 if good else 1
@@ -257,6 +261,10 @@ def parse_options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pgtandem", type=Path, default=TOP / "target/debug/pgtandem")
     parser.add_argument("--modes", type=lambda text: text.split(","), default=["session", "transaction"])
+    parser.add_argument(
+        "--secondary", type=lambda text: text.split(","), default=["copied"],
+        help="what to do with one: copied = what the suite leaves is copied, and changed",
+    )
     parser.add_argument("--keep", action="store_true", help="leave folders and outputs")
     parser.add_argument("tests", nargs="*", help="some tests instead of all")
     return parser.parse_args()

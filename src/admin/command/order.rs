@@ -22,6 +22,8 @@ const LIMIT: &str = "TIMEOUT and a duration, such as TIMEOUT '60s'";
 pub enum Order {
     /// Copies what is to be copied, though `auto` is off.
     Copy(Place),
+    /// Makes the primary's schema on an empty one first.
+    CopySchema(Place),
     /// Stops applying.
     Pause(Place, Option<String>),
     /// Goes on.
@@ -69,7 +71,7 @@ impl Order {
     /// Returns the tag of CommandComplete.
     pub fn tag(&self) -> &'static str {
         match self {
-            Self::Copy(_) => "COPY",
+            Self::Copy(_) | Self::CopySchema(_) => "COPY",
             Self::Pause(..) => "PAUSE",
             Self::Resume(_) => "RESUME",
             Self::Skip(_) => "SKIP",
@@ -84,6 +86,7 @@ impl Order {
     fn place(&self) -> Option<&Place> {
         match self {
             Self::Copy(place)
+            | Self::CopySchema(place)
             | Self::Pause(place, _)
             | Self::Resume(place)
             | Self::Skip(place)
@@ -106,6 +109,7 @@ impl fmt::Display for Order {
         match self {
             Self::Resync(_, tables) => tables.iter().try_for_each(|table| write!(f, " {table}")),
             Self::Verify(_, Some(table)) | Self::Repair { table, .. } => write!(f, " {table}"),
+            Self::CopySchema(_) => f.write_str(" SCHEMA"),
             Self::Copy(_)
             | Self::Pause(..)
             | Self::Resume(_)
@@ -153,6 +157,7 @@ impl Parser<'_> {
             "DETACH" => Order::Detach(place, self.reason()?),
             "RESUME" => Order::Resume(place),
             "SKIP" => Order::Skip(place),
+            "COPY" if self.has_keyword("SCHEMA") => Order::CopySchema(place),
             "COPY" => Order::Copy(place),
             "RESYNC" => Order::Resync(place, self.tables()?),
             "WAIT" => Order::Wait(Some(place), self.limit()?),
@@ -289,6 +294,7 @@ mod tests {
     #[test]
     fn a_secondary_is_named_with_its_database() {
         orders("COPY SECONDARY app.new", Order::Copy(app_new()));
+        orders("copy secondary app.new schema", Order::CopySchema(app_new()));
         orders("skip secondary App.New;", Order::Skip(place("App", Some("New"))));
         orders("RESUME SECONDARY app", Order::Resume(place("app", None)));
         for text in [

@@ -48,6 +48,7 @@ pub const POOLS: &[Column] = &[
     int("cl_idle"),
     int("pool_size"),
     int("paused"),
+    int("server_lost"),
 ];
 
 pub const CLIENTS: &[Column] = &[
@@ -196,6 +197,9 @@ pub const DATABASES: &[Column] = &[
     int("current_client_connections"),
     // Ours.
     int("auto"),
+    text("servers"),
+    text("target_session_attrs"),
+    int("failover_timeout"),
 ];
 
 pub const USERS: &[Column] = &[
@@ -283,6 +287,8 @@ pub const SECONDARIES: &[Column] = &[
     big("verify_rows_different"),
     float("verify_seconds_left"),
     int("is_configured"),
+    big("copy_objects_done"),
+    big("copy_objects"),
 ];
 
 /// Ours: what is captured on each primary.

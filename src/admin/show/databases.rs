@@ -1,9 +1,13 @@
-//! What is configured: SHOW DATABASES, USERS, LISTS, CONFIG.
+//! What is configured, and what its names stand for: SHOW DATABASES, USERS, LISTS, CONFIG, DNS_HOSTS.
 
-use super::rows::{OWN_DATABASE, flag, int, mode, owned, text};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::rows::{OWN_DATABASE, balance, flag, int, mode, owned, text};
 use crate::admin::Admin;
 use crate::admin::books::Rows;
-use crate::config::{Database, General, Host, PoolMode};
+use crate::config::{Database, General, PoolMode};
 use crate::control::{DatabaseReport, UserReport};
 use crate::wire::rows::Value;
 use crate::worker::ClientState;
@@ -41,6 +45,9 @@ impl Admin {
             int(0),
             int(self.seats.occupants().len()),
             flag(false),
+            Value::Null,
+            Value::Null,
+            int(0),
         ]
     }
 
@@ -63,6 +70,16 @@ impl Admin {
         self.control.users().into_iter().map(row).collect()
     }
 
+    pub(super) fn list_names(&self) -> Rows {
+        let ttl = self.control.config().general.dns_max_ttl;
+        let row = |(name, looked_up, addresses): (String, Option<Instant>, Arc<[IpAddr]>)| {
+            let left = looked_up.map_or(Duration::ZERO, |at| ttl.saturating_sub(at.elapsed()));
+            let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+            vec![owned(name), int(left.as_secs()), owned(addresses.join(","))]
+        };
+        self.control.names().into_iter().map(row).collect()
+    }
+
     pub(super) async fn list_lists(&self) -> Rows {
         let inventory = self.control.list().await;
         let is_login = |state| state == ClientState::WaitingLogin;
@@ -80,7 +97,7 @@ impl Admin {
             ("login_clients", logins),
             ("free_servers", 0),
             ("used_servers", inventory.servers.len()),
-            ("dns_names", 0),
+            ("dns_names", self.control.names().len()),
             ("dns_zones", 0),
             ("dns_queries", 0),
             ("dns_pending", 0),
@@ -111,16 +128,17 @@ fn of_database(report: &DatabaseReport, general: &General) -> (String, Vec<Value
     let nothing = Database::default();
     let entry = report.entry.as_ref().unwrap_or(&nothing);
     let pool = &general.pool;
-    let host = match &entry.host {
-        Host::Tcp(name) => name.clone(),
-        Host::Unix(path) => path.display().to_string(),
-    };
+    let hosts: Vec<String> = entry.host.iter().map(ToString::to_string).collect();
+    let servers: Vec<String> = entry.servers().iter().map(ToString::to_string).collect();
+    // One for all of them, or the first.
+    let port = entry.port.first().copied().unwrap_or_default();
+    let failover = entry.failover_timeout.unwrap_or(pool.failover_timeout);
     let reserve = entry.reserve_pool_size.unwrap_or(pool.reserve_pool_size);
     let lifetime = entry.server_lifetime.unwrap_or(pool.server_lifetime);
     let row = vec![
         owned(&report.name),
-        owned(host),
-        int(entry.port),
+        owned(hosts.join(",")),
+        int(port),
         owned(entry.dbname.as_ref().unwrap_or(&report.name)),
         entry.user.as_ref().map_or(Value::Null, owned),
         int(entry.pool_size.unwrap_or(pool.default_pool_size)),
@@ -133,12 +151,14 @@ fn of_database(report: &DatabaseReport, general: &General) -> (String, Vec<Value
         flag(report.is_disabled),
         int(reserve),
         int(lifetime.as_secs()),
-        // One host only.
-        Value::Null,
+        balance(entry.host.len(), entry.load_balance_hosts),
         // There is no such bound.
         int(0),
         int(report.clients),
         flag(report.is_auto),
+        owned(servers.join(",")),
+        text(entry.target_session_attrs.as_str()),
+        int(failover.as_secs()),
     ];
     (report.name.clone(), row)
 }

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime};
 
-use super::rows::{OWN_DATABASE, address, flag, int, mode, owned, seconds_and_micros, text};
+use super::rows::{
+    OWN_DATABASE, address, balance, flag, int, mode, owned, seconds_and_micros, text,
+};
 use crate::admin::Admin;
 use crate::admin::books::Rows;
 use crate::admin::clock::utc;
@@ -30,8 +32,10 @@ impl Admin {
                     user: &pool.spec.user,
                     states,
                     mode: pool.settings.mode,
+                    balance: balance(pool.settings.servers.len(), pool.settings.load_balance),
                     size: pool.settings.size,
                     is_paused: pool.is_paused,
+                    is_lost: pool.is_lost(),
                 };
                 ((pool.spec.database.clone(), pool.spec.user.clone()), row.columns())
             })
@@ -42,8 +46,10 @@ impl Admin {
             user: OWN_DATABASE,
             states: States { clients_leased: consoles, ..States::default() },
             mode: PoolMode::Statement,
+            balance: Value::Null,
             size: 2,
             is_paused: false,
+            is_lost: false,
         };
         rows.push(((OWN_DATABASE.to_owned(), OWN_DATABASE.to_owned()), own.columns()));
         rows.sort_by(|a, b| a.0.cmp(&b.0));
@@ -71,8 +77,10 @@ struct Row<'a> {
     user: &'a str,
     states: States,
     mode: PoolMode,
+    balance: Value,
     size: u32,
     is_paused: bool,
+    is_lost: bool,
 }
 
 impl Row<'_> {
@@ -96,11 +104,11 @@ impl Row<'_> {
             wait,
             wait_us,
             mode(self.mode),
-            // One host only.
-            Value::Null,
+            self.balance,
             int(states.clients_idle),
             int(self.size),
             flag(self.is_paused),
+            flag(self.is_lost),
         ]
     }
 }
@@ -113,6 +121,8 @@ enum Obstacle {
     PoolSize,
     DatabaseBound,
     UserBound,
+    /// No server would do when one was asked for last.
+    ServerLost,
     /// Nothing but the time it takes, or a server that does not let us in.
     Connecting,
 }
@@ -124,6 +134,8 @@ impl Obstacle {
             Self::Suspended
         } else if pool.is_paused {
             Self::Paused
+        } else if pool.is_lost() {
+            Self::ServerLost
         } else if ledger.pool().count() >= pool.settings.size {
             Self::PoolSize
         } else if ledger.database().is_full() {
@@ -142,6 +154,7 @@ impl Obstacle {
             Self::PoolSize => "pool_size",
             Self::DatabaseBound => "max_db_connections",
             Self::UserBound => "max_user_connections",
+            Self::ServerLost => "server_lost",
             Self::Connecting => "connecting",
         }
     }
@@ -152,9 +165,11 @@ impl Obstacle {
         match self {
             Self::DatabaseBound => own.database == other.database,
             Self::UserBound => pool.settings.user == other.settings().user,
-            Self::Paused | Self::Suspended | Self::PoolSize | Self::Connecting => {
-                own.number == other.number
-            }
+            Self::Paused
+            | Self::Suspended
+            | Self::PoolSize
+            | Self::ServerLost
+            | Self::Connecting => own.number == other.number,
         }
     }
 }

@@ -36,6 +36,7 @@ fn of_secondary(view: &View) -> Vec<Value> {
     let View { status, state, lag, behind, last_error, verification, is_configured, .. } = view;
     let (copy, verification) = (status.copy.as_ref(), verification.as_ref());
     let table = verification.and_then(|progress| progress.table.as_ref());
+    let schema = copy.and_then(|copy| copy.schema);
     let natural = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     vec![
         owned(&status.database),
@@ -66,6 +67,8 @@ fn of_secondary(view: &View) -> Vec<Value> {
         number(verification.map(|progress| progress.rows_different)),
         seconds(verification.and_then(|progress| progress.remaining)),
         flag(*is_configured),
+        number(schema.map(|made| natural(made.done))),
+        number(schema.map(|made| natural(made.all))),
     ]
 }
 

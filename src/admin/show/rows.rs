@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::{Parameter, Show};
 use crate::admin::Admin;
 use crate::admin::books::Rows;
-use crate::config::PoolMode;
+use crate::config::{LoadBalance, PoolMode};
 use crate::net::Peer;
 use crate::wire::rows::Value;
 
@@ -16,12 +16,11 @@ impl Admin {
     /// Lists what a SHOW shows.
     pub(in crate::admin) async fn list(&self, show: Show) -> Rows {
         match show {
-            // The first three are told in another way. Of the others there are none: a host name is
-            // looked up for each connection, and other poolers are not known of.
+            // The first three are told in another way. Of the others there are none: zones are not
+            // asked for, and other poolers are not known of.
             Show::Fds
             | Show::Help
             | Show::Divergence
-            | Show::DnsHosts
             | Show::DnsZones
             | Show::PeerPools
             | Show::Peers => Rows::new(),
@@ -31,6 +30,7 @@ impl Admin {
             Show::ActiveSockets => self.list_sockets(true).await,
             Show::Config => self.list_config(),
             Show::Databases => self.list_databases(),
+            Show::DnsHosts => self.list_names(),
             Show::Lists => self.list_lists().await,
             Show::Mem => list_memory(),
             Show::Pools => self.list_pools().await,
@@ -108,6 +108,11 @@ pub fn mode(mode: PoolMode) -> Value {
         PoolMode::Transaction => "transaction",
         PoolMode::Statement => "statement",
     })
+}
+
+/// How one of several servers is chosen; NULL where there is one.
+pub fn balance(servers: usize, balance: LoadBalance) -> Value {
+    if servers > 1 { text(balance.as_str()) } else { Value::Null }
 }
 
 /// A duration in whole seconds, and the microseconds beyond them.

@@ -174,7 +174,7 @@ fn of_server(server: &ServerReport) -> Socket<'_> {
         ServerState::Tested => "tested",
         ServerState::BeingCanceled => "being_canceled",
     };
-    let port = server.spec.settings().port;
+    let port = server.origin.server.port;
     Socket {
         kind: "S",
         user: &server.spec.user,

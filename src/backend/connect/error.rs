@@ -77,6 +77,12 @@ pub enum ConnectError {
         #[source]
         source: ScramError,
     },
+    /// The server is not what is wanted: it is a standby, or is none.
+    #[error("{reason}")]
+    WrongRole {
+        /// What it is instead, in libpq's words.
+        reason: &'static str,
+    },
     /// A length word that no login needs; often not a PostgreSQL server at all.
     #[error("server sent a bad header")]
     Header {
@@ -110,6 +116,19 @@ pub enum ConnectError {
     TooMuch,
 }
 
+/// What a failure means for whoever wants a server, from what nothing mends to what will pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lack {
+    /// It is there, and does not want us; nor will another one. libpq does not try others, either.
+    Refused,
+    /// It is there, and not what is wanted.
+    WrongRole,
+    /// It cannot be reached.
+    Lost,
+    /// It will accept connections soon (57P03).
+    Starting,
+}
+
 impl ConnectError {
     /// Returns what the waiting clients hear: FATAL, with the server's own code and text if it
     /// gave some, else 08001, or 28P01 if we have nothing to log in with. No address.
@@ -133,6 +152,7 @@ impl ConnectError {
                 "it demands an authentication method that is not supported"
             }
             Self::Scram { .. } => "authentication failed",
+            Self::WrongRole { reason } => reason,
             Self::Header { .. }
             | Self::Malformed { .. }
             | Self::Unexpected { .. }
@@ -147,9 +167,32 @@ impl ConnectError {
         matches!(self, Self::Refused { sqlstate: SqlState::INVALID_PASSWORD, .. })
     }
 
-    /// Says whether the server is only not ready yet (57P03), as while it starts.
-    pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Refused { sqlstate: SqlState::CANNOT_CONNECT_NOW, .. })
+    /// Says what it means for whoever wants a server.
+    pub fn lack(&self) -> Lack {
+        match self {
+            Self::Refused { sqlstate: SqlState::CANNOT_CONNECT_NOW, .. } => Lack::Starting,
+            Self::Refused {
+                sqlstate: SqlState::ADMIN_SHUTDOWN | SqlState::CRASH_SHUTDOWN, ..
+            }
+            | Self::Dial { .. }
+            | Self::Lost { .. }
+            | Self::Handshake { source: HandshakeError::Lost(_) }
+            | Self::TimedOut { .. } => Lack::Lost,
+            Self::WrongRole { .. } => Lack::WrongRole,
+            Self::NoTls
+            | Self::Handshake { .. }
+            | Self::Setup(_)
+            | Self::Refused { .. }
+            | Self::NoUsableCredential { .. }
+            | Self::UnsupportedMethod { .. }
+            | Self::UnsupportedMechanism
+            | Self::Scram { .. }
+            | Self::Header { .. }
+            | Self::Malformed { .. }
+            | Self::Unexpected { .. }
+            | Self::UnexpectedRequest { .. }
+            | Self::TooMuch => Lack::Refused,
+        }
     }
 }
 

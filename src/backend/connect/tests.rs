@@ -295,7 +295,7 @@ async fn errors_of_the_server_keep_their_code_and_text() {
     let check = async |fields: &[u8], sqlstate: &[u8; 5], text: &str| {
         let error = log_in_to_reply(&error(fields)).await.unwrap_err();
         assert_eq!(error.fault(), Fault::fatal(SqlState(*sqlstate), text.to_owned()));
-        assert_eq!(error.is_retryable(), sqlstate == b"57P03");
+        assert_eq!(error.lack() == Lack::Starting, sqlstate == b"57P03");
     };
     check(b"SFATAL\0VFATAL\0C3D000\0Mno such database\0\0", b"3D000", "no such database").await;
     check(b"C57P03\0Mstarting up\0\0", b"57P03", "starting up").await;
@@ -366,11 +366,19 @@ fn settings(port: u16) -> PoolSettings {
     Config::parse(&text, "proxy.toml", &|_| None).unwrap().pool_settings("d", "u").unwrap()
 }
 
+async fn open_at(settings: &PoolSettings) -> Result<Opened, ConnectError> {
+    let server = &settings.servers[0];
+    let places = [Place::Tcp(([127, 0, 0, 1], server.port).into())];
+    let limit = settings.server_connect_timeout;
+    let site = Site { server, places: &places, connector: None, limit };
+    open(site, settings, &Credentials::default()).await
+}
+
 #[tokio::test]
 async fn a_server_that_never_answers_is_given_up() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let settings = settings(listener.local_addr().unwrap().port());
-    let error = open(&settings, &Credentials::default(), None).await.unwrap_err();
+    let error = open_at(&settings).await.unwrap_err();
     let expected = Duration::from_millis(100);
     assert!(matches!(error, ConnectError::TimedOut { limit } if limit == expected), "{error}");
     assert_eq!(
@@ -385,8 +393,8 @@ async fn a_refused_port_is_told_without_address() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap().port()
     };
-    let error = open(&settings(port), &Credentials::default(), None).await.unwrap_err();
-    assert!(!error.is_retryable());
+    let error = open_at(&settings(port)).await.unwrap_err();
+    assert_eq!(error.lack(), Lack::Lost);
     assert_eq!(
         error.fault(),
         Fault::fatal(SqlState::CANNOT_CONNECT, "cannot connect to server: connection refused")

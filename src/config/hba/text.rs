@@ -85,9 +85,8 @@ impl Reader<'_, '_> {
     fn include(&mut self, path: &Path, number: usize, include: &Include, depth: usize) {
         let named = beside(path, &include.path);
         let files = match include.kind {
-            IncludeKind::File => vec![named],
             IncludeKind::IfExists if !named.exists() => vec![],
-            IncludeKind::IfExists => vec![named],
+            IncludeKind::File | IncludeKind::IfExists => vec![named],
             IncludeKind::Folder => match configurations(&named) {
                 Ok(files) => files,
                 Err(error) => {
@@ -189,7 +188,8 @@ fn configurations(folder: &Path) -> std::io::Result<Vec<PathBuf>> {
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.ends_with(".conf") && !name.starts_with('.') && !path.is_dir() {
+        let is_one = path.extension().is_some_and(|ending| ending == "conf");
+        if is_one && !name.starts_with('.') && !path.is_dir() {
             files.insert(name, path);
         }
     }

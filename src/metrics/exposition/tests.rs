@@ -17,7 +17,7 @@ fn named(worker: usize, pool: u32, database: &str) -> Share {
         states: States::default(),
         size: 20,
         reserve: 5,
-        is_paused: false,
+        hindered: Hindered::default(),
     }
 }
 

@@ -56,6 +56,11 @@
 //! 2 µs: each table pins only those that its types print with. An IF in the body that pins only for
 //! sessions that have other settings costs as much as the pin.
 //!
+//! With many clients, whose code and plans are not in the processor's caches, it is more: TPC-B with eight
+//! clients on two cores takes 235 to 275 µs of CPU more for the four changes of a transaction, beside 636
+//! µs (prepared) and 913 µs (simple). A good third of that is the calls of the four functions: they cost
+//! it when they do nothing.
+//!
 //! Where nothing is pinned, a session that changes its `search_path` between two writes has the
 //! statement planned anew, as those of foreign keys are.
 

@@ -83,12 +83,13 @@ async fn try_capture(
     let transaction = schema::begin(client, LOCK_WAIT).await?;
     let meta = schema::read(&transaction).await?;
     expect_same(&transaction, table).await?;
-    let (number, installed, captured) = match look(&transaction, table, shape).await? {
-        Some(Look { number, installed, captured, .. }) => (number, installed, captured),
-        None => (next_number(&transaction).await?, Installed::default(), Captured::Began),
-    };
+    let Look { number, installed, captured, is_open, .. } =
+        match look(&transaction, table, shape).await? {
+            Some(look) => look,
+            None => Look::of_new(next_number(&transaction).await?),
+        };
     let wanted = Installation::new(table, shape, number, meta.active);
-    if captured != Captured::Unchanged {
+    if captured != Captured::Unchanged || is_open {
         put(&transaction, &wanted, &installed, shape.is_owner).await?;
     }
     register(&transaction, table, shape, number, captured).await?;
@@ -101,8 +102,18 @@ struct Look {
     number: i32,
     installed: Installed,
     captured: Captured,
+    /// Whether others may call the functions than should.
+    is_open: bool,
     /// Whether there is nothing to do at all.
     is_settled: bool,
+}
+
+impl Look {
+    /// A table that is registered now.
+    fn of_new(number: i32) -> Self {
+        let (installed, captured) = (Installed::default(), Captured::Began);
+        Self { number, installed, captured, is_open: false, is_settled: false }
+    }
 }
 
 async fn look(
@@ -118,9 +129,11 @@ async fn look(
     let installed = Installed::read_some(client, &names).await?;
     let state = State { table, shape, installed: &installed, active };
     let captured = state.since(&before);
-    let is_open = installed.functions.values().any(|found| !found.grantees.is_empty());
+    let is_open = wanted.functions.iter().any(|function| {
+        installed.functions.get(&function.name).is_some_and(|found| !found.is_open_as(function))
+    });
     let is_settled = captured == Captured::Unchanged && before.name == table.name && !is_open;
-    Ok(Some(Look { number: before.number, installed, captured, is_settled }))
+    Ok(Some(Look { number: before.number, installed, captured, is_open, is_settled }))
 }
 
 /// Makes sure that the table still is what was read. Nobody defines anything through us now, and past
@@ -266,6 +279,11 @@ async fn put(
     for (name, function) in Installed::read_some(transaction, &names).await?.functions {
         for grantee in function.grantees {
             run(revoke(&name, &grantee), "close a function of capture").await?;
+        }
+    }
+    for function in &wanted.functions {
+        if let Some(sql) = function.open() {
+            run(sql, "open a function of capture to the owner of its table").await?;
         }
     }
     for trigger in &wanted.triggers {

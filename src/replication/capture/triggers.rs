@@ -53,6 +53,9 @@ pub struct Function {
     pub body: String,
     /// Its settings, in the form of `pg_proc.proconfig`.
     pub settings: Vec<String>,
+    /// Who may have a trigger call it, beside us: whoever makes a partition needs that for the copies of
+    /// the row triggers that it gets.
+    pub caller: Option<String>,
 }
 
 /// One of our triggers.
@@ -106,6 +109,13 @@ impl Function {
         }
         let _ = write!(sql, "\n    AS {}", literal::text(&self.body));
         sql
+    }
+
+    /// Writes the statement that lets its caller have triggers call it, if it has one.
+    pub fn open(&self) -> Option<String> {
+        let caller = self.caller.as_deref()?;
+        let function = literal::qualified("pgtandem", &self.name);
+        Some(format!("GRANT EXECUTE ON FUNCTION {function}() TO {}", literal::identifier(caller)))
     }
 }
 
@@ -186,7 +196,9 @@ impl Writer<'_> {
         };
         let settings = pins.iter().map(setting).collect();
         let body = format!("\nBEGIN\n    {statement};\n    RETURN NULL;\nEND\n");
-        Function { name: self.named(what), body, settings }
+        let is_copied = self.is_partitioned() && !what.starts_with("truncate");
+        let caller = self.shape.caller.clone().filter(|_| is_copied);
+        Function { name: self.named(what), body, settings, caller }
     }
 
     /// `INSERT INTO log (…)`, in the one form that a rotation looks for.

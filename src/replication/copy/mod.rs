@@ -26,6 +26,7 @@ use super::catalog::{Table, TableName};
 use super::connect::{Target, connect};
 use super::error::Error;
 use super::primary::make_durable;
+use super::schema_copy::Made;
 use super::snapshot::Snapshot;
 
 /// Time between two looks at who waits for what is being copied.
@@ -94,8 +95,19 @@ pub struct CopyProgress {
     pub bytes: u64,
     /// Bytes that all tables take on the primary, nearly what will go through.
     pub bytes_estimate: u64,
+    /// Of a schema that is made too, what comes after the rows.
+    pub schema: Option<Made>,
     /// When it began.
     pub began: Instant,
+}
+
+impl CopyProgress {
+    /// One that has copied all rows, and makes the rest of the schema.
+    pub fn of_schema(made: Made, began: Instant) -> Self {
+        let (tables_done, tables, rows, rows_estimate, bytes, bytes_estimate) = (0, 0, 0, 0, 0, 0);
+        let schema = Some(made);
+        Self { tables_done, tables, rows, rows_estimate, bytes, bytes_estimate, schema, began }
+    }
 }
 
 /// What a copy does with rows that the secondary has.
@@ -176,6 +188,7 @@ pub async fn copy(
         rows_estimate: tables.iter().map(|job| job.table.rows_estimate).sum(),
         bytes: 0,
         bytes_estimate: tables.iter().map(|job| job.table.bytes).sum(),
+        schema: None,
         began: Instant::now(),
     }));
     let is_one = plan.treatment == Treatment::Deferred;

@@ -45,13 +45,44 @@ enum Held {
     Staged(stage::Writer),
 }
 
+/// Tables that a definition looks at without a lock that keeps others from changing them: what happened
+/// to them before is applied, too. A transaction that goes on to change one has changes on both sides;
+/// as a rule none does.
+enum Divided {
+    None,
+    /// Rows are checked, perhaps against those of another table.
+    Some(Vec<i32>),
+    /// What rows are written as depends on it, whatever tables they are in.
+    All,
+}
+
+impl Divided {
+    fn by(definition: &Definition) -> Self {
+        if definition.how.contains("type") {
+            Self::All
+        } else if definition.how.contains("validate") {
+            Self::Some(definition.tables.iter().map(|shaped| shaped.number).collect())
+        } else {
+            Self::None
+        }
+    }
+
+    fn has(&self, number: i32) -> bool {
+        match self {
+            Self::None => false,
+            Self::Some(numbers) => numbers.contains(&number),
+            Self::All => true,
+        }
+    }
+}
+
 /// A batch while it is read and applied.
 struct Work {
     held: Held,
     skipped: Vec<Change>,
     count: Count,
     /// Tables that were cut although nobody had them locked, and the transactions that have changed
-    /// them before.
+    /// them before; those of what was staged by then are in the table of [`stage::note_divided`].
     divided: HashSet<(i32, u64)>,
     /// Tables that are to be copied afterwards, whatever is held of them.
     given_up: Vec<(i32, TableName)>,
@@ -89,7 +120,7 @@ impl Follower {
         let until = batch.close().await?;
         self.make_durable(primary, &written).await?;
         let Work { held, skipped, count, divided: _, given_up } = work;
-        let (numbers, names): (Vec<i32>, Vec<TableName>) = given_up.into_iter().unzip();
+        let (mut numbers, mut names): (Vec<i32>, Vec<TableName>) = given_up.into_iter().unzip();
         let Count { changes, bytes, ids, last } = count;
         tell(changes, bytes);
         match held {
@@ -100,6 +131,12 @@ impl Follower {
             Held::Staged(writer) => {
                 hook::reached("staged");
                 writer.finish().await?;
+                for number in stage::torn(self.applier.client()).await? {
+                    let Some(followed) = self.tables.remove(&number) else { continue };
+                    numbers.push(number);
+                    names.push(followed.table.name.clone());
+                    self.has_to_copy = true;
+                }
                 stage::forget(self.applier.client(), &numbers).await?;
                 tracing::info!(changes, bytes, "large batch goes through a table on the secondary");
                 stage::apply(&self.applier, &self.tables).await?;
@@ -159,13 +196,7 @@ impl Follower {
     /// Makes a definition, behind what happened before it to the tables that it has to do with.
     async fn define(&mut self, work: &mut Work, definition: &Definition) -> Result<(), ApplyError> {
         work.count.add_definition(definition);
-        let cut = definition.tables.iter().filter(|shaped| shaped.is_cut());
-        let mut cut: Vec<i32> = cut.map(|shaped| shaped.number).collect();
-        if definition.how.contains("type") {
-            // What rows are written as depends on it, whatever tables they are in.
-            Self::divide(work, &mut cut);
-        }
-        let is_staged = self.apply_cut(work, &cut).await?;
+        let is_staged = self.apply_before(work, definition).await?;
         let client = self.applier.client();
         let is_skipped = self.skips.contains(&Poison::Definition(definition.id));
         let mut unusable = Vec::new();
@@ -203,16 +234,45 @@ impl Follower {
         Ok(())
     }
 
-    /// Adds all tables of which something is held to those that are cut, and notes who has changed
-    /// them. As a rule nobody goes on to do so.
-    fn divide(work: &mut Work, cut: &mut Vec<i32>) {
-        let Held::Memory(net) = &work.held else {
-            // Of a large batch it is not known: what cannot be written then stops the secondary.
-            return;
-        };
-        for number in net.numbers().filter(|number| !cut.contains(number)).collect::<Vec<_>>() {
-            work.divided.extend(net.transactions(number).map(|xid| (number, xid)));
-            cut.push(number);
+    /// Applies what has to be there before a definition is made. If the rest is in the table of
+    /// [`stage`], nobody writes to that any more, and it says so.
+    async fn apply_before(
+        &mut self,
+        work: &mut Work,
+        definition: &Definition,
+    ) -> Result<bool, ApplyError> {
+        let cut = definition.tables.iter().filter(|shaped| shaped.is_cut());
+        let mut cut: Vec<i32> = cut.map(|shaped| shaped.number).collect();
+        let divided = Divided::by(definition);
+        match std::mem::replace(&mut work.held, Held::Memory(NetEffect::default())) {
+            Held::Memory(mut net) => {
+                for number in net.numbers().filter(|number| divided.has(*number)) {
+                    if !cut.contains(&number) {
+                        work.divided.extend(net.transactions(number).map(|xid| (number, xid)));
+                        cut.push(number);
+                    }
+                }
+                let nets = net.take(&cut).map_err(Box::new)?;
+                work.held = Held::Memory(net);
+                self.applier.apply_part(&self.tables, nets).await?;
+                Ok(false)
+            }
+            Held::Staged(writer) => {
+                writer.finish().await?;
+                let client = self.applier.client();
+                let numbers = match &divided {
+                    Divided::None => vec![],
+                    Divided::Some(numbers) => stage::note_divided(client, Some(numbers)).await?,
+                    Divided::All => stage::note_divided(client, None).await?,
+                };
+                cut.extend(numbers);
+                if !cut.is_empty() {
+                    stage::divide(client, &cut).await?;
+                    stage::apply(&self.applier, &self.tables).await?;
+                    stage::unite(client).await?;
+                }
+                Ok(true)
+            }
         }
     }
 
@@ -223,28 +283,6 @@ impl Follower {
         self.has_to_copy = true;
         if let Held::Memory(net) = &mut work.held {
             net.forget(number);
-        }
-    }
-
-    /// Applies what is held of some tables. If the rest is in the table of [`stage`], nobody writes
-    /// to that any more, and it says so.
-    async fn apply_cut(&mut self, work: &mut Work, cut: &[i32]) -> Result<bool, ApplyError> {
-        match std::mem::replace(&mut work.held, Held::Memory(NetEffect::default())) {
-            Held::Memory(mut net) => {
-                let nets = net.take(cut).map_err(Box::new)?;
-                work.held = Held::Memory(net);
-                self.applier.apply_part(&self.tables, nets).await?;
-                Ok(false)
-            }
-            Held::Staged(writer) => {
-                writer.finish().await?;
-                if !cut.is_empty() {
-                    stage::divide(self.applier.client(), cut).await?;
-                    stage::apply(&self.applier, &self.tables).await?;
-                    stage::unite(self.applier.client()).await?;
-                }
-                Ok(true)
-            }
         }
     }
 }

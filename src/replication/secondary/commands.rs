@@ -3,13 +3,14 @@
 //! A command interrupts the work: the connections are dropped, the command is carried out with new
 //! ones, and the work begins again from what the databases say.
 
-use super::Keeper;
+use super::{Assignment, Keeper};
 use crate::replication::capture::error::CaptureError;
 use crate::replication::catalog::TableName;
 use crate::replication::connect::connect;
 use crate::replication::error::Error;
 use crate::replication::primary;
 use crate::replication::progress;
+use crate::replication::schema_copy::{self, SchemaError};
 use crate::replication::status::{Command, CommandError, Request, State};
 
 impl From<Error> for CommandError {
@@ -21,6 +22,18 @@ impl From<Error> for CommandError {
 impl From<CaptureError> for CommandError {
     fn from(error: CaptureError) -> Self {
         Self::Failed { what: error.to_string() }
+    }
+}
+
+impl From<SchemaError> for CommandError {
+    fn from(error: SchemaError) -> Self {
+        let what = error.to_string();
+        match error {
+            SchemaError::NotEmpty { .. } => Self::InTheWay { what },
+            SchemaError::Dump(_) | SchemaError::Refused { .. } | SchemaError::Other(_) => {
+                Self::Failed { what }
+            }
+        }
     }
 }
 
@@ -49,7 +62,11 @@ impl Keeper {
         self.status.send_modify(|status| match command {
             Command::Pause(why) => status.enter(State::Paused(why)),
             Command::Detach(why) => status.enter(State::Detached(why)),
-            Command::Copy | Command::Resume | Command::Skip | Command::Resync(_) => {
+            Command::Copy
+            | Command::CopySchema
+            | Command::Resume
+            | Command::Skip
+            | Command::Resync(_) => {
                 status.last_error = None;
                 status.enter(State::CatchingUp);
             }
@@ -59,6 +76,12 @@ impl Keeper {
     async fn carry_out(&mut self, command: Command) -> Result<(), CommandError> {
         match command {
             Command::Copy => {
+                self.wants_copy = true;
+                self.set_paused(None).await
+            }
+            Command::CopySchema => {
+                let Assignment { primary, secondary, settings, .. } = &self.assignment;
+                schema_copy::begin(primary, secondary, settings).await?;
                 self.wants_copy = true;
                 self.set_paused(None).await
             }

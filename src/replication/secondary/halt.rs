@@ -6,6 +6,7 @@ use crate::replication::capture::error::CaptureError;
 use crate::replication::checks::Obstacle;
 use crate::replication::copy::CopyError;
 use crate::replication::error::Error;
+use crate::replication::schema_copy::SchemaError;
 use crate::replication::status::Request;
 
 /// Why the work stopped.
@@ -54,6 +55,12 @@ impl From<ApplyError> for Halt {
 
 impl From<CopyError> for Halt {
     fn from(error: CopyError) -> Self {
+        Self::new(error.to_string(), error.is_transient())
+    }
+}
+
+impl From<SchemaError> for Halt {
+    fn from(error: SchemaError) -> Self {
         Self::new(error.to_string(), error.is_transient())
     }
 }

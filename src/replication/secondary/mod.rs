@@ -29,6 +29,7 @@ use super::connect::{Target, connect};
 use super::error::Error;
 use super::primary;
 use super::progress::{self, Origin};
+use super::schema_copy;
 use super::status::{Request, State, Status};
 use super::verify::hold::HoldRequests;
 use crate::config::Replication;
@@ -147,8 +148,9 @@ impl Keeper {
         }
         // Before the tables are read: one that comes in between is not to be ignored.
         let next_number = primary::next_number(&primary).await?;
-        let tables = self.compare(&primary, &secondary).await?;
-        let known = Known { progress, tables, next_number, followed };
+        let is_unfinished = schema_copy::is_unfinished(&secondary).await?;
+        let tables = self.compare(&primary, &secondary, is_unfinished).await?;
+        let known = Known { progress, tables, next_number, is_unfinished, followed };
         let ready = self.make_ready(&primary, secondary, known).await?;
         self.follow(&mut primary, ready).await
     }

@@ -9,7 +9,7 @@ use super::halt::{Halt, refuse};
 use super::{Assignment, Keeper};
 use crate::replication::capture::{rotation, schema, table as capture};
 use crate::replication::catalog::{self, Table};
-use crate::replication::checks;
+use crate::replication::checks::{self, Obstacle};
 use crate::replication::error::Error;
 use crate::replication::primary::{self, Captured};
 use crate::replication::progress::{self, Origin, Progress};
@@ -103,15 +103,20 @@ impl Keeper {
     }
 
     /// Compares both sides; returns the tables of the secondary with what captures them.
+    ///
+    /// Where the schema is unfinished, keys come later.
     pub(super) async fn compare(
         &mut self,
         primary: &Client,
         secondary: &Client,
+        is_unfinished: bool,
     ) -> Result<Vec<(Captured, Table)>, Halt> {
         let captured = primary::captured(primary, &self.selection).await?;
         let here = catalog::tables(secondary, &self.selection).await?;
         let there: Vec<Table> = captured.iter().map(|captured| captured.table.clone()).collect();
-        refuse(&checks::definitions(&there, &here))?;
+        let mut obstacles = checks::definitions(&there, &here);
+        obstacles.retain(|obstacle| !is_unfinished || !matches!(obstacle, Obstacle::Key { .. }));
+        refuse(&obstacles)?;
         let pair = |captured: Captured| {
             let table = here.iter().find(|table| table.name == captured.table.name)?.clone();
             Some((captured, table))

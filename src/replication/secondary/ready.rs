@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -15,11 +16,13 @@ use crate::replication::batch::Position;
 use crate::replication::capture::triggers::DEFINED;
 use crate::replication::catalog::{self, Table, TableName};
 use crate::replication::checks;
+use crate::replication::connect::connect;
 use crate::replication::copy::{self, CopyError, CopyProgress, Existing, Job, Plan};
 use crate::replication::follow::{Follower, Limits, Rules};
 use crate::replication::hook;
 use crate::replication::primary::{self, Captured};
 use crate::replication::progress::{self, Copied, Progress};
+use crate::replication::schema_copy;
 use crate::replication::snapshot::Snapshot;
 use crate::replication::status::{State, Status};
 
@@ -31,6 +34,8 @@ pub(super) struct Known {
     pub(super) next_number: i32,
     /// What the secondary knows the tables as that follow; none if it does not know yet.
     pub(super) followed: HashMap<i32, TableName>,
+    /// Whether some of the secondary's schema is still to be made.
+    pub(super) is_unfinished: bool,
 }
 
 /// A secondary that is ready to follow, and what is still to be copied.
@@ -53,8 +58,12 @@ impl Keeper {
         secondary: Arc<Client>,
         known: Known,
     ) -> Result<Ready, Halt> {
-        let Known { progress, tables, next_number, followed } = known;
+        let Known { progress, tables, next_number, is_unfinished, followed } = known;
         let there: Vec<&Table> = tables.iter().map(|(_, table)| table).collect();
+        if is_unfinished && progress.snapshot.is_some() {
+            self.finish_schema(primary, &there).await?;
+            return Err(Halt::Again);
+        }
         let (treatment, obstacles) = checks::treatment(&secondary, &there).await?;
         refuse(&obstacles)?;
         let copied = progress::copied(&*secondary).await?;
@@ -81,6 +90,9 @@ impl Keeper {
             }
             None => self.copy(primary, &secondary, self.plan(jobs, treatment, true)).await?,
         };
+        if is_unfinished {
+            return Err(Halt::Again);
+        }
         self.wants_copy = false;
         let named = tables.iter().map(|(captured, table)| (captured.number, table.name.clone()));
         progress::note_followed(&secondary, &named.collect()).await?;
@@ -199,6 +211,32 @@ impl Keeper {
         progress::complete(secondary, &snapshot).await?;
         hook::reached("copy_complete");
         Ok(snapshot)
+    }
+}
+
+impl Keeper {
+    /// Makes what is better made over rows that are there: the copy is complete.
+    async fn finish_schema(&mut self, primary: &Client, tables: &[&Table]) -> Result<(), Halt> {
+        self.say(State::Copying);
+        let name = &self.assignment.name;
+        if !primary::report(primary, name, &State::Copying, None, None).await? {
+            return Err(Halt::Again);
+        }
+        // Its settings are those of the dump.
+        let client = connect(&self.assignment.secondary).await?;
+        let status = self.status.clone();
+        let telling = Telling(&status);
+        let began = Instant::now();
+        let make = async {
+            let tell = |made| telling.tell(Some(CopyProgress::of_schema(made, began)));
+            schema_copy::make(&client, tell).await?;
+            Ok::<(), Halt>(schema_copy::fit(&client, tables).await?)
+        };
+        tokio::select! {
+            biased;
+            request = self.requests.recv() => Err(request.map_or(Halt::Over, Halt::Asked)),
+            outcome = make => outcome,
+        }
     }
 }
 

@@ -204,6 +204,10 @@ impl<'a> Login<'a> {
         let mut lookup = None;
         let secret = match self.config.secret(user) {
             Some(secret) => Ok(secret.clone()),
+            // Whom the list knows without a password, it keeps out.
+            None if self.config.general.auth.auth_file.users().contains_key(user) => {
+                Err(Reason::NoPassword)
+            }
             None => {
                 lookup = self.config.auth_lookup(&request.database);
                 match &lookup {
@@ -222,7 +226,7 @@ impl<'a> Login<'a> {
         lookup: &AuthLookup,
         user: &str,
     ) -> Result<Result<Secret, Reason>, LookupError> {
-        Ok(match self.lookups.find(lookup, self.connectors, user).await? {
+        Ok(match Box::pin(self.lookups.find(lookup, self.connectors, user)).await? {
             Found::Secret(secret) => Ok(secret),
             Found::NoUser => Err(Reason::NotFound),
             Found::NoPassword => Err(Reason::NoPassword),

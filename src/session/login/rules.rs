@@ -77,7 +77,7 @@ impl<'a> Login<'a> {
         conversation: &Conversation,
     ) -> Result<Demand<'a>, ProofError> {
         let caller = self.caller(request, conversation);
-        let out = |ruling, rule: Option<&Rule>| self.ruled_out(ruling, rule, &caller);
+        let out = |ruling, rule: Option<&Rule>| ruled_out(ruling, rule, &caller);
         let rules = self.reception.config.general.auth.auth_hba_file.entries();
         let rule =
             decide(rules, &caller, &system::interfaces).ok_or_else(|| out(Ruling::NoRule, None))?;
@@ -88,12 +88,11 @@ impl<'a> Login<'a> {
             return Err(out(Ruling::NoCertificate, Some(rule)).into());
         }
         let method = match rule.method {
-            RuleMethod::Trust => None,
+            RuleMethod::Trust | RuleMethod::Cert => None,
             RuleMethod::Reject => return Err(out(Ruling::Rejected, Some(rule)).into()),
             RuleMethod::Password => Some(Method::Plain),
             RuleMethod::Md5 => Some(Method::Md5),
             RuleMethod::Scram => Some(Method::Scram),
-            RuleMethod::Cert => None,
             RuleMethod::Peer => {
                 let uid = conversation.stream.peer_uid();
                 let account = match uid {
@@ -147,18 +146,19 @@ impl<'a> Login<'a> {
             address,
             has_tls: conversation.stream.tls().is_some(),
             database: &request.database,
+            is_physical: request.is_physical(),
             user: &request.user,
         }
     }
+}
 
-    fn ruled_out(self, ruling: Ruling, rule: Option<&Rule>, caller: &Caller<'_>) -> RuledOut {
-        let host = caller.address.map_or("[local]".to_owned(), |host| host.to_string());
-        let Caller { user, database, .. } = caller;
-        let encryption = if caller.has_tls { "SSL encryption" } else { "no encryption" };
-        let connection =
-            format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}");
-        let place = rule.map(|rule| format!(" ({}:{})", rule.file.display(), rule.line));
-        let place = place.unwrap_or_default();
-        RuledOut { ruling, place, connection, user: (*user).to_owned() }
-    }
+fn ruled_out(ruling: Ruling, rule: Option<&Rule>, caller: &Caller<'_>) -> RuledOut {
+    let host = caller.address.as_ref().map_or("[local]".to_owned(), ToString::to_string);
+    let Caller { user, database, .. } = caller;
+    let encryption = if caller.has_tls { "SSL encryption" } else { "no encryption" };
+    let connection =
+        format!("host \"{host}\", user \"{user}\", database \"{database}\", {encryption}");
+    let place = rule.map(|rule| format!(" ({}:{})", rule.file.display(), rule.line));
+    let place = place.unwrap_or_default();
+    RuledOut { ruling, place, connection, user: (*user).to_owned() }
 }

@@ -1,5 +1,7 @@
 //! Logins over socket pairs: raw bytes where the bytes matter, an independent client for the rest.
 
+#![expect(clippy::large_futures, reason = "a login is boxed where it is spawned, and few run here")]
+
 use std::future::Future;
 use std::sync::LazyLock;
 

@@ -65,12 +65,11 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::Host;
+    use crate::config::{Host, Server};
 
     fn target(database: &str) -> Target {
         Target {
-            host: Host::Tcp("h".to_owned()),
-            port: 1,
+            servers: [Server { host: Host::Tcp("h".to_owned()), port: 1 }].into(),
             database: database.to_owned(),
             dbname: database.to_owned(),
             user: "u".to_owned(),

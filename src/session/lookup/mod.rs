@@ -20,10 +20,11 @@ use tracing::warn;
 
 use crate::auth::Credentials;
 use crate::backend::ask::{AskError, Asker, Row};
-use crate::backend::connect::{self, ConnectError};
-use crate::config::{AuthLookup, Host};
+use crate::backend::connect::{self, ConnectError, Lack, Opened, Site};
+use crate::config::{AuthLookup, PoolSettings, Server, SessionAttrs};
 use crate::fault::{Fault, SqlState};
 use crate::log::{Kind, Plain, admit};
+use crate::net::names::Names;
 use crate::net::tls::Connectors;
 use crate::pool::registry::Registry;
 use crate::secret::Secret;
@@ -80,7 +81,7 @@ impl LookupError {
     /// else's login, but that the server is only starting.
     pub fn fault(&self) -> Fault {
         if let Self::Connect(error) = self
-            && error.is_retryable()
+            && error.lack() == Lack::Starting
         {
             return error.fault();
         }
@@ -91,8 +92,7 @@ impl LookupError {
 /// Who asks where.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Target {
-    host: Host,
-    port: u16,
+    servers: Arc<[Server]>,
     /// As clients call it.
     database: String,
     /// As the server calls it.
@@ -103,8 +103,7 @@ struct Target {
 impl Target {
     fn of(lookup: &AuthLookup) -> Self {
         Self {
-            host: lookup.settings.host.clone(),
-            port: lookup.settings.port,
+            servers: Arc::clone(&lookup.settings.servers),
             database: lookup.database.clone(),
             dbname: lookup.settings.dbname.clone(),
             user: lookup.settings.user.clone(),
@@ -171,16 +170,9 @@ impl Lookups {
         }
         let found = self.ask(&target, lookup, connectors, user).await.inspect_err(|error| {
             if admit(Kind::ServerFailed) {
-                let (database, server) = (&lookup.database, lookup.settings.server());
+                let database = &lookup.database;
                 let source = std::error::Error::source(error).map(tracing::field::display);
-                warn!(
-                    database,
-                    user = target.user,
-                    server,
-                    source,
-                    "{}",
-                    Plain(&error.to_string())
-                );
+                warn!(database, user = target.user, source, "{}", Plain(&error.to_string()));
             }
         })?;
         if !lookup.lifetime.is_zero() {
@@ -259,13 +251,7 @@ impl Lookups {
                 Err(_) => return Err(LookupError::TimedOut { limit }),
             }
         }
-        let mut settings = lookup.settings.clone();
-        settings.server_connect_timeout = Some(limit);
-        let credentials =
-            Credentials { stored: settings.password.clone(), ..Credentials::default() };
-        let connector =
-            connectors.of(&settings.host, &settings.tls).map_err(ConnectError::Setup)?;
-        let opened = match connect::open(&settings, &credentials, connector.as_ref()).await {
+        let opened = match open(&lookup.settings, connectors, limit).await {
             Err(ConnectError::Refused { sqlstate: SqlState::UNKNOWN_DATABASE, .. }) => {
                 return Ok(Found::NoDatabase);
             }
@@ -321,6 +307,37 @@ impl Line {
     fn idle(&self) -> MutexGuard<'_, Vec<(Asker, Instant)>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Opens a connection to the first server that can be reached; all together take `limit` at most.
+///
+/// Primary or standby: each can be asked.
+async fn open(
+    settings: &PoolSettings,
+    connectors: &Connectors,
+    limit: Duration,
+) -> Result<Opened, ConnectError> {
+    let settings = PoolSettings { attrs: SessionAttrs::Any, ..settings.clone() };
+    let credentials = Credentials { stored: settings.password.clone(), ..Credentials::default() };
+    let limit = limit / u32::try_from(settings.servers.len()).unwrap_or(u32::MAX).max(1);
+    let mut first = None;
+    for server in &*settings.servers {
+        let opened = async {
+            let connector =
+                connectors.of(&server.host, &settings.tls).map_err(ConnectError::Setup)?;
+            // Asked anew each time: this is seldom.
+            let places = Names::default().places(server, Duration::ZERO).await;
+            let places = places.map_err(|source| ConnectError::Dial { source })?;
+            let connector = connector.as_ref();
+            let site = Site { server, places: &places, connector, limit: Some(limit) };
+            connect::open(site, &settings, &credentials).await
+        };
+        match opened.await {
+            Err(error) if error.lack() != Lack::Refused => first = first.or(Some(error)),
+            outcome => return outcome,
+        }
+    }
+    Err(first.unwrap_or(ConnectError::WrongRole { reason: "no server" }))
 }
 
 /// Reads what the query gave. A row about somebody else is none: the server cuts long names off, and

@@ -1,12 +1,16 @@
 //! Client → server.
 
 mod definitions;
+mod following;
 mod statements;
 
+use self::definitions::LOOKED_AT_MAX;
 use super::Shared;
 use crate::backend::link::{Effect, Link, Unnamed};
+use crate::backend::statements::text_of;
 use crate::fault::{Fault, SqlState};
 use crate::session::front::{Front, StatementRules};
+use crate::sql::{self, Glance};
 use crate::wire::encode;
 use crate::wire::expect::{Awaited, Reply};
 use crate::wire::header::{self, HEADER_BYTES, Header};
@@ -145,14 +149,12 @@ impl<'a> Message<'a, '_> {
         if self.link.expect.is_at_segment_start() {
             self.tidy();
         }
-        if self.front.definitions.is_some()
-            && let Some(step) = self.define()
-        {
-            return step;
-        }
         match tag {
             tag::QUERY => Ok(self.query()),
             tag::PARSE => {
+                if let Some(step) = self.note_parse() {
+                    return Ok(step);
+                }
                 let step = self.parse()?;
                 // One that waits comes again.
                 let is_done = matches!(step, Step::Done(_));
@@ -160,13 +162,17 @@ impl<'a> Message<'a, '_> {
                 Ok(step)
             }
             tag::BIND => {
+                self.note_bind();
                 let step = self.bind()?;
                 let is_done = matches!(step, Step::Done(_));
                 self.shared.noted.statements.binds += u64::from(is_done);
                 Ok(step)
             }
             tag::DESCRIBE => self.describe(),
-            tag::EXECUTE => Ok(self.extended(Awaited::Execute, Effect::None)),
+            tag::EXECUTE => {
+                let defined = self.define_execute();
+                Ok(defined.unwrap_or_else(|| self.extended(Awaited::Execute, Effect::None)))
+            }
             tag::CLOSE => self.close(),
             tag::SYNC | tag::FLUSH if self.header.body_bytes > 0 => Err(invalid_length()),
             tag::SYNC => Ok(self.sync()),
@@ -223,31 +229,55 @@ impl<'a> Message<'a, '_> {
     }
 
     fn query(&mut self) -> Step {
-        let mut effect = Effect::None;
-        let mut refusal = None;
+        let has_state = self.front.rules != StatementRules::Pass;
+        let mut seen = Ok(None);
+        match self.body() {
+            _ if !has_state && self.front.definitions.is_none() => {}
+            Some(body) => seen = self.look_at(text_of(body)),
+            None if self.header.message_bytes() <= self.text_bytes_max() => {
+                return Step::Incomplete;
+            }
+            None if has_state => self.front.state.doubt_everything(),
+            None => {}
+        }
+        let effect = if has_state { self.drop_unnamed() } else { Effect::None };
+        match seen {
+            Err(fault) => self.refuse_query(&fault, effect),
+            Ok(Some(query)) => self.define_query(query, effect),
+            Ok(None) => {
+                self.link.expect.push(Awaited::Query, Reply::Forward, effect);
+                self.forward()
+            }
+        }
+    }
+
+    /// Longest Query whose text is waited for.
+    fn text_bytes_max(&self) -> usize {
+        if self.front.definitions.is_some() { LOOKED_AT_MAX } else { TEXT_BYTES_MAX }
+    }
+
+    /// Looks at the text of a Query: what it may leave behind, and whether it has definitions that
+    /// follow; then it is returned.
+    fn look_at(&mut self, text: &'a [u8]) -> Result<Option<&'a [u8]>, Fault> {
+        if sql::glance(text) != Glance::Unclear {
+            return Ok(None);
+        }
         if self.front.rules != StatementRules::Pass {
-            match self.body() {
-                Some(body) => {
-                    let text = body.strip_suffix(b"\0").unwrap_or(body);
-                    refusal = self.front.inspect(text).err();
-                }
-                None if self.header.message_bytes() <= TEXT_BYTES_MAX => return Step::Incomplete,
-                None => self.front.state.doubt_everything(),
-            }
-            // `exec_simple_query` drops the unnamed statement.
-            let before = self.front.take_unnamed();
-            // What an earlier segment takes back may come back into this one.
-            let may_come_back = self.link.expect.may_fail_yet(self.link.unnamed_changed_in);
-            if before != Unnamed::None || may_come_back {
-                effect = self.unnamed_changed(before, false);
-            }
-            self.link.has_unnamed = false;
+            self.front.inspect(text)?;
         }
-        if let Some(fault) = refusal {
-            return self.refuse_query(&fault, effect);
-        }
-        self.link.expect.push(Awaited::Query, Reply::Forward, effect);
-        self.forward()
+        let has_definitions = self.front.definitions.is_some() && self.has_definitions(text)?;
+        Ok(has_definitions.then_some(text))
+    }
+
+    /// Notes that `exec_simple_query` drops the unnamed statement.
+    fn drop_unnamed(&mut self) -> Effect {
+        let before = self.front.take_unnamed();
+        // What an earlier segment takes back may come back into this one.
+        let may_come_back = self.link.expect.may_fail_yet(self.link.unnamed_changed_in);
+        let is_changed = before != Unnamed::None || may_come_back;
+        let effect = if is_changed { self.unnamed_changed(before, false) } else { Effect::None };
+        self.link.has_unnamed = false;
+        effect
     }
 
     /// Has the server fail in place of a query. What `effect` says was dropped is dropped.

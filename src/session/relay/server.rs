@@ -199,6 +199,7 @@ impl<'a> Turn<'a, '_> {
             .map_err(|_| ServerFailure::Malformed { tag: tag::PARAMETER_STATUS })?;
         let verdict = self.unless_swallowed();
         if params::is_fact(reported.name) {
+            self.link.note_fact(reported.name, reported.value);
             return Ok(verdict);
         }
         let was_same = Arc::ptr_eq(&self.link.params, &self.front.params);
@@ -220,14 +221,13 @@ impl<'a> Turn<'a, '_> {
         let error = view::error_response(body);
         self.link.has_said_why |= matches!(error.severity, b"FATAL" | b"PANIC");
         let Link { expect, held, .. } = &mut *self.link;
-        let head = expect.entries().next().map(|entry| entry.awaited);
         if expect.head_is_swallowed() && self.front.state.is_asking() {
             self.front.state.answer_failed();
             // The client must know why it ends.
             let is_last = self.link.has_said_why;
             return Ok(if is_last { Verdict::Forward } else { Verdict::Drop });
         }
-        if expect.head_is_swallowed() && head == Some(Awaited::Query) {
+        if expect.runs_query_of_ours() {
             return Err(ServerFailure::ParameterRefused {
                 sqlstate: error.sqlstate,
                 message: error.message.to_vec(),

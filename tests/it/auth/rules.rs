@@ -1,6 +1,6 @@
 //! `auth_type = "hba"`: the same rules as PostgreSQL, with PostgreSQL beside us.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use super::{ending, refusal};
 use crate::{
@@ -45,38 +45,58 @@ fn sound() -> String {
 }
 
 /// A folder with the files of rules and maps.
-fn folder(rules: &str) -> std::path::PathBuf {
-    let dir = private_dir("pgtandem-it-hba-");
-    reaper::adopt_dir(&dir);
-    private_file(&dir, "hba", rules);
-    private_file(&dir, "names", "locked # nobody\n\"dave\"\n");
-    private_file(&dir, "ident", "m root dave\nm /^(.*)oo(.*)$ \\1ootje\n");
-    dir
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(rules: &str) -> Self {
+        let dir = private_dir("pgtandem-it-hba-");
+        reaper::adopt_dir(&dir);
+        private_file(&dir, "hba", rules);
+        private_file(&dir, "names", "locked # nobody\n\"dave\"\n");
+        private_file(&dir, "ident", "m root dave\nm /^(.*)oo(.*)$ \\1ootje\n");
+        Self(dir)
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    fn write(&self, name: &str, text: &str) {
+        fs::write(self.file(name), text).expect("the folder is ours");
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if fs::remove_dir_all(&self.0).is_ok() {
+            reaper::release_dir(&self.0);
+        }
+    }
 }
 
 /// A proxy that goes by the rules in a folder, in front of the shared cluster.
-fn proxy(dir: &std::path::Path) -> Proxy {
+fn proxy(dir: &Folder) -> Proxy {
     let cluster = Cluster::shared();
     Proxy::start(cluster, by_rules(Fixture::config(cluster, "t1"), dir))
 }
 
-fn by_rules(config: Config, dir: &std::path::Path) -> Config {
+fn by_rules(config: Config, dir: &Folder) -> Config {
     let port = format!("port = {}", Cluster::shared().port());
     config
         .general("auth_type = \"hba\"")
-        .general(&format!("auth_hba_file = \"{}\"", dir.join("hba").display()))
-        .general(&format!("auth_ident_file = \"{}\"", dir.join("ident").display()))
+        .general(&format!("auth_hba_file = \"{}\"", dir.file("hba").display()))
+        .general(&format!("auth_ident_file = \"{}\"", dir.file("ident").display()))
         .general("auth_user = \"postgres\"")
         .database("postgres", &["host = \"127.0.0.1\"", &port])
 }
 
 #[test]
 fn postgresql_decides_the_same() {
-    let dir = folder(&sound());
+    let dir = Folder::new(&sound());
     let judge = Cluster::start_with(&format!(
         "hba_file = '{}'\nident_file = '{}'\n",
-        dir.join("hba").display(),
-        dir.join("ident").display()
+        dir.file("hba").display(),
+        dir.file("ident").display()
     ));
     let proxy = proxy(&dir);
     let mut kinds = std::collections::BTreeSet::new();
@@ -103,16 +123,15 @@ fn postgresql_decides_the_same() {
         }
     }
     assert!(kinds.len() >= 5, "{kinds:?}");
-    let _ = fs::remove_dir_all(&dir).map(|()| reaper::release_dir(&dir));
 }
 
 #[test]
 fn rules_of_later_versions_are_understood() {
-    let dir = folder(
+    let dir = Folder::new(
         "local all postgres trust\ninclude more\nhost /^t[0-9]$ /^(al|bo) all trust\n\
          host all all all reject\n",
     );
-    private_file(&dir, "more", "host all carol all trust\n");
+    dir.write("more", "host all carol all trust\n");
     let proxy = proxy(&dir);
     let of = |user: &str, database: &str| ending(&Login::new(user, database), &proxy.tcp());
     assert!(of("carol", "postgres").starts_with("28P01 no password"), "let in, without a password");
@@ -121,32 +140,30 @@ fn rules_of_later_versions_are_understood() {
                     database \"postgres\", no encryption";
     assert_eq!(of("alice", "postgres"), rejected);
     assert!(of("dave", "t1").starts_with("28000 pg_hba.conf rejects"));
-    let _ = fs::remove_dir_all(&dir).map(|()| reaper::release_dir(&dir));
 }
 
 #[test]
 fn a_broken_file_is_refused_as_a_whole() {
-    let dir = folder("local all all trust\nhost all dave all trust\n");
+    let dir = Folder::new("local all all trust\nhost all dave all trust\n");
     let proxy = proxy(&dir);
     let dave = || ending(&Login::new("dave", "t1"), &proxy.tcp());
     assert_eq!(dave(), "ok");
-    fs::write(dir.join("hba"), RULES).expect("the folder is ours");
+    dir.write("hba", RULES);
     proxy.signal("HUP");
     poll("the log says what is wrong", || {
         proxy.log().contains("hba:8: multiple values specified for host address")
     });
     assert_eq!(dave(), "ok");
-    fs::write(dir.join("hba"), "local all all trust\nhost all dave all reject\n").expect("ours");
+    dir.write("hba", "local all all trust\nhost all dave all reject\n");
     proxy.signal("HUP");
     poll("the new rules hold", || dave().starts_with("28000 pg_hba.conf rejects"));
     // So do those of files that are named in it.
-    fs::write(dir.join("hba"), "local all all trust\nhost all @names all trust\n").expect("ours");
+    dir.write("hba", "local all all trust\nhost all @names all trust\n");
     proxy.signal("HUP");
     poll("the names are read", || dave() == "ok");
-    fs::write(dir.join("names"), "nobody\n").expect("ours");
+    dir.write("names", "nobody\n");
     proxy.signal("HUP");
     poll("the names are read again", || dave().starts_with("28000 no pg_hba.conf entry"));
-    let _ = fs::remove_dir_all(&dir).map(|()| reaper::release_dir(&dir));
 }
 
 const TLS_RULES: &str = "\
@@ -175,8 +192,8 @@ fn certificates_are_demanded_as_postgresql_does() {
     let theirs = judge.socket_dir().join("data/pg_ident.conf");
     fs::copy(&ident, theirs).expect("it is ours");
     judge.superuser("postgres").rows("SELECT pg_reload_conf()");
-    let dir = folder(TLS_RULES);
-    fs::copy(&ident, dir.join("ident")).expect("the folder is ours");
+    let dir = Folder::new(TLS_RULES);
+    fs::copy(&ident, dir.file("ident")).expect("the folder is ours");
     let config = by_rules(Fixture::config(Cluster::shared(), "t1"), &dir);
     let proxy = Proxy::start(Cluster::shared(), authority.for_clients("allow")(config));
     let ask = |address: &Address, login: &Login, own: Option<&str>| match shake(
@@ -208,5 +225,4 @@ fn certificates_are_demanded_as_postgresql_does() {
         let is_known = ours.starts_with("28P01 no password") && theirs == "ok";
         assert!(is_known || ours == theirs, "{user} in the clear: {ours}, {theirs}");
     }
-    let _ = fs::remove_dir_all(&dir).map(|()| reaper::release_dir(&dir));
 }

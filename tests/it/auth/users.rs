@@ -52,7 +52,7 @@ fn outcome(fixture: &Fixture, user: &str, password: &str) -> String {
             let method = client.login_method;
             format!("{method} {}", client.value("select current_user"))
         }
-        Err(said) => said.iter().rev().nth(1).map_or("EOF".to_owned(), |last| last.to_string()),
+        Err(said) => said.iter().rev().nth(1).map_or("EOF".to_owned(), ToString::to_string),
     }
 }
 
@@ -71,6 +71,18 @@ fn all_forms_of_secrets_log_in_and_open_servers() {
     for (user, password) in [("alice", "x"), ("dave", ""), ("nobody", "x"), ("carol", "ignored")] {
         assert_eq!(outcome(&fixture, user, password), "E FATAL 28P01", "{user}");
     }
+}
+
+#[test]
+fn whom_the_list_knows_the_server_is_not_asked_about() {
+    let list = List::new("\"alice\" \"\"\n\"carol\" \"own\"\n");
+    let fixture = Fixture::start(|config| {
+        list.named_by(config, "scram-sha-256").general("auth_user = \"postgres\"")
+    });
+    assert_eq!(outcome(&fixture, "alice", "alice-pw"), "E FATAL 28P01");
+    assert_eq!(outcome(&fixture, "carol", "carol-pw"), "E FATAL 28P01");
+    Cluster::shared().superuser("postgres").rows("CREATE ROLE erin LOGIN PASSWORD 'erin-pw'");
+    assert_eq!(outcome(&fixture, "erin", "erin-pw"), "scram erin");
 }
 
 #[test]

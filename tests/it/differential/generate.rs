@@ -254,7 +254,7 @@ impl Author {
             _ => What::HangUp,
         };
         let table = &mut self.tables[client];
-        if matches!(what, What::HangUp) && (*table + 1) % CONNECTIONS > 0 {
+        if matches!(what, What::HangUp) && !(*table + 1).is_multiple_of(CONNECTIONS) {
             *table += 1;
         }
         Act { client, what }
@@ -268,7 +268,7 @@ impl Author {
                 _ if self.dice.one_in(6) => {
                     self.dice.pick(&[Theme::Extended, Theme::Simple, Theme::Copy])
                 }
-                theme => theme,
+                theme @ (Theme::Extended | Theme::Simple | Theme::Copy) => theme,
             };
             match theme {
                 Theme::Extended => self.extended(client, &mut messages),

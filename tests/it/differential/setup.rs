@@ -28,7 +28,7 @@ const fn setup(name: &'static str, keeps: Keeps, pool_size: usize, proxy: usize)
 }
 
 /// What a sequence may be played through; its seed says which.
-pub const SETUPS: [Setup; 8] = [
+pub static SETUPS: [Setup; 8] = [
     setup("transaction_1", Keeps::Transaction, 1, 0),
     setup("transaction_2", Keeps::Transaction, 2, 0),
     setup("session_1", Keeps::Session, 1, 0),

@@ -58,7 +58,11 @@ fn leave(client: &mut Client, kind: &Kind, protocol: Protocol, ending: Ending) -
     match ending {
         Ending::Commit => true,
         Ending::Skipped => false,
-        _ => kind.survives_rollback,
+        Ending::Alone
+        | Ending::Rollback
+        | Ending::Error
+        | Ending::Savepoint
+        | Ending::InOneQuery => kind.survives_rollback,
     }
 }
 
@@ -314,6 +318,62 @@ fn startup_parameters_that_are_not_reported_go_with_their_client() {
     let wrong = fixture.login().parameter("statement_timeout", "soon");
     let refused = wrong.connect(&fixture.proxy.tcp()).err().expect("it is no time");
     assert!(format!("{refused:?}").contains("22023"), "{refused:?}");
+}
+
+#[test]
+fn c28_values_are_carried_in_their_clients_encoding() {
+    let fixture = pool_of(1);
+    let mut a = fixture.connect();
+    let latin = fixture.login().parameter("client_encoding", "LATIN1");
+    let mut b = latin.connect(&fixture.proxy.tcp()).expect("PostgreSQL knows it");
+    let look = "select length(current_setting('my.x')), octet_length(current_setting('my.x'))";
+    a.query("set my.x = 'é'");
+    for _ in 0..2 {
+        assert_eq!(b.value("show client_encoding"), "LATIN1");
+        assert_eq!(a.rows(look), [["1", "2"]]);
+    }
+    // What is two bytes to this client is two characters.
+    b.query("set my.x = 'é'");
+    for _ in 0..2 {
+        assert_eq!(a.rows(look), [["1", "2"]]);
+        assert_eq!(b.rows(look), [["2", "4"]]);
+    }
+    a.query("set client_encoding = 'LATIN1'");
+    assert_eq!(b.rows(look), [["2", "4"]]);
+    assert_eq!(a.rows(look), [["1", "2"]]);
+}
+
+#[test]
+fn a_reset_query_of_ones_own_takes_nothing_from_its_client() {
+    let fixture = Fixture::start(|config| {
+        config
+            .general("server_reset_query = \"RESET ALL\"")
+            .general("server_reset_query_always = true")
+    });
+    let (mut a, mut b) = (fixture.connect(), fixture.connect());
+    a.query("set statement_timeout = '77s'; set role dave");
+    for _ in 0..2 {
+        assert_eq!(a.value("show statement_timeout"), "77s");
+        assert_eq!(a.value("select current_user"), "dave");
+        assert_eq!(b.value("select current_user"), "postgres");
+    }
+}
+
+#[test]
+fn a_failed_discard_takes_nothing_back() {
+    let fixture = pool_of(2);
+    let (mut a, mut b) = (fixture.connect(), fixture.connect());
+    a.query("select set_config(chr(109) || 'y.x', '1', false)");
+    assert_eq!(pinned(&fixture), ["unknown state"]);
+    a.query("begin; discard all");
+    a.query("rollback");
+    assert_eq!(a.value("show my.x"), "1");
+    b.query("begin");
+    assert_eq!(b.value("select coalesce(nullif(current_setting('my.x', true), ''), '-')"), "-");
+    assert_eq!(pinned(&fixture), ["unknown state"]);
+    b.query("commit");
+    a.query("discard all");
+    assert!(pinned(&fixture).is_empty());
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! Parts of the library against a real server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use pgtandem::config::Host;
 use pgtandem::replication::catalog::{self, Identity, Kind, Selection};
 use pgtandem::replication::connect::{Target, connect};
 use pgtandem::replication::literal;
@@ -14,8 +14,8 @@ use crate::support::cluster::Cluster;
 fn with_client<T>(database: &str, work: impl AsyncFnOnce(Client) -> T) -> T {
     let cluster = Cluster::shared();
     let target = Target {
-        host: Host::Unix(cluster.socket_dir().to_owned()),
-        port: cluster.port(),
+        servers: Arc::new([cluster.server()]),
+        is_primary: true,
         dbname: database.to_owned(),
         user: "postgres".to_owned(),
         password: None,

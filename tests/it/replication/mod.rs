@@ -18,6 +18,7 @@ mod odd;
 mod operate;
 mod rights;
 mod scenarios;
+mod schema;
 mod shell;
 mod stops;
 mod verify;

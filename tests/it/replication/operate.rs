@@ -17,7 +17,7 @@ use crate::support::{
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, x text)";
 const ROWS: &str = "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i";
 
-fn with_console(config: Config) -> Config {
+pub(super) fn with_console(config: Config) -> Config {
     config
         .general("admin_users = \"admin\"")
         .general("stats_users = \"stats\"")
@@ -29,7 +29,7 @@ fn start(keys: &str) -> Pair {
     Pair::start_configured(SCHEMA, ROWS, keys, with_console)
 }
 
-fn console_of(proxy: &Proxy) -> Client {
+pub(super) fn console_of(proxy: &Proxy) -> Client {
     Login::new("admin", "pgtandem").connect(&proxy.tcp()).expect("everybody is trusted")
 }
 
@@ -66,7 +66,7 @@ fn await_shown(client: &mut Client, column: &str, expected: &str) {
 }
 
 /// What the console answers to something that it refuses: SQLSTATE and message.
-fn refusal(client: &mut Client, sql: &str) -> (String, String) {
+pub(super) fn refusal(client: &mut Client, sql: &str) -> (String, String) {
     client.send(&[query(sql)]);
     let replies = client.replies_until(|reply| reply.tag() == b'Z');
     let error = replies.iter().find(|reply| reply.tag() == b'E');

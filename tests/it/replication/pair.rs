@@ -54,6 +54,11 @@ impl Pair {
         Self { primary, secondary, database, other, proxy }
     }
 
+    /// The same, with nothing in the database of the secondary.
+    pub fn start_empty(schema: &str, keys: &str, configure: impl FnOnce(Config) -> Config) -> Self {
+        Self::start_configured("", schema, keys, configure)
+    }
+
     /// The proxy's settings.
     pub fn config(
         primary: &Cluster,

@@ -137,6 +137,17 @@ fn a_first_copy_is_asked_for_and_followed() {
 }
 
 #[test]
+fn an_empty_secondary_gets_its_schema_first() {
+    let pair = Pair::start_empty(&format!("{SCHEMA}; {ROWS}"), "", |config| config);
+    poll("it waits for somebody", || out(&run(&pair, &["status"])).contains("paused"));
+    let (copied, progress) = returns(&pair, &["copy", "--schema"], 0);
+    assert_eq!(copied, format!("{}.copy: in_sync\n", pair.database), "{progress}");
+    pair.assert_equal();
+    let (_, complaint) = returns(&pair, &["copy", "--schema"], 1);
+    assert!(complaint.contains("the secondary is not empty: it has relation"), "{complaint}");
+}
+
+#[test]
 fn who_does_not_get_in_is_told_how() {
     let pair = start(|config| {
         config.general("auth_type = \"scram-sha-256\"").general("admin_users = \"alice\"").user(

@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use pgtandem::config::{Host, Server};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::{
@@ -162,6 +163,11 @@ impl Cluster {
         self.port
     }
 
+    /// Its Unix socket, as the product knows servers.
+    pub fn server(&self) -> Server {
+        Server { host: Host::Unix(self.dir.clone()), port: self.port }
+    }
+
     /// Folder that holds the Unix socket.
     pub fn socket_dir(&self) -> &Path {
         &self.dir
@@ -211,7 +217,20 @@ impl Cluster {
         reaper::release_process(self.postmaster.id());
     }
 
-    /// Starts the server again after [`Cluster::crash`], on the same port.
+    /// Shuts the server down; clients are told (57P01).
+    pub fn stop(&mut self) {
+        signal(self.postmaster.id(), "INT");
+        self.postmaster.wait().expect("the postmaster is our child");
+        reaper::release_process(self.postmaster.id());
+    }
+
+    /// Makes a standby a primary.
+    pub fn promote(&self) {
+        let promoted = self.superuser("postgres").value("SELECT pg_promote()");
+        assert_eq!(promoted, "t", "it was a standby");
+    }
+
+    /// Starts the server again after [`Cluster::crash`] or [`Cluster::stop`], on the same port.
     pub fn restart(&mut self) {
         self.postmaster = start_postmaster(&self.postgres, &self.dir, self.port);
         self.await_ready();

@@ -1,7 +1,7 @@
 //! A server that behaves as a test tells it to, for what PostgreSQL does too seldom.
 
 use std::{
-    net::TcpListener,
+    net::{SocketAddr, TcpListener, TcpStream},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -10,7 +10,6 @@ use std::{
 };
 
 use super::{
-    login::Address,
     message::{Bytes, CANCEL_REQUEST, SSL_REQUEST, cstr, message},
     reply::Reply,
     wire::{Client, Stream},
@@ -18,6 +17,7 @@ use super::{
 
 /// Listens on a loopback port and hands every connection to the script, in a thread of its own.
 pub struct FakeServer {
+    address: SocketAddr,
     port: u16,
     over: Arc<AtomicBool>,
     connections: Arc<AtomicUsize>,
@@ -40,7 +40,13 @@ pub struct Caller {
 impl FakeServer {
     /// Starts one; `script` is called for each connection and may end it by returning.
     pub fn start(script: impl Fn(Caller) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
+        Self::start_at("127.0.0.1:0", script)
+    }
+
+    /// Starts one at an address of its own.
+    pub fn start_at(address: &str, script: impl Fn(Caller) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind(address).expect("loopback");
+        let address = listener.local_addr().expect("it is bound");
         let port = listener.local_addr().expect("it is bound").port();
         let over = Arc::new(AtomicBool::new(false));
         let connections = Arc::new(AtomicUsize::new(0));
@@ -69,12 +75,17 @@ impl FakeServer {
                 }
             }
         });
-        Self { port, over, connections, listening: Some(listening) }
+        Self { address, port, over, connections, listening: Some(listening) }
     }
 
     /// The lines of a `[databases.NAME]` section that lead here.
     pub fn database(&self) -> [String; 2] {
         ["host = \"127.0.0.1\"".to_owned(), format!("port = {}", self.port)]
+    }
+
+    /// Its port.
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     /// How many connections have come.
@@ -87,7 +98,7 @@ impl Drop for FakeServer {
     fn drop(&mut self) {
         self.over.store(true, Ordering::Relaxed);
         // Wakes the listening thread.
-        let _ = Address::Tcp(self.port).try_open();
+        let _ = TcpStream::connect(self.address);
         if let Some(listening) = self.listening.take() {
             let _ = listening.join();
         }

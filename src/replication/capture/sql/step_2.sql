@@ -175,6 +175,35 @@ BEGIN
 END
 $pgtandem$;
 
+-- Lets the owner of a partitioned table have triggers call its row functions, and nobody else: whoever
+-- makes a partition needs that for the copies of the row triggers.
+CREATE FUNCTION pgtandem.open_functions(relid oid, number int) RETURNS void
+LANGUAGE plpgsql SET search_path TO pg_catalog, pg_temp
+AS $pgtandem$
+DECLARE
+    f record;
+    grantee oid;
+BEGIN
+    FOR f IN
+        SELECT p.oid::regprocedure AS name, c.relowner, p.proowner,
+               ARRAY(SELECT a.grantee FROM aclexplode(p.proacl) a WHERE a.grantee <> p.proowner) AS now
+        FROM pg_class c
+        JOIN pg_proc p ON p.proname IN ('insert_' || number, 'update_' || number, 'delete_' || number)
+                      AND p.pronamespace = 'pgtandem'::regnamespace
+        WHERE c.oid = relid AND c.relkind = 'p'
+    LOOP
+        CONTINUE WHEN f.now = CASE f.relowner WHEN f.proowner THEN '{}' ELSE ARRAY[f.relowner] END;
+        FOREACH grantee IN ARRAY f.now LOOP
+            EXECUTE format('REVOKE ALL ON FUNCTION %s FROM %s', f.name, CASE grantee WHEN 0 THEN 'PUBLIC'
+                           ELSE quote_ident(pg_get_userbyid(grantee)) END);
+        END LOOP;
+        IF f.relowner <> f.proowner THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %I', f.name, pg_get_userbyid(f.relowner));
+        END IF;
+    END LOOP;
+END
+$pgtandem$;
+
 -- Makes a trigger unless it is there; fires always where we may decide that.
 CREATE FUNCTION pgtandem.make_trigger(
     relid oid, name text, event text, function text, is_owner boolean
@@ -289,6 +318,7 @@ DECLARE
     log text;
     id int;
     us xid8;
+    made text;
 BEGIN
     SELECT m.secret INTO STRICT meta FROM pgtandem.meta m;
     -- Null, of whatever is null, is no proof.
@@ -331,7 +361,11 @@ BEGIN
                   WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted
                     AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
                     AND mode IN ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
-                                 'ExclusiveLock', 'AccessExclusiveLock')) l
+                                 'ExclusiveLock', 'AccessExclusiveLock')
+                  UNION ALL
+                  -- What rows are checked against is not locked.
+                  SELECT k.confrelid, 0 FROM pg_constraint k
+                  WHERE how LIKE '%validate%' AND k.conrelid = target AND k.contype = 'f') l
             LEFT JOIN pg_index i ON i.indexrelid = l.relation
             GROUP BY 1
         ), roots AS (
@@ -418,10 +452,33 @@ BEGIN
                 UPDATE pgtandem.tables r SET since = pgtandem.with_us() WHERE r.number = id;
             END IF;
         END IF;
+        IF t.is_partitioned AND t.strength = 3 THEN
+            PERFORM pgtandem.open_functions(t.relid, id);
+        END IF;
         EXECUTE log USING id, 'S'::"char",
             ARRAY[what, t.schema, t.name, t.fingerprint] || COALESCE(facts, '{}'), NULL::text;
     END LOOP;
 
+    IF how LIKE '%query%' THEN
+        -- What a query has filled is made empty: its rows come by a copy, once it has a key.
+        SELECT format('CREATE %sTABLE %s%I.%I (%s)',
+                      CASE c.relpersistence WHEN 'u' THEN 'UNLOGGED ' ELSE '' END,
+                      CASE WHEN how LIKE '%lenient%' THEN 'IF NOT EXISTS ' ELSE '' END,
+                      n.nspname, c.relname, a.columns)
+        INTO made
+        FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace
+        CROSS JOIN LATERAL (
+            SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))
+                              || COALESCE(format(' COLLATE %I.%I', m.nspname, o.collname), ''),
+                              ', ' ORDER BY a.attnum) AS columns
+            FROM pg_attribute a
+            JOIN pg_type y ON y.oid = a.atttypid
+            LEFT JOIN pg_collation o ON o.oid = a.attcollation AND o.oid <> y.typcollation
+            LEFT JOIN pg_namespace m ON m.oid = o.collnamespace
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped) a
+        WHERE c.oid = target AND c.relkind = 'r';
+    END IF;
     EXECUTE log USING 0, 'X'::"char",
         ARRAY[how, role] || (
             SELECT array_agg(v ORDER BY n, place)
@@ -432,7 +489,7 @@ BEGIN
             CROSS JOIN LATERAL (VALUES (1, n), (2, current_setting(n, true))) v(place, v)
             WHERE current_setting(n, true) IS NOT NULL
         ) || ARRAY['standard_conforming_strings', conforming, 'search_path', path],
-        convert_from(statement, pg_client_encoding());
+        COALESCE(made, convert_from(statement, pg_client_encoding()));
 END
 $pgtandem$;
 

@@ -7,25 +7,28 @@
 //!
 //! LIMIT: a Query or a definition above [`LOOKED_AT_MAX`] is not looked at.
 
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::following::{Following, following, follows_by_text, reads_data};
 use super::{Message, Step};
 use crate::backend::link::{Effect, Unnamed};
 use crate::config::Ddl;
 use crate::fault::{Fault, SqlState};
 use crate::pool::definitions::Proof;
-use crate::session::front::{Front, StatementRules};
-use crate::sql::{
-    self, Action, Charset, Class, Definition, Dialect, Glance, Kind, Lexer, Object, Temporary, Verb,
-};
+use crate::session::front::StatementRules;
+use crate::sql::{self, Glance};
 use crate::wire::cursor::Cursor;
-use crate::wire::encode;
+use crate::wire::encode::{self, Parameter};
 use crate::wire::expect::{Awaited, Reply};
 use crate::wire::frontend;
 use crate::wire::tag::frontend as tag;
 
-/// Longest Query that is looked at. LIMIT: it must be held as a whole.
-const LOOKED_AT_MAX: usize = 16 << 20;
+/// Longest message that is looked at. LIMIT: it must be held as a whole.
+pub(super) const LOOKED_AT_MAX: usize = 16 << 20;
+
+/// Most statements of a Query with a definition among them. LIMIT: each is several messages.
+const STATEMENTS_MAX: usize = 10_000;
 
 /// Statement and portal of the call. No client reaches them: they have our prefix.
 const NAME: &[u8] = b"pgtandem_define";
@@ -43,80 +46,48 @@ const LOOK: &[u8] = b"SELECT pg_catalog.set_config('pgtandem.dropped', (SELECT c
     FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1))\
     ::pg_catalog.text, true)";
 
-/// What becomes of a statement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Fate {
-    /// It is none, or one that does not follow.
-    Passed,
-    /// It follows.
-    Followed,
-}
-
-/// A definition that is to follow.
-struct Following<'a> {
-    text: &'a [u8],
-    /// What the server cannot tell from what it finds: words.
-    how: String,
-    /// The relation that it is about, if its name is plain.
-    target: Option<&'a [u8]>,
-    /// Whether it drops that.
-    is_drop: bool,
-}
-
 impl<'a> Message<'a, '_> {
-    /// Does what is to be done for definitions, if this is about any; `None` if the message is to be
-    /// treated like all others.
-    pub(super) fn define(&mut self) -> Option<Result<Step, Fault>> {
-        match self.header.tag {
-            tag::QUERY => self.define_query().map(Ok),
-            tag::PARSE => self.note_parse().map(Ok),
-            tag::BIND => {
-                self.note_bind();
-                None
-            }
-            tag::EXECUTE => self.define_execute().map(Ok),
-            _ => None,
+    /// Says whether a Query that may do more than change rows has definitions that follow.
+    ///
+    /// # Errors
+    /// Why it must not run: 0A000 where definitions are refused or cannot follow, 54000.
+    pub(super) fn has_definitions(&self, text: &[u8]) -> Result<bool, Fault> {
+        let dialect = self.front.params.lexical();
+        let parts = || sql::statements(text, dialect);
+        if !parts().any(|part| follows_by_text(part.text, dialect)) {
+            return Ok(false);
         }
-    }
-
-    fn define_query(&mut self) -> Option<Step> {
-        if self.header.message_bytes() > LOOKED_AT_MAX {
-            return None;
+        if self.refuses_definitions() {
+            return Err(refused());
         }
-        let Some(body) = self.body() else { return Some(Step::Incomplete) };
-        let text = Cursor::new(body).cstr().ok()?;
-        if sql::glance(text) != Glance::Unclear {
-            return None;
+        let count = parts().take(STATEMENTS_MAX + 1).count();
+        if count > STATEMENTS_MAX {
+            let what = "too many statements in one query with a definition";
+            return Err(Fault::error(SqlState::PROGRAM_LIMIT_EXCEEDED, what));
         }
-        let dialect = dialect(self.front);
-        let parts: Vec<_> = sql::statements(text, dialect).collect();
-        let is_followed = |part: &sql::Part<'_>| fate(part.text, dialect) == Fate::Followed;
-        if !parts.iter().any(is_followed) {
-            return None;
-        }
-        if self.policy() == Ddl::Refuse {
-            return Some(self.refuse_query());
-        }
-        if parts.len() > 1 && parts.iter().any(|part| reads_data(part.text, dialect)) {
-            return Some(self.fail_query(&Fault::error(
+        if count > 1 && parts().any(|part| reads_data(part.text, dialect)) {
+            return Err(Fault::error(
                 SqlState::FEATURE_NOT_SUPPORTED,
                 "COPY FROM STDIN and definitions cannot be in one query",
-            )));
+            ));
         }
-        let before = self.front.take_unnamed();
-        let mut effect = Effect::None;
-        if self.front.rules != StatementRules::Pass {
-            effect = self.unnamed_changed(before, false);
-        } else if before != Unnamed::None {
-            self.front.prepared_mut().unnamed = before;
-        }
-        for part in &parts {
+        Ok(true)
+    }
+
+    /// Sends a Query with definitions in it.
+    pub(super) fn define_query(&mut self, query: &[u8], mut effect: Effect) -> Step {
+        let dialect = self.front.params.lexical();
+        let mut parts = sql::statements(query, dialect).peekable();
+        let mut from = 0;
+        while let Some(part) = parts.next() {
             let following = following(part.text, dialect);
             if let Some(following) = following.as_ref().filter(|following| following.is_drop) {
                 self.look(following);
             }
-            let effect = std::mem::take(&mut effect);
-            self.send_as_extended(text, part, following.is_some(), effect);
+            // The semicolon is the client's, too, and what else is between two statements.
+            let to = parts.peek().map_or(query.len(), |next| next.at);
+            self.send_as_extended(query, from..to, std::mem::take(&mut effect));
+            from = to;
             if let Some(following) = following {
                 self.call(&following);
             }
@@ -126,51 +97,43 @@ impl<'a> Message<'a, '_> {
         encode::sync(self.splice.insert());
         self.link.expect.push(Awaited::Sync, Reply::Forward, Effect::None);
         self.link.has_unnamed = false;
-        Some(self.skip())
+        self.skip()
     }
 
     /// Sends one statement of a Query. What precedes it is white space, so that positions in errors
     /// are those of the query.
-    fn send_as_extended(
-        &mut self,
-        query: &[u8],
-        part: &sql::Part<'_>,
-        is_definition: bool,
-        effect: Effect,
-    ) {
-        let before = query.get(..part.at).unwrap_or_default();
+    fn send_as_extended(&mut self, query: &[u8], range: Range<usize>, effect: Effect) {
+        let before = query.get(..range.start).unwrap_or_default();
         let out = self.splice.insert();
         encode::message(out, tag::PARSE, |out| {
             out.push(0);
             // One for each character of UTF-8; for each byte in other encodings of several bytes.
             let blanks = before.iter().filter(|byte| **byte & 0xc0 != 0x80);
             out.extend(blanks.map(|byte| if *byte == b'\n' { b'\n' } else { b' ' }));
-            out.extend_from_slice(part.text);
+            out.extend_from_slice(query.get(range).unwrap_or_default());
             out.extend_from_slice(&[0, 0, 0]);
         });
-        bind(out, b"", b"", &[]);
-        if !is_definition {
-            encode::message(out, tag::DESCRIBE, |out| out.extend_from_slice(b"P\0"));
-        }
-        execute(out, b"");
+        encode::bind(out, b"", b"", &[]);
+        // An EXPLAIN has rows, whatever it explains.
+        encode::message(out, tag::DESCRIBE, |out| out.extend_from_slice(b"P\0"));
+        encode::execute(out, b"");
         self.link.expect.push(Awaited::Parse, Reply::Swallow, effect);
         self.link.expect.push(Awaited::Bind, Reply::Swallow, Effect::None);
-        if !is_definition {
-            self.link.expect.push(Awaited::Describe, Reply::Rows, Effect::None);
-        }
+        self.link.expect.push(Awaited::Describe, Reply::Rows, Effect::None);
         self.link.expect.push(Awaited::Execute, Reply::Forward, Effect::None);
     }
 
     /// Refuses a definition, or remembers the text of a statement that keeps its name.
-    fn note_parse(&mut self) -> Option<Step> {
+    pub(super) fn note_parse(&mut self) -> Option<Step> {
+        self.front.definitions.as_ref()?;
         if self.header.message_bytes() > LOOKED_AT_MAX {
             return None;
         }
         let Some(body) = self.body() else { return Some(Step::Incomplete) };
         let parse = frontend::parse(body).ok()?;
         let text = Cursor::new(parse.definition).cstr().ok()?;
-        let is_followed = is_definition(text, dialect(self.front));
-        if is_followed && self.policy() == Ddl::Refuse {
+        let is_followed = self.is_definition(text);
+        if is_followed && self.refuses_definitions() {
             let fault = refused();
             return Some(self.refuse(&fault));
         }
@@ -191,7 +154,10 @@ impl<'a> Message<'a, '_> {
     }
 
     /// Remembers whether a portal stands for a definition.
-    fn note_bind(&mut self) {
+    pub(super) fn note_bind(&mut self) {
+        if self.front.definitions.is_none() {
+            return;
+        }
         let Some(bind) = frontend::bind(self.body_so_far()) else { return };
         let text = if self.is_kept(bind.statement) {
             let prepared = self.front.prepared();
@@ -205,7 +171,7 @@ impl<'a> Message<'a, '_> {
                 found.map(|statement| statement.definition())
             };
             let text = definition.and_then(|definition| Cursor::new(definition).cstr().ok());
-            text.filter(|text| is_definition(text, dialect(self.front))).map(Arc::from)
+            text.filter(|text| self.is_definition(text)).map(Arc::from)
         } else {
             self.front.defining.statements.find(bind.statement).cloned()
         };
@@ -215,15 +181,15 @@ impl<'a> Message<'a, '_> {
         }
     }
 
-    fn define_execute(&mut self) -> Option<Step> {
+    /// Sends an Execute of a definition with what is behind it; `None` if it is of something else.
+    pub(super) fn define_execute(&mut self) -> Option<Step> {
         if self.front.defining.portals.is_empty() {
             return None;
         }
         let Some(body) = self.body() else { return Some(Step::Incomplete) };
         let portal = Cursor::new(body).cstr().ok()?;
         let text = Arc::clone(self.front.defining.portals.find(portal)?);
-        let dialect = dialect(self.front);
-        let following = following(&text, dialect)?;
+        let following = following(&text, self.front.params.lexical())?;
         if following.is_drop {
             self.look(&following);
         }
@@ -235,7 +201,7 @@ impl<'a> Message<'a, '_> {
     /// Has the server note what kind of thing is about to be dropped.
     fn look(&mut self, following: &Following<'_>) {
         let Some(target) = following.target else { return };
-        self.run(LOOK, &[25], &[(0, Some(target))]);
+        self.run(LOOK, &[25], &[Parameter::Text(Some(target))]);
     }
 
     /// Has the server write a definition down that it has just made.
@@ -248,33 +214,29 @@ impl<'a> Message<'a, '_> {
             return;
         };
         let nonce = nonce.to_string();
+        let text = |bytes| Parameter::Text(Some(bytes));
         let parameters = [
-            (1, Some(digest.as_slice())),
-            (0, Some(nonce.as_bytes())),
-            (0, Some(how.as_bytes())),
-            (1, Some(following.text)),
-            (0, Some(definitions.include.as_bytes())),
-            (0, Some(definitions.exclude.as_bytes())),
-            (0, following.target),
+            Parameter::Binary(&digest),
+            text(nonce.as_bytes()),
+            text(how.as_bytes()),
+            Parameter::Binary(following.text),
+            text(definitions.include.as_bytes()),
+            text(definitions.exclude.as_bytes()),
+            Parameter::Text(following.target),
         ];
         self.run(CALL, &CALL_TYPES, &parameters);
     }
 
     /// Has the server run a statement of ours, of which the client sees nothing.
-    fn run(&mut self, text: &[u8], types: &[u32], parameters: &[(i16, Option<&[u8]>)]) {
+    fn run(&mut self, text: &[u8], types: &[u32], parameters: &[Parameter<'_>]) {
         let out = self.splice.insert();
         // They may be there, if the last time was cut short.
         encode::close_statement(out, NAME);
-        encode::message(out, tag::PARSE, |out| {
-            encode::cstr(out, NAME);
-            encode::cstr(out, text);
-            out.extend_from_slice(&length(types.len()).to_be_bytes());
-            types.iter().for_each(|oid| out.extend_from_slice(&oid.to_be_bytes()));
-        });
-        close_portal(out, NAME);
-        bind(out, NAME, NAME, parameters);
-        execute(out, NAME);
-        close_portal(out, NAME);
+        encode::parse_typed(out, NAME, text, types);
+        encode::close_portal(out, NAME);
+        encode::bind(out, NAME, NAME, parameters);
+        encode::execute(out, NAME);
+        encode::close_portal(out, NAME);
         encode::close_statement(out, NAME);
         for awaited in [
             Awaited::Close,
@@ -289,20 +251,13 @@ impl<'a> Message<'a, '_> {
         }
     }
 
-    fn policy(&self) -> Ddl {
-        self.front.definitions.as_ref().map_or(Ddl::Ignore, |definitions| definitions.policy)
+    fn refuses_definitions(&self) -> bool {
+        let policy = self.front.definitions.as_ref().map(|definitions| definitions.policy);
+        policy == Some(Ddl::Refuse)
     }
 
-    fn refuse_query(&mut self) -> Step {
-        self.fail_query(&refused())
-    }
-
-    /// Fails a Query in the place of the server.
-    fn fail_query(&mut self, fault: &Fault) -> Step {
-        let step = self.refuse(fault);
-        encode::sync(self.splice.insert());
-        self.link.expect.push(Awaited::Sync, Reply::Forward, Effect::None);
-        step
+    fn is_definition(&self, text: &[u8]) -> bool {
+        sql::glance(text) == Glance::Unclear && follows_by_text(text, self.front.params.lexical())
     }
 }
 
@@ -311,214 +266,4 @@ fn refused() -> Fault {
         SqlState::FEATURE_NOT_SUPPORTED,
         "definitions are refused, because this database has secondaries (ddl = \"refuse\")",
     )
-}
-
-/// What the client's settings make of its texts.
-fn dialect(front: &Front) -> Dialect {
-    let value = |name: &[u8]| front.params.value(name);
-    Dialect {
-        charset: value(b"client_encoding").map_or(Charset::default(), Charset::of),
-        is_backslash_escape: value(b"standard_conforming_strings") == Some(b"off"),
-    }
-}
-
-/// Says whether a statement is a definition that follows.
-fn is_definition(text: &[u8], dialect: Dialect) -> bool {
-    sql::glance(text) == Glance::Unclear && fate(text, dialect) == Fate::Followed
-}
-
-fn reads_data(text: &[u8], dialect: Dialect) -> bool {
-    let Class { action, .. } = sql::classify(text, dialect);
-    action == Action::Copy && Lexer::new(text, dialect).any(|token| token.is("stdin"))
-}
-
-fn fate(text: &[u8], dialect: Dialect) -> Fate {
-    match sql::classify(text, dialect).action {
-        Action::Define(definition) if follows(&definition) => Fate::Followed,
-        _ => Fate::Passed,
-    }
-}
-
-/// Says whether a definition is made on secondaries too: not what cannot be in a transaction, goes
-/// with its session, is the whole cluster's, or says who may do what and where else data is.
-fn follows(definition: &Definition<'_>) -> bool {
-    if definition.is_alone || definition.temporary != Temporary::No {
-        return false;
-    }
-    let is_ours = !matches!(definition.verb, Verb::Permit | Verb::Reassign | Verb::Import);
-    is_ours
-        && !matches!(
-            definition.object,
-            Object::Database
-                | Object::DefaultPrivileges
-                | Object::EventTrigger
-                | Object::ForeignDataWrapper
-                | Object::ForeignTable
-                | Object::LargeObject
-                | Object::Other
-                | Object::Owned
-                | Object::Publication
-                | Object::Role
-                | Object::Server
-                | Object::Subscription
-                | Object::System
-                | Object::Tablespace
-                | Object::UserMapping
-        )
-}
-
-/// Reads a definition that is to follow.
-fn following(text: &[u8], dialect: Dialect) -> Option<Following<'_>> {
-    let Action::Define(definition) = sql::classify(text, dialect).action else { return None };
-    if !follows(&definition) {
-        return None;
-    }
-    let has = |word: &str| Lexer::new(text, dialect).any(|token| token.is(word));
-    let mut how = Vec::new();
-    match (definition.verb, definition.object) {
-        (Verb::Alter, Object::Table) if has("type") && has("using") => how.push("using"),
-        (Verb::Alter, Object::Type) if has("add") && has("value") => how.push("label"),
-        (Verb::Alter, Object::Type | Object::Domain) => how.push("type"),
-        (Verb::Create, Object::Type) if has("enum") => how.push("enum"),
-        _ => {}
-    }
-    if definition.has_query {
-        how.push("query");
-    }
-    let is_relation = matches!(
-        definition.object,
-        Object::Index | Object::MaterializedView | Object::Sequence | Object::Table | Object::View
-    );
-    let is_on_table = matches!(definition.object, Object::Policy | Object::Trigger)
-        || (definition.verb, definition.object) == (Verb::Create, Object::Index);
-    let name = if is_on_table { name_behind_on(text, dialect) } else { definition.name };
-    let has_target = is_relation || is_on_table;
-    let target = Some(name).filter(|name| has_target && is_plain(name, dialect));
-    // Then it is looked what it is, before it is gone.
-    let is_drop = definition.verb == Verb::Drop && is_relation && target.is_some();
-    if is_drop {
-        how.push("drop");
-    }
-    Some(Following { text, how: how.join(" "), target, is_drop })
-}
-
-/// The name of the table behind ON.
-fn name_behind_on(text: &[u8], dialect: Dialect) -> &[u8] {
-    let mut tokens = Lexer::new(text, dialect);
-    if !tokens.any(|token| token.is("on")) {
-        return &[];
-    }
-    tokens.accept("only");
-    let Some(first) = tokens.next() else { return &[] };
-    let mut end = first.end();
-    while tokens.accept_symbol(b'.') {
-        let Some(part) = tokens.next() else { break };
-        end = part.end();
-    }
-    text.get(first.at..end).unwrap_or_default()
-}
-
-/// Says whether a name is one that `to_regclass` reads.
-fn is_plain(name: &[u8], dialect: Dialect) -> bool {
-    let mut count = 0;
-    let is_part = Lexer::new(name, dialect).enumerate().all(|(place, token)| {
-        count += 1;
-        match token.kind {
-            Kind::Word | Kind::Quoted => place % 2 == 0,
-            Kind::Symbol(b'.') => place % 2 == 1,
-            _ => false,
-        }
-    });
-    is_part && (count == 1 || count == 3)
-}
-
-fn length(count: usize) -> i16 {
-    i16::try_from(count).unwrap_or(i16::MAX)
-}
-
-/// Appends a Bind with parameters of the given formats.
-fn bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], parameters: &[(i16, Option<&[u8]>)]) {
-    encode::message(out, tag::BIND, |out| {
-        encode::cstr(out, portal);
-        encode::cstr(out, statement);
-        let count = length(parameters.len()).to_be_bytes();
-        out.extend_from_slice(&count);
-        parameters.iter().for_each(|(format, _)| out.extend_from_slice(&format.to_be_bytes()));
-        out.extend_from_slice(&count);
-        for (_, value) in parameters {
-            let bytes = value.map_or(-1, |value| i32::try_from(value.len()).unwrap_or(i32::MAX));
-            out.extend_from_slice(&bytes.to_be_bytes());
-            out.extend_from_slice(value.unwrap_or_default());
-        }
-        out.extend_from_slice(&[0, 0]);
-    });
-}
-
-fn execute(out: &mut Vec<u8>, portal: &[u8]) {
-    encode::message(out, tag::EXECUTE, |out| {
-        encode::cstr(out, portal);
-        out.extend_from_slice(&[0; 4]);
-    });
-}
-
-fn close_portal(out: &mut Vec<u8>, name: &[u8]) {
-    encode::message(out, tag::CLOSE, |out| {
-        out.push(b'P');
-        encode::cstr(out, name);
-    });
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_follows() {
-        let check = |text: &str, expected: Option<(&str, Option<&str>)>| {
-            let found = following(text.as_bytes(), Dialect::default());
-            let found = found.map(|found| {
-                let target = found.target.map(|name| String::from_utf8_lossy(name).into_owned());
-                (found.how, target)
-            });
-            let expected =
-                expected.map(|(how, target)| (how.to_owned(), target.map(str::to_owned)));
-            assert_eq!(found, expected, "{text}");
-        };
-        check("CREATE TABLE s.\"T\" (id int)", Some(("", Some("s.\"T\""))));
-        check("alter table only t add c int", Some(("", Some("t"))));
-        check("ALTER TABLE t ALTER c TYPE int USING c::int", Some(("using", Some("t"))));
-        check("ALTER TYPE m ADD VALUE 'x'", Some(("label", None)));
-        check("CREATE TYPE m AS ENUM ('x')", Some(("enum", None)));
-        check("DROP TABLE IF EXISTS a.b", Some(("drop", Some("a.b"))));
-        check("DROP TABLE IF EXISTS a.b.c", Some(("", None)));
-        check("DROP VIEW U&\"v\"", Some(("", None)));
-        check("DROP FUNCTION f()", Some(("", None)));
-        check("ALTER TYPE m RENAME VALUE 'a' TO 'b'", Some(("type", None)));
-        check("CREATE INDEX i ON ONLY s.t (a)", Some(("", Some("s.t"))));
-        check("CREATE INDEX ON t (a)", Some(("", Some("t"))));
-        check(
-            "CREATE TRIGGER g AFTER UPDATE OF a ON t EXECUTE FUNCTION f()",
-            Some(("", Some("t"))),
-        );
-        check("DROP TRIGGER g ON t", Some(("", Some("t"))));
-        check("SELECT 1 AS id INTO t", Some(("query", Some("t"))));
-        check("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'", Some(("", None)));
-        check("COMMENT ON TABLE t IS 'x'", Some(("", Some("t"))));
-        for passed in [
-            "SELECT 1",
-            "TRUNCATE t",
-            "CREATE TEMP TABLE t (id int)",
-            "CREATE INDEX CONCURRENTLY i ON t (id)",
-            "CREATE ROLE r",
-            "GRANT ALL ON t TO r",
-            "COMMENT ON ROLE r IS 'x'",
-            "VACUUM t",
-            "DO 'BEGIN END'",
-            "CREATE DATABASE d",
-            "ALTER SYSTEM SET work_mem = 1",
-            "BEGIN",
-        ] {
-            check(passed, None);
-        }
-    }
 }

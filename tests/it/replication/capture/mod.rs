@@ -7,9 +7,9 @@ mod rights;
 mod texts;
 
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
-use pgtandem::config::Host;
 use pgtandem::replication::capture::{self, CaptureError, Captured, Finding};
 use pgtandem::replication::catalog::{self, Selection, Table};
 use pgtandem::replication::connect::{Target, connect};
@@ -64,8 +64,8 @@ impl Primary {
     /// A connection of `admin_user`, as the product makes it.
     pub fn admin(&self) -> Client {
         let target = Target {
-            host: Host::Unix(self.cluster.socket_dir().to_path_buf()),
-            port: self.cluster.port(),
+            servers: Arc::new([self.cluster.server()]),
+            is_primary: true,
             dbname: self.database.clone(),
             user: ALICE.0.to_owned(),
             password: Some(Secret::new(ALICE.1)),

@@ -1,6 +1,6 @@
 //! Single definitions, and what is exact about them.
 
-use super::{assert_same, connect, each, start};
+use super::{assert_same, command, connect, each, start, start_with};
 use crate::support::message as m;
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, x text)";
@@ -205,4 +205,175 @@ fn temporary_objects_stay_here() {
         ],
     );
     assert_same(&pair);
+}
+
+/// Another client of the same backend must not find what came with a definition.
+#[test]
+fn settings_beside_a_definition_go_with_their_client() {
+    let pair = start(SCHEMA, ROWS);
+    let (mut one, mut other) = (connect(&pair), connect(&pair));
+    each(
+        &mut one,
+        &["SET statement_timeout = '47min'; CREATE TABLE u (id int PRIMARY KEY); SELECT 1"],
+    );
+    assert_ne!(other.value("SHOW statement_timeout"), "47min");
+    assert_eq!(one.value("SHOW statement_timeout"), "47min");
+    each(&mut one, &["CREATE TABLE v (id int PRIMARY KEY); CREATE TEMP TABLE mine (id int)"]);
+    assert!(other.query("SELECT * FROM mine").to_string().contains("42P01"));
+    each(&mut one, &["INSERT INTO mine VALUES (1)", "DROP TABLE mine"]);
+    assert_same(&pair);
+}
+
+/// Rows that a query makes are another query's on the secondary, or not to be had there.
+#[test]
+fn tables_that_a_query_fills() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &[
+            "BEGIN",
+            "CREATE TEMP TABLE w (id int, r float8) ON COMMIT DROP",
+            "INSERT INTO w SELECT i, random() FROM generate_series(1, 50) i",
+            "CREATE TABLE a AS SELECT id, r, 'é'::varchar(20) COLLATE \"C\" AS \"x y\" FROM w",
+            "COMMIT",
+            "CREATE TABLE IF NOT EXISTS a AS SELECT 1",
+            "SELECT id, random() AS r, ARRAY[x] AS xs INTO b FROM t",
+            "EXPLAIN ANALYZE CREATE TABLE c AS SELECT id, clock_timestamp() AS at FROM t",
+            "PREPARE p AS SELECT id FROM t",
+            "CREATE TABLE d (ident) AS EXECUTE p",
+            "DEALLOCATE p",
+            "CREATE TABLE e AS SELECT 1 AS one WITH NO DATA",
+            "ALTER TABLE a ADD PRIMARY KEY (id)",
+            "ALTER TABLE b ADD PRIMARY KEY (id)",
+            "ALTER TABLE c ADD PRIMARY KEY (id)",
+            "ALTER TABLE d ADD PRIMARY KEY (ident)",
+            "UPDATE a SET r = 2 WHERE id = 7",
+            "CREATE MATERIALIZED VIEW m AS SELECT count(*) FROM t",
+            "REFRESH MATERIALIZED VIEW m",
+        ],
+    );
+    assert_same(&pair);
+    assert_eq!(pair.there().value("SELECT count(*) FROM b"), "100");
+}
+
+/// Rows that are mended before a constraint is checked are so on the secondary, too, although they come
+/// at once.
+#[test]
+fn constraints_that_are_checked_later() {
+    let schema = "CREATE TABLE t (id int PRIMARY KEY, x int); CREATE TABLE p (id int PRIMARY KEY)";
+    for keys in ["", "batch_rows = 20"] {
+        let pair =
+            start_with(schema, "INSERT INTO t SELECT i, -i FROM generate_series(1, 90) i", keys);
+        let (mut client, mut other) = (connect(&pair), connect(&pair));
+        command(&pair, "PAUSE");
+        each(
+            &mut client,
+            &[
+                "ALTER TABLE t ADD CONSTRAINT positive CHECK (x > 0) NOT VALID",
+                "UPDATE t SET x = id",
+                "ALTER TABLE t VALIDATE CONSTRAINT positive",
+                "ALTER TABLE t ADD CONSTRAINT known FOREIGN KEY (x) REFERENCES p NOT VALID",
+                "INSERT INTO p SELECT id FROM t",
+            ],
+        );
+        // It changes the same row before and behind: nobody knows in which order.
+        each(&mut other, &["BEGIN", "UPDATE t SET x = 1 WHERE id = 5"]);
+        each(&mut client, &["ALTER TABLE t VALIDATE CONSTRAINT known"]);
+        each(&mut other, &["UPDATE t SET x = 2 WHERE id = 5", "COMMIT"]);
+        command(&pair, "RESUME");
+        assert_same(&pair);
+    }
+}
+
+/// Where something is kept is not part of what it is.
+#[test]
+fn tablespaces_are_the_servers_own() {
+    let pair = start(SCHEMA, ROWS);
+    let mut client = connect(&pair);
+    let place = format!("\"Place of {}\"", pair.database);
+    let create = format!("CREATE TABLESPACE {place} LOCATION ''");
+    each(&mut client, &["SET allow_in_place_tablespaces = on", &create]);
+    each(
+        &mut client,
+        &[
+            &format!("ALTER TABLE t SET TABLESPACE {place}, ADD COLUMN tablespace text"),
+            &format!(
+                "CREATE TABLE u (id int PRIMARY KEY USING INDEX TABLESPACE {place}) TABLESPACE {place}"
+            ),
+            &format!("CREATE INDEX i ON t (x) TABLESPACE {place}"),
+            "INSERT INTO u VALUES (1)",
+        ],
+    );
+    pair.assert_equal();
+    assert_eq!(pair.there().value("SELECT count(*) FROM pg_indexes WHERE indexname = 'i'"), "1");
+    assert!(!pair.proxy.log().contains("secondary has stopped"), "{}", pair.proxy.log());
+}
+
+/// Changes and definitions that go through a table on the secondary.
+#[test]
+fn in_batches_that_are_too_large_for_memory() {
+    let pair = start_with(SCHEMA, ROWS, "batch_rows = 10");
+    let mut client = connect(&pair);
+    command(&pair, "PAUSE");
+    each(
+        &mut client,
+        &[
+            "UPDATE t SET x = 'a' || id",
+            "BEGIN",
+            "UPDATE t SET x = x || 'b'",
+            "ALTER TABLE t ADD COLUMN made timestamptz NOT NULL DEFAULT now()",
+            "UPDATE t SET x = x || 'c', made = clock_timestamp() WHERE id % 2 = 0",
+            "CREATE TABLE u (id int PRIMARY KEY, x text)",
+            "INSERT INTO u SELECT id, x FROM t",
+            "ALTER TABLE u RENAME x TO y",
+            "DELETE FROM u WHERE id % 3 = 0",
+            "COMMIT",
+            "CREATE TYPE mood AS ENUM ('sad', 'ok')",
+            "ALTER TABLE u ADD COLUMN mood mood NOT NULL DEFAULT 'ok'",
+            "UPDATE u SET mood = 'sad' WHERE id < 50",
+            "ALTER TYPE mood RENAME VALUE 'sad' TO 'blue'",
+            "UPDATE u SET y = 'last' WHERE mood = 'blue'",
+            "TRUNCATE t",
+            "INSERT INTO t SELECT i, 'z' FROM generate_series(1, 50) i",
+            "ALTER TABLE t DROP COLUMN x",
+            "UPDATE t SET made = now()",
+        ],
+    );
+    command(&pair, "RESUME");
+    assert_same(&pair);
+    assert!(pair.proxy.log().contains("goes through a table"), "{}", pair.proxy.log());
+}
+
+/// A role that only owns its tables makes partitions of those that are captured.
+#[test]
+fn by_a_role_without_rights_on_the_log() {
+    let pair = start(SCHEMA, ROWS);
+    each(&mut connect(&pair), &["GRANT ALL ON SCHEMA public TO dave"]);
+    pair.there().rows("GRANT ALL ON SCHEMA public TO dave");
+    let login = crate::support::login::Login::new("dave", &pair.database);
+    let mut dave = login.connect(&pair.proxy.tcp()).expect("he is trusted");
+    each(
+        &mut dave,
+        &[
+            "CREATE TABLE p (id int PRIMARY KEY, x text) PARTITION BY RANGE (id)",
+            "CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (100)",
+            "CREATE TABLE p1 PARTITION OF p DEFAULT",
+            "INSERT INTO p SELECT i, 'x' FROM generate_series(1, 200) i",
+        ],
+    );
+    assert_same(&pair);
+    each(
+        &mut dave,
+        &[
+            "CREATE TABLE p2 PARTITION OF p FOR VALUES FROM (500) TO (600)",
+            "INSERT INTO p VALUES (555)",
+        ],
+    );
+    assert_same(&pair);
+    let mine = "CREATE TABLE mine (id int PRIMARY KEY, x text); CREATE TRIGGER forged AFTER DELETE ON mine \
+                FOR EACH STATEMENT EXECUTE FUNCTION pgtandem.";
+    let plain = pair.here().value("SELECT number FROM pgtandem.tables WHERE name = 't'");
+    let refused = dave.query(&format!("{mine}delete_{plain}()")).to_string();
+    assert!(refused.contains("42501"), "{refused}");
 }

@@ -7,9 +7,11 @@ mod migration;
 mod policy;
 mod replies;
 mod stops;
+mod upgrade;
 
 use std::time::Duration;
 
+use super::operate::{console_of, with_console};
 use super::pair::Pair;
 use crate::support::login::{Address, Login};
 use crate::support::tools::{successful, tool};
@@ -23,10 +25,17 @@ pub fn start(schema: &str, rows: &str) -> Pair {
 /// The same, with further keys of the replication section.
 pub fn start_with(schema: &str, rows: &str, keys: &str) -> Pair {
     let pair = Pair::start_configured(schema, rows, keys, |config| {
-        config.general("default_pool_size = 8")
+        with_console(config).general("default_pool_size = 8")
     });
     pair.await_state("in_sync");
     pair
+}
+
+/// Gives a command about the secondary at the console.
+pub fn command(pair: &Pair, command: &str) {
+    let sql = format!("{command} SECONDARY {}.copy", pair.database);
+    let answers = console_of(&pair.proxy).query(&sql).to_string();
+    assert!(answers.starts_with("C "), "{sql}: {answers}");
 }
 
 /// Logs in through the proxy.

@@ -25,6 +25,11 @@ fn script(client: &mut Client) -> Vec<String> {
         "SELECT 1 AS id INTO c; COPY c TO STDOUT; DROP TABLE c, b",
         "DROP TABLE IF EXISTS b; SELECT count(*) FROM pg_prepared_statements",
         "CREATE INDEX CONCURRENTLY i ON nothing (id)",
+        "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) CREATE TABLE e AS SELECT 1 AS one",
+        "EXPLAIN (COSTS OFF) CREATE TABLE nothing AS SELECT 1 AS one",
+        "SELECT * FROM e; DROP TABLE e",
+        "ALTER TABLE a ADD;",
+        "ALTER TABLE a ADD COLUMN; -- behind",
     ] {
         seen.push(format!("{sql}: {}", client.query(sql)));
     }

@@ -84,7 +84,9 @@ fn nobody_applies() {
     pair.verifier.holds = holds;
     assert_eq!(pair.found(), "public.t: could not tell: nobody here applies to this secondary");
 
-    pair.verifier.secondary.port += 1;
+    let mut server = pair.verifier.secondary.servers[0].clone();
+    server.port += 1;
+    pair.verifier.secondary.servers = Arc::new([server]);
     assert_eq!(pair.verify().verdict().exit_code(), 2);
 }
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use pgtandem::config::Host;
+use pgtandem::config::{Host, Server};
 use pgtandem::replication::catalog::{Selection, Table, tables};
 use pgtandem::replication::connect::{Target, connect};
 use pgtandem::replication::progress::{self, Origin};
@@ -58,8 +58,11 @@ fn named_server(runtime: &Runtime) -> Option<Target> {
     let (folder, port) = named.rsplit_once(':').expect("folder:port");
     let number = DATABASES.fetch_add(1, Ordering::Relaxed);
     let mut target = Target {
-        host: Host::Unix(folder.into()),
-        port: port.parse().expect("a port"),
+        servers: Arc::new([Server {
+            host: Host::Unix(folder.into()),
+            port: port.parse().expect("a port"),
+        }]),
+        is_primary: false,
         dbname: "postgres".to_owned(),
         user: "postgres".to_owned(),
         password: None,
@@ -73,8 +76,8 @@ fn named_server(runtime: &Runtime) -> Option<Target> {
 
 fn target(cluster: &Cluster, dbname: String) -> Target {
     Target {
-        host: Host::Unix(cluster.socket_dir().to_owned()),
-        port: cluster.port(),
+        servers: Arc::new([cluster.server()]),
+        is_primary: false,
         dbname,
         user: "postgres".to_owned(),
         password: None,
