@@ -386,7 +386,6 @@ async fn tend(assignment: Assignment, seal: Arc<Seal>, looked: watch::Sender<boo
                 let secret = schema::secret(client).await?;
                 is_sealed = secret.is_some();
                 seal.set(secret);
-                looked.send_replace(true);
             }
             let mended = mend::mend(client).await?;
             if !mended.is_empty() {
@@ -401,13 +400,15 @@ async fn tend(assignment: Assignment, seal: Arc<Seal>, looked: watch::Sender<boo
             Ok(())
         };
         match outcome.await {
-            Ok(()) | Err(CaptureError::NotInstalled) => {}
+            Ok(()) | Err(CaptureError::NotInstalled) => drop(looked.send_replace(true)),
+            // Whoever applies brings it up in a moment.
+            Err(CaptureError::Older { .. }) if began.elapsed() < FIRST_LOOK => client = None,
             Err(error) => {
                 tracing::warn!(database, %error, "cannot keep the change log small");
                 (client, is_sealed) = (None, false);
+                looked.send_replace(true);
             }
         }
-        looked.send_replace(true);
         tokio::time::sleep(MEND).await;
     }
 }

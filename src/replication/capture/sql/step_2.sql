@@ -470,7 +470,8 @@ BEGIN
         JOIN pg_namespace n ON n.oid = c.relnamespace
         CROSS JOIN LATERAL (
             SELECT string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod))
-                              || COALESCE(format(' COLLATE %I.%I', m.nspname, o.collname), ''),
+                              || CASE WHEN o.oid IS NULL THEN ''
+                                 ELSE format(' COLLATE %I.%I', m.nspname, o.collname) END,
                               ', ' ORDER BY a.attnum) AS columns
             FROM pg_attribute a
             JOIN pg_type y ON y.oid = a.atttypid

@@ -2,9 +2,9 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::{assert_same, connect, each, start};
-use crate::support::message as m;
+use super::{LONG, assert_same, connect, each, start, start_with};
 use crate::support::wire::Client;
+use crate::support::{message as m, poll_within};
 
 const SCHEMA: &str = "
     CREATE TABLE customers (id int PRIMARY KEY, name text NOT NULL, balance int NOT NULL DEFAULT 0);
@@ -70,7 +70,11 @@ fn write(client: &mut Client, end: &AtomicBool, mut seed: u32) {
 }
 
 fn migrate(run: impl FnOnce(&mut Client)) {
-    let pair = start(SCHEMA, ROWS);
+    migrate_with("", run);
+}
+
+fn migrate_with(keys: &str, run: impl FnOnce(&mut Client)) {
+    let pair = start_with(SCHEMA, ROWS, keys);
     let end = AtomicBool::new(false);
     std::thread::scope(|scope| {
         for seed in 0..3 {
@@ -90,6 +94,37 @@ impl Drop for EndOf<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
     }
+}
+
+/// Nobody who defines something waits for the verifier, which is always at some table.
+#[test]
+fn while_everything_is_verified() {
+    migrate_with("verify_interval = \"1s\"\nverify_rate = 200", |client| {
+        each(client, &["SET lock_timeout = '8s'"]);
+        each(client, &STEPS);
+    });
+}
+
+/// Nor for a copy, whatever that waits for itself.
+#[test]
+fn while_a_table_is_copied() {
+    let rows = "INSERT INTO t SELECT i, repeat('x', 200) FROM generate_series(1, 200000) i";
+    let pair = start("CREATE TABLE t (id int PRIMARY KEY, x text)", rows);
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &["SET lock_timeout = '8s'", "ALTER TABLE t ADD COLUMN r float8 DEFAULT random()"],
+    );
+    let reads = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+                 WHERE relation = 't'::regclass AND query LIKE 'COPY%'";
+    poll_within(LONG, "it is read", || pair.here().value(reads) != "0");
+    let frozen = pair.secondary.freeze();
+    each(&mut client, &["ALTER TABLE t ADD COLUMN y int DEFAULT 1"]);
+    drop(frozen);
+    poll_within(LONG, "it is copied", || {
+        pair.there().value("SELECT count(*) FROM pgtandem.copied") == "0"
+    });
+    pair.assert_equal();
 }
 
 #[test]

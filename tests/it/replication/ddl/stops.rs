@@ -21,7 +21,7 @@ fn a_definition_that_fails_there() {
     );
     let why = pair.await_state("paused");
     assert!(why.contains("CREATE VIEW v") && why.contains("42P07"), "{why}");
-    assert_eq!(pair.there().value("SELECT count(*) FROM t"), "0");
+    assert_eq!(pair.there().value("SELECT count(*) FROM t WHERE id = 2"), "0");
     pair.there().rows("DROP VIEW v; CREATE VIEW v AS SELECT 1 AS one");
     command(&pair, "SKIP");
     poll_within(LONG, "it goes on", || pair.there().value("SELECT count(*) FROM t") == "2");
@@ -111,6 +111,12 @@ fn the_primary_dies_in_the_middle() {
     primary.superuser(&here).rows("CHECKPOINT");
     let config = super::Pair::config(&primary, &here, secondary, &there, "");
     let proxy = crate::support::proxy::Proxy::start(&primary, config);
+    poll_within(LONG, "it follows", || {
+        let there = "SELECT to_regclass('pgtandem.secondaries') IS NOT NULL";
+        let state = "SELECT count(*) FROM pgtandem.secondaries WHERE state = 'in_sync'";
+        let mut client = primary.superuser(&here);
+        client.value(there) == "t" && client.value(state) == "1"
+    });
     let login = || {
         crate::support::login::Login::new("postgres", &here).connect(&proxy.tcp()).expect("trusted")
     };
