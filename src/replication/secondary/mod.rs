@@ -149,7 +149,16 @@ impl Keeper {
         // Before the tables are read: one that comes in between is not to be ignored.
         let next_number = primary::next_number(&primary).await?;
         let is_unfinished = schema_copy::is_unfinished(&secondary).await?;
-        let tables = self.compare(&primary, &secondary, is_unfinished).await?;
+        let compared = self.compare(&primary, &secondary, is_unfinished).await;
+        if compared.is_err()
+            && let Some(snapshot) = &progress.snapshot
+            && !followed.is_empty()
+            && primary::has_definitions(&mut primary, snapshot).await?
+        {
+            // One has come meanwhile.
+            return Err(Halt::Again);
+        }
+        let tables = compared?;
         let known = Known { progress, tables, next_number, is_unfinished, followed };
         let ready = self.make_ready(&primary, secondary, known).await?;
         self.follow(&mut primary, ready).await

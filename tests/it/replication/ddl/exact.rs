@@ -243,7 +243,6 @@ fn tables_that_a_query_fills() {
             "PREPARE p AS SELECT id FROM t",
             "CREATE TABLE d (ident) AS EXECUTE p",
             "DEALLOCATE p",
-            "CREATE TABLE e AS SELECT 1 AS one WITH NO DATA",
             "ALTER TABLE a ADD PRIMARY KEY (id)",
             "ALTER TABLE b ADD PRIMARY KEY (id)",
             "ALTER TABLE c ADD PRIMARY KEY (id)",
