@@ -154,6 +154,7 @@ pub(super) async fn settle(
         return Ok(Vec::new());
     }
     let here = catalog::tables(client, selection).await?;
+    let has_brought = brings_unknown(client, &shaped).await?;
     let mut settled = Vec::with_capacity(shaped.len());
     for shaped in shaped {
         let is_meant = shaped.fate != Fate::Released && selection.has(&shaped.table);
@@ -180,6 +181,7 @@ pub(super) async fn settle(
             Some(followed) => match shaped.fate {
                 Fate::Copied => true,
                 Fate::Made => has_rows(client, &followed.table).await?,
+                Fate::Changed if has_brought && followed.table.kind == Kind::Partitioned => true,
                 Fate::Changed => !fill(client, &followed.table, &shaped.missing).await?,
                 Fate::Noted | Fate::Released => false,
             },
@@ -189,6 +191,21 @@ pub(super) async fn settle(
         settled.push(Settled { number: shaped.number, followed, is_copied });
     }
     Ok(settled)
+}
+
+/// Whether one of the tables that are given up was still to be copied. It may be a partition of another
+/// one now, and its rows are not those of the primary.
+async fn brings_unknown(client: &Client, shaped: &[&Shaped]) -> Result<bool, Error> {
+    let released = shaped.iter().filter(|shaped| shaped.fate == Fate::Released);
+    let released: Vec<i32> = released.map(|shaped| shaped.number).collect();
+    if released.is_empty() {
+        return Ok(false);
+    }
+    let wrong = || Error::sql("look what is to be copied");
+    let sql = "SELECT EXISTS (SELECT FROM pgtandem.followed f JOIN pgtandem.copied c \
+               ON (c.schema, c.name) = (f.schema, f.name) WHERE f.number = ANY ($1))";
+    let rows = client.query_typed(sql, &[(&released, Type::INT4_ARRAY)]).await.map_err(wrong())?;
+    rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(wrong())
 }
 
 /// Notes what a table is called now, and whether it is to be copied.

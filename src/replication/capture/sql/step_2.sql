@@ -436,6 +436,12 @@ BEGIN
             ELSIF how LIKE '%using%' AND t.strength = 3 AND t.relid = target THEN
                 what := 'copied';
             END IF;
+            -- Rows that a partition brings along are known if it was under capture by itself.
+            IF EXISTS (SELECT FROM unnest(t.leaves) AS leaf
+                       WHERE leaf <> ALL (t.was_leaves) AND pg_relation_size(leaf) > 0
+                         AND leaf NOT IN (SELECT r.relid FROM pgtandem.tables r)) THEN
+                what := 'copied';
+            END IF;
             IF t.strength = 3 AND (t.fingerprint <> t.was_fingerprint OR t.leaves <> t.was_leaves)
                OR t.leaves <> t.was_leaves OR (t.schema, t.name) <> (t.was_schema, t.was_name) THEN
                 PERFORM pgtandem.make_functions(t.relid, id, meta.active, t.was_inserts);

@@ -376,3 +376,39 @@ fn by_a_role_without_rights_on_the_log() {
     let refused = dave.query(&format!("{mine}delete_{plain}()")).to_string();
     assert!(refused.contains("42501"), "{refused}");
 }
+
+/// Rows that come with a partition are known, or copied.
+#[test]
+fn partitions_that_bring_rows() {
+    let schema = "CREATE TABLE p (id int PRIMARY KEY, x text) PARTITION BY RANGE (id);
+                  CREATE TABLE p0 PARTITION OF p FOR VALUES FROM (0) TO (100);
+                  CREATE TABLE p1 PARTITION OF p FOR VALUES FROM (100) TO (200)";
+    let pair = start(schema, "INSERT INTO p SELECT i, 'x' FROM generate_series(1, 150) i");
+    let mut client = connect(&pair);
+    each(
+        &mut client,
+        &[
+            // It has no key before it is a partition, so that nothing of it follows.
+            "CREATE TABLE p2 (id int NOT NULL, x text)",
+            "INSERT INTO p2 SELECT i, 'brought' FROM generate_series(200, 250) i",
+            "ALTER TABLE p ATTACH PARTITION p2 FOR VALUES FROM (200) TO (300)",
+            "UPDATE p SET x = 'behind' WHERE id > 240",
+        ],
+    );
+    assert_same(&pair);
+    each(
+        &mut client,
+        &[
+            "BEGIN",
+            "ALTER TABLE p DETACH PARTITION p1",
+            "UPDATE p1 SET x = 'alone' WHERE id < 120",
+            "ALTER TABLE p ATTACH PARTITION p1 FOR VALUES FROM (100) TO (200)",
+            "COMMIT",
+            "UPDATE p SET x = 'behind' WHERE id > 140",
+            "CREATE TABLE p3 (LIKE p INCLUDING ALL)",
+            "INSERT INTO p3 SELECT i, 'known' FROM generate_series(300, 350) i",
+            "ALTER TABLE p ATTACH PARTITION p3 FOR VALUES FROM (300) TO (400)",
+        ],
+    );
+    assert_same(&pair);
+}
