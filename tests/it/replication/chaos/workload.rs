@@ -1,7 +1,7 @@
 //! What the writers write, and what must hold in every snapshot.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::RwLock;
 use tokio_postgres::error::SqlState;
@@ -159,6 +159,8 @@ pub struct Gate {
     pub lock: RwLock<()>,
     pub committed: AtomicU64,
     pub failed: AtomicU64,
+    /// The first copy is made: what is defined before may be missing from it.
+    pub may_define: AtomicBool,
     /// Committed with definitions.
     pub defined: AtomicU64,
 }
@@ -190,7 +192,8 @@ pub async fn write(
         loop {
             let _open = gate.lock.read().await;
             let level = random.pick(&LEVELS);
-            let is_definition = is_definer && random.below(3) == 0;
+            let may_define = is_definer && gate.may_define.load(Ordering::Relaxed);
+            let is_definition = may_define && random.below(3) == 0;
             let what = if is_definition {
                 definition(&mut random)
             } else {
