@@ -97,6 +97,9 @@ impl Prepared {
 /// follow.
 const DEFINING_MAX: usize = 256;
 
+/// Most bytes of their texts, for statements and portals each. LIMIT: as above.
+const DEFINING_BYTES_MAX: usize = 16 << 20;
+
 /// The definitions among the statements and portals of one client.
 #[derive(Debug, Default)]
 pub struct Defining {
@@ -114,8 +117,10 @@ impl Texts {
     /// Notes that `name` stands for a text, or for something else.
     pub fn set(&mut self, name: &[u8], text: Option<Arc<[u8]>>) {
         self.0.retain(|(known, _)| **known != *name);
+        let bytes: usize = self.0.iter().map(|(_, known)| known.len()).sum();
         if let Some(text) = text
             && self.0.len() < DEFINING_MAX
+            && bytes + text.len() <= DEFINING_BYTES_MAX
         {
             self.0.push((name.into(), text));
         }
