@@ -9,6 +9,7 @@ use std::sync::Arc;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use pgtandem::backend::link::Link;
 use pgtandem::backend::params::ParamSet;
+use pgtandem::backend::statements::Scope;
 use pgtandem::session::front::{Front, StatementRules};
 use pgtandem::session::relay::{Shared, from_client, from_server, is_at_rest};
 use pgtandem::wire::header::{self, MESSAGE_BYTES_MAX};
@@ -37,7 +38,11 @@ impl Pair {
     fn new() -> Self {
         let params = Arc::new(ParamSet::default());
         Self {
-            front: Front::new(StatementRules::Rename { limit: 200 }, Arc::clone(&params)),
+            front: Front::new(
+                StatementRules::Rename { limit: 200 },
+                Scope::fresh(),
+                Arc::clone(&params),
+            ),
             link: Link::new(params),
             shared: Shared::default(),
             out: Vec::new(),

@@ -1,12 +1,13 @@
 //! Prepared statements: what they are, and which of them a backend holds.
 //!
-//! A statement is its definition (text and parameter types) and the dialect it was written in (the
-//! parameters that decide what its text means); whoever prepares the same shares it. On servers it has a name of ours, never one of a client. Pooling point A8.
+//! A statement is its definition (text and parameter types), the dialect it was written in (the
+//! parameters that decide what its text means) and the pool it is for; whoever prepares the same there
+//! shares it. On servers it has a name of ours, never one of a client. Pooling point A8.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use super::params::lexical;
 use crate::sql;
@@ -17,15 +18,33 @@ pub const NAME_PREFIX: &[u8] = b"pgtandem_";
 /// Numbers statements; unique in the process, also across workers.
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
+/// Numbers scopes; unique in the process.
+static NEXT_SCOPE: AtomicU32 = AtomicU32::new(1);
+
+/// A pool, as far as statements are concerned: what a server has accepted in one says nothing of another
+/// database, or of what another role finds there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope(u32);
+
+impl Scope {
+    /// Returns one that nobody else has.
+    pub fn fresh() -> Self {
+        Self(NEXT_SCOPE.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
 /// A statement's number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StatementId(u64);
+
+/// Bytes of a scope in a key.
+const SCOPE_BYTES: usize = size_of::<u32>();
 
 /// One definition that a client prepared.
 #[derive(Debug)]
 pub struct Statement {
     id: StatementId,
-    /// Text and parameter types, as in Parse behind the name; then the dialect.
+    /// Text and parameter types, as in Parse behind the name; then the dialect, and the scope.
     key: Box<[u8]>,
     /// Bytes of `key` that are the definition.
     definition_bytes: usize,
@@ -48,7 +67,8 @@ impl Statement {
 
     /// Returns the dialect it was written in.
     pub fn dialect(&self) -> &[u8] {
-        self.key.get(self.definition_bytes..).unwrap_or_default()
+        let end = self.key.len().saturating_sub(SCOPE_BYTES);
+        self.key.get(self.definition_bytes..end).unwrap_or_default()
     }
 
     /// Says whether it leaves nothing behind in the session it is used in, as far as its text says.
@@ -160,23 +180,31 @@ impl Default for Catalog {
 }
 
 impl Catalog {
-    /// Returns the statement with this definition in this dialect, if a server has accepted it.
-    pub fn find(&mut self, definition: &[u8], dialect: &[u8]) -> Option<Arc<Statement>> {
-        self.write_key(definition, dialect);
+    /// Returns the statement with this definition in this dialect, if a server of this pool has accepted
+    /// it.
+    pub fn find(
+        &mut self,
+        scope: Scope,
+        definition: &[u8],
+        dialect: &[u8],
+    ) -> Option<Arc<Statement>> {
+        self.write_key(scope, definition, dialect);
         let known = self.statements.get(self.key.as_slice())?;
         known.0.is_proven().then(|| Arc::clone(&known.0))
     }
 
-    fn write_key(&mut self, definition: &[u8], dialect: &[u8]) {
-        // A definition says itself where it ends, so definition and dialect together are one key.
+    fn write_key(&mut self, scope: Scope, definition: &[u8], dialect: &[u8]) {
+        // A definition says itself where it ends, and a scope is of one length: together they are one key.
         self.key.clear();
         self.key.extend_from_slice(definition);
         self.key.extend_from_slice(dialect);
+        self.key.extend_from_slice(&scope.0.to_be_bytes());
     }
 
-    /// Returns the statement with this definition in this dialect; makes it if there is none.
-    pub fn intern(&mut self, definition: &[u8], dialect: &[u8]) -> Arc<Statement> {
-        self.write_key(definition, dialect);
+    /// Returns the statement with this definition in this dialect, for this pool; makes it if there is
+    /// none.
+    pub fn intern(&mut self, scope: Scope, definition: &[u8], dialect: &[u8]) -> Arc<Statement> {
+        self.write_key(scope, definition, dialect);
         if let Some(known) = self.statements.get(self.key.as_slice()) {
             return Arc::clone(&known.0);
         }
@@ -306,16 +334,30 @@ impl HeldStatements {
 mod tests {
     use super::*;
 
+    const SCOPE: Scope = Scope(0);
+
     #[test]
     fn a08_same_text_and_types_share_a_statement() {
         let mut catalog = Catalog::default();
-        let first = catalog.intern(b"select $1\0\0\x01\0\0\0\x17", b"");
-        let same = catalog.intern(b"select $1\0\0\x01\0\0\0\x17", b"");
-        let other = catalog.intern(b"select $1\0\0\x01\0\0\0\x19", b"");
+        let first = catalog.intern(SCOPE, b"select $1\0\0\x01\0\0\0\x17", b"");
+        let same = catalog.intern(SCOPE, b"select $1\0\0\x01\0\0\0\x17", b"");
+        let other = catalog.intern(SCOPE, b"select $1\0\0\x01\0\0\0\x19", b"");
         assert!(Arc::ptr_eq(&first, &same));
         assert_ne!(first.id(), other.id());
-        let elsewhere = catalog.intern(b"select $1\0\0\x01\0\0\0\x17", b"SQL, DMY");
+        let elsewhere = catalog.intern(SCOPE, b"select $1\0\0\x01\0\0\0\x17", b"SQL, DMY");
         assert_ne!(first.id(), elsewhere.id(), "literals mean something else there");
+        assert_eq!(elsewhere.dialect(), b"SQL, DMY");
+    }
+
+    #[test]
+    fn what_one_pool_has_proven_is_not_proven_in_another() {
+        let mut catalog = Catalog::default();
+        let (here, there) = (Scope::fresh(), Scope::fresh());
+        let known = catalog.intern(here, b"select\0\0\0", b"MDY");
+        known.is_proven.store(true, Ordering::Relaxed);
+        assert!(catalog.find(here, b"select\0\0\0", b"MDY").is_some());
+        assert!(catalog.find(there, b"select\0\0\0", b"MDY").is_none());
+        assert_ne!(known.id(), catalog.intern(there, b"select\0\0\0", b"MDY").id());
     }
 
     #[test]
@@ -331,7 +373,7 @@ mod tests {
     fn the_least_recently_used_statement_is_evicted() {
         let mut catalog = Catalog::default();
         let mut held = HeldStatements::default();
-        let all: Vec<_> = (0u8..3).map(|n| catalog.intern(&[n], b"")).collect();
+        let all: Vec<_> = (0u8..3).map(|n| catalog.intern(SCOPE, &[n], b"")).collect();
         for statement in &all {
             held.insert(Arc::clone(statement));
         }
@@ -348,21 +390,22 @@ mod tests {
     #[test]
     fn a14_unused_statements_are_forgotten() {
         let mut catalog = Catalog::default();
-        let kept = catalog.intern(b"kept", b"MDY");
+        let kept = catalog.intern(SCOPE, b"kept", b"MDY");
         for number in 0u32..10_000 {
-            catalog.intern(&number.to_be_bytes(), b"");
+            catalog.intern(SCOPE, &number.to_be_bytes(), b"");
         }
         assert!(catalog.statements.len() <= 1025);
-        assert!(Arc::ptr_eq(&kept, &catalog.intern(b"kept", b"MDY")));
+        assert!(Arc::ptr_eq(&kept, &catalog.intern(SCOPE, b"kept", b"MDY")));
     }
 
     #[test]
     fn a14_few_long_statements_that_nobody_uses_are_too_many() {
         let mut catalog = Catalog::default();
         let long = |number: usize| format!("{number:04}").repeat(1 << 18);
-        let kept: Vec<_> = (0..20).map(|n| catalog.intern(long(n).as_bytes(), b"")).collect();
+        let kept: Vec<_> =
+            (0..20).map(|n| catalog.intern(SCOPE, long(n).as_bytes(), b"")).collect();
         for number in 100..140 {
-            catalog.intern(long(number).as_bytes(), b"");
+            catalog.intern(SCOPE, long(number).as_bytes(), b"");
         }
         let kept_bytes: usize = kept.iter().map(|statement| statement.key.len()).sum();
         let bytes: usize = catalog.statements.iter().map(|known| known.0.key.len()).sum();
@@ -370,7 +413,7 @@ mod tests {
         assert!(bytes <= 2 * kept_bytes, "{bytes} bytes, of which {kept_bytes} are used");
         drop(kept);
         for number in 200..220 {
-            catalog.intern(long(number).as_bytes(), b"");
+            catalog.intern(SCOPE, long(number).as_bytes(), b"");
         }
         assert!(catalog.bytes <= UNUSED_KEPT_BYTES_MAX, "{} bytes", catalog.bytes);
     }

@@ -2,10 +2,11 @@
 //!
 //! Talks to the running proxy through its admin console, as anybody else: finds the way in from the
 //! same configuration file, asks, and waits. Standard output has the result, standard error what is
-//! going on.
+//! going on. Only `script` asks the primary itself.
 
 mod console;
 mod screen;
+mod script;
 mod show;
 
 use std::io::{self, Write as _};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 use clap::Subcommand;
 
 use crate::config::{self, Config};
+use crate::replication::capture::CaptureError;
 use crate::replication::verify::report::Verdict;
 use crate::secret::Secret;
 use console::{Answer, Console, ConsoleError, Who};
@@ -46,6 +48,19 @@ pub struct Args {
 /// What to do with secondaries.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Something that the running proxy is asked to do
+    #[command(flatten)]
+    Ask(Order),
+    /// Print the SQL that puts the tables under capture, for a database administrator to run
+    ///
+    /// For `auto = false`, or where admin_user may not create a schema. Asks the primary itself: the
+    /// proxy need not run. Run it with psql on the primary, as a superuser.
+    Script,
+}
+
+/// What the running proxy is asked to do.
+#[derive(Debug, Subcommand)]
+pub enum Order {
     /// Show how the secondaries are
     Status,
     /// Wait until the secondaries have everything that is committed now
@@ -132,6 +147,12 @@ pub enum OperatorError {
     /// There is no such secondary.
     #[error("no secondary {0} is configured in the running proxy")]
     None(String),
+    /// There is no such database, or it has no `[databases.….replication]`.
+    #[error("no database {0} with replication is configured")]
+    NotReplicated(String),
+    /// The primary cannot be asked what the script needs.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
     /// It is not clear which one is meant.
     #[error("which one? {0}: name it with --database and --secondary")]
     Several(String),
@@ -158,25 +179,32 @@ pub enum OperatorError {
 /// # Errors
 /// [`OperatorError`]; see [`Command::failure_code`] for what to tell the shell then.
 pub async fn run(args: &Args, config: &Config) -> Result<ExitCode, OperatorError> {
+    let order = match &args.command {
+        Command::Ask(order) => order,
+        Command::Script => {
+            print(&script::write(config, args.database.as_deref()).await?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
     let password = std::env::var("PGPASSWORD").ok().filter(|password| !password.is_empty());
     let who = Who { user: args.user.clone(), password: password.map(Secret::new) };
     let console = Console::open(config, &who).await?;
     let desk = Desk { console, args };
-    match &args.command {
-        Command::Status => desk.status().await,
-        Command::Wait { timeout } => desk.wait(*timeout).await,
-        Command::Copy { schema, no_wait } => {
+    match order {
+        Order::Status => desk.status().await,
+        Order::Wait { timeout } => desk.wait(*timeout).await,
+        Order::Copy { schema, no_wait } => {
             let target = desk.only(false).await?;
             let schema = if *schema { " SCHEMA" } else { "" };
             desk.tell(&format!("COPY SECONDARY {}{schema}", target.quoted())).await?;
             desk.copied(&target, *no_wait).await
         }
-        Command::Verify { table } => desk.verify(table.as_deref()).await,
-        Command::Repair { table, all } => desk.repair(table.as_deref(), *all).await,
-        Command::Pause { reason } => desk.command("PAUSE", &because(reason.as_deref())).await,
-        Command::Resume => desk.command("RESUME", "").await,
-        Command::Skip => desk.command("SKIP", "").await,
-        Command::Resync { table, no_wait, yes } => {
+        Order::Verify { table } => desk.verify(table.as_deref()).await,
+        Order::Repair { table, all } => desk.repair(table.as_deref(), *all).await,
+        Order::Pause { reason } => desk.command("PAUSE", &because(reason.as_deref())).await,
+        Order::Resume => desk.command("RESUME", "").await,
+        Order::Skip => desk.command("SKIP", "").await,
+        Order::Resync { table, no_wait, yes } => {
             let target = desk.only(false).await?;
             if table.is_empty() {
                 let question = format!("Empty all tables of {target} and copy them anew?");
@@ -186,7 +214,7 @@ pub async fn run(args: &Args, config: &Config) -> Result<ExitCode, OperatorError
             desk.tell(&format!("RESYNC SECONDARY {} {tables}", target.quoted())).await?;
             desk.copied(&target, *no_wait).await
         }
-        Command::Detach { reason, yes } => {
+        Order::Detach { reason, yes } => {
             let target = desk.only(true).await?;
             let question = format!("Detach {target}? It needs a whole new copy to follow again.");
             confirm(*yes, &question)?;
@@ -201,15 +229,20 @@ impl Command {
     /// What the shell is told when it failed: for a comparison that is another answer than "different".
     pub fn failure_code(&self) -> u8 {
         match self {
-            Self::Verify { .. } | Self::Repair { .. } => Verdict::CouldNotTell.exit_code(),
-            Self::Status
-            | Self::Wait { .. }
-            | Self::Copy { .. }
-            | Self::Pause { .. }
-            | Self::Resume
-            | Self::Skip
-            | Self::Resync { .. }
-            | Self::Detach { .. } => 1,
+            Self::Ask(Order::Verify { .. } | Order::Repair { .. }) => {
+                Verdict::CouldNotTell.exit_code()
+            }
+            Self::Ask(
+                Order::Status
+                | Order::Wait { .. }
+                | Order::Copy { .. }
+                | Order::Pause { .. }
+                | Order::Resume
+                | Order::Skip
+                | Order::Resync { .. }
+                | Order::Detach { .. },
+            )
+            | Self::Script => 1,
         }
     }
 }

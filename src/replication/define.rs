@@ -105,7 +105,7 @@ async fn placed<'a>(client: &Client, definition: &'a Definition) -> Result<Cow<'
     };
     let exists =
         "SELECT EXISTS (SELECT FROM pg_tablespace WHERE spcname::text = (parse_ident($1))[1])";
-    let (mut placed, mut from) = (String::with_capacity(text.len()), 0);
+    let (mut said, mut from) = (String::with_capacity(text.len()), 0);
     for place in places {
         let (Some(before), Some(name)) = (text.get(from..place.start), text.get(place.clone()))
         else {
@@ -113,12 +113,12 @@ async fn placed<'a>(client: &Client, definition: &'a Definition) -> Result<Cow<'
         };
         let rows = client.query_typed(exists, &[(&name, Type::TEXT)]).await.map_err(wrong())?;
         let is_here = rows.first().map_or(Ok(false), |row| row.try_get(0)).map_err(wrong())?;
-        placed.push_str(before);
-        placed.push_str(if is_here { name } else { &own });
+        said.push_str(before);
+        said.push_str(if is_here { name } else { &own });
         from = place.end;
     }
-    placed.push_str(text.get(from..).unwrap_or_default());
-    Ok(Cow::Owned(placed))
+    said.push_str(text.get(from..).unwrap_or_default());
+    Ok(Cow::Owned(said))
 }
 
 /// How the text of a definition is read.

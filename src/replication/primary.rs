@@ -245,7 +245,8 @@ pub async fn reported_progress(
 /// What a primary that did not fail over can lose is never applied ([`make_durable`]). One that did
 /// has a beginning of the old one's log: all of it up to a place. It has everything if it has the
 /// report of where the secondary stands, or, after that, all changes of the last batch and no others
-/// under their transactions' numbers.
+/// under their transactions' numbers. A batch without changes, which is the copy, proves nothing by
+/// itself: the report of the copy must be there, and no changes since.
 ///
 /// # Errors
 /// [`Error::Sql`], [`Error::Unexpected`].
@@ -268,7 +269,14 @@ pub async fn is_behind(
     if was == is || has_report {
         return Ok(None);
     }
-    if let Some(LastBatch { from, changes, ids }) = &progress.last_batch {
+    let proves = |batch: &LastBatch| -> Result<bool, Error> {
+        let copy = parse(&batch.from)?;
+        Ok(batch.changes > 0 || reported.is_some_and(|reported| reported.covers(&copy)))
+    };
+    if let Some(batch) = &progress.last_batch
+        && proves(batch)?
+    {
+        let LastBatch { from, changes, ids } = batch;
         let parts = ["log_0", "log_1", "log_2"].map(|log| {
             format!(
                 "SELECT id FROM pgtandem.{log} \

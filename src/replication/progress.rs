@@ -112,7 +112,8 @@ pub struct Progress {
     pub snapshot: Option<Snapshot>,
     /// Id and transaction of the last change applied.
     pub last: Option<(i64, u64)>,
-    /// The last batch that had changes; `None` if it cannot be told from others.
+    /// The last batch that had changes, or the copy if there was none yet; `None` if it cannot be told
+    /// from others.
     pub last_batch: Option<LastBatch>,
     /// Changes applied since the copy.
     pub changes: i64,
@@ -125,7 +126,7 @@ pub struct Progress {
 pub struct LastBatch {
     /// The snapshot that the secondary stood at before.
     pub from: String,
-    /// How many changes it had.
+    /// How many changes it had; 0 for the copy.
     pub changes: i64,
     /// The sum of their ids, which does not fit into a `u64`.
     pub ids: String,
@@ -257,13 +258,13 @@ pub async fn followed(client: &impl GenericClient) -> Result<HashMap<i32, TableN
 ///
 /// # Errors
 /// [`Error::Sql`].
-pub async fn note_followed(client: &Client, tables: &HashMap<i32, TableName>) -> Result<(), Error> {
+pub async fn note_followed(client: &Client, tables: &[(i32, &TableName)]) -> Result<(), Error> {
     let sql = "WITH f AS (SELECT * FROM unnest($1::int[], $2::text[], $3::text[]) \
                           AS f(number, schema, name)), \
                g AS (DELETE FROM pgtandem.followed WHERE number NOT IN (SELECT number FROM f)) \
                INSERT INTO pgtandem.followed SELECT * FROM f \
                ON CONFLICT (number) DO UPDATE SET schema = excluded.schema, name = excluded.name";
-    let (numbers, names): (Vec<i32>, Vec<&TableName>) = tables.iter().unzip();
+    let (numbers, names): (Vec<i32>, Vec<&TableName>) = tables.iter().copied().unzip();
     let schemas: Vec<&str> = names.iter().map(|table| table.schema.as_str()).collect();
     let names: Vec<&str> = names.iter().map(|table| table.name.as_str()).collect();
     let noted = client.execute(sql, &[&numbers, &schemas, &names]).await;
@@ -272,14 +273,15 @@ pub async fn note_followed(client: &Client, tables: &HashMap<i32, TableName>) ->
 
 /// Notes that the copy is complete, and that the secondary stands at this snapshot.
 ///
-/// Tables that were copied under an earlier one keep that.
+/// Tables that were copied under an earlier one keep that. The copy counts as a batch without changes.
 ///
 /// # Errors
 /// [`Error::Sql`].
 pub async fn complete(client: &Client, snapshot: &Snapshot) -> Result<(), Error> {
     let snapshot = literal::text(&snapshot.to_string());
     let sql = format!(
-        "BEGIN; UPDATE pgtandem.progress SET snapshot = {snapshot}, applied_at = clock_timestamp(); \
+        "BEGIN; UPDATE pgtandem.progress SET snapshot = {snapshot}, applied_at = clock_timestamp(), \
+         batch_from = {snapshot}, batch_changes = 0, batch_ids = 0; \
          DELETE FROM pgtandem.copied WHERE snapshot::text = {snapshot}; COMMIT"
     );
     client.batch_execute(&sql).await.map_err(Error::sql("note that the copy is complete"))

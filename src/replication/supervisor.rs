@@ -425,9 +425,7 @@ fn assignments(
     database: &Database,
     replication: &Replication,
 ) -> Vec<Assignment> {
-    let timeout = config.general.pool.server_connect_timeout;
-    let timeout = if timeout.is_zero() { CONNECT_TIMEOUT } else { timeout };
-    let primary = primary(name, database, replication, timeout);
+    let primary = primary(config, name, database, replication);
     let secondaries = database.secondaries.iter();
     let assignment = |(secondary_name, secondary): (&String, &Secondary)| Assignment {
         database: name.to_owned(),
@@ -440,12 +438,15 @@ fn assignments(
     secondaries.map(assignment).collect()
 }
 
-fn primary(
+/// Where a database is captured, and as whom.
+pub fn primary(
+    config: &Config,
     name: &str,
     database: &Database,
     replication: &Replication,
-    timeout: Duration,
 ) -> Target {
+    let timeout = config.general.pool.server_connect_timeout;
+    let timeout = if timeout.is_zero() { CONNECT_TIMEOUT } else { timeout };
     let user = replication.admin_user.as_ref().or(database.user.as_ref());
     let has_own_user = replication.admin_user.is_some();
     let password = replication.admin_password.as_ref();

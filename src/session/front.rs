@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::backend::link::Unnamed;
 use crate::backend::params::ParamSet;
-use crate::backend::statements::{Statement, text_of};
+use crate::backend::statements::{Scope, Statement, text_of};
 use crate::fault::Fault;
 use crate::pool::definitions::Definitions;
 use crate::session::state::State;
@@ -111,7 +111,10 @@ pub struct Defining {
 
 /// Texts by names.
 #[derive(Debug, Default)]
-pub struct Texts(Vec<(Box<[u8]>, Arc<[u8]>)>);
+pub struct Texts(Vec<NamedText>);
+
+/// A name, and the text that it stands for.
+type NamedText = (Box<[u8]>, Arc<[u8]>);
 
 impl Texts {
     /// Notes that `name` stands for a text, or for something else.
@@ -142,6 +145,8 @@ impl Texts {
 pub struct Front {
     /// How its statements are treated.
     pub rules: StatementRules,
+    /// Which of the worker's statements are those of its pool.
+    pub scope: Scope,
     /// Longest message it may send (`max_packet_size`, and PostgreSQL's own bound).
     pub length_max: u32,
     /// Where its input stands.
@@ -160,9 +165,10 @@ pub struct Front {
 
 impl Front {
     /// Starts with a client that has just logged in.
-    pub fn new(rules: StatementRules, params: Arc<ParamSet>) -> Self {
+    pub fn new(rules: StatementRules, scope: Scope, params: Arc<ParamSet>) -> Self {
         Self {
             rules,
+            scope,
             length_max: MESSAGE_BYTES_MAX,
             passage: Passage::Boundary,
             params,

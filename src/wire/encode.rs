@@ -167,7 +167,9 @@ pub fn parse_typed(out: &mut Vec<u8>, name: &[u8], sql: &[u8], types: &[u32]) {
         cstr(out, name);
         cstr(out, sql);
         out.extend_from_slice(&count(types.len()));
-        types.iter().for_each(|oid| out.extend_from_slice(&oid.to_be_bytes()));
+        for oid in types {
+            out.extend_from_slice(&oid.to_be_bytes());
+        }
     });
 }
 

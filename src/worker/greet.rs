@@ -51,7 +51,7 @@ impl Worker {
         let now_ms = self.now_ms;
         let Some(pool) = self.pool_of(spec) else { return };
         pool.sessions += 1;
-        let mut front = Front::new(pool.statement_rules(), Arc::default());
+        let mut front = Front::new(pool.statement_rules(), pool.scope, Arc::default());
         front.state = State::new(pool.settings.session_state, Some(Arc::clone(&pool.spec.pinned)));
         front.length_max = front.length_max.min(pool.settings.max_packet_size);
         let greeting = Greeting {

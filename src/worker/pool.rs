@@ -10,6 +10,7 @@ use super::millis;
 use super::session::Session;
 use super::slab::Key;
 use crate::backend::params::ParamSet;
+use crate::backend::statements::Scope;
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
 use crate::metrics::cells::Cells;
@@ -63,6 +64,8 @@ pub struct Pool {
     pub settings: Arc<PoolSettings>,
     /// How definitions of its clients are treated, as of the last reload.
     pub definitions: Option<Arc<Definitions>>,
+    /// Which of the worker's statements are its own.
+    pub scope: Scope,
     /// Who has what, and who waits.
     pub slots: Slots<Key<Session>, Key<Backend>>,
     /// Idle backends that are being checked for a waiter.
@@ -97,6 +100,7 @@ impl Pool {
             passage,
             settings: spec.settings(),
             definitions: spec.definitions(),
+            scope: Scope::fresh(),
             spec,
             slots: Slots::default(),
             checking: 0,

@@ -75,8 +75,15 @@ fn c26_set_in_a_rolled_back_transaction_is_undone() {
         let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
         a.query("set TimeZone = 'Europe/Paris'");
         let set = a.query("begin; set TimeZone = 'Asia/Tokyo'");
-        assert_eq!(set, "C BEGIN | C SET | S TimeZone=Asia/Tokyo | Z T");
-        assert_eq!(a.query("rollback"), "C ROLLBACK | S TimeZone=Europe/Paris | Z I");
+        // PostgreSQL reports at the end of a query since version 14.
+        let early = "C BEGIN | S TimeZone=Asia/Tokyo | C SET | Z T";
+        assert!(set == "C BEGIN | C SET | S TimeZone=Asia/Tokyo | Z T" || set == early, "{set}");
+        let undone = a.query("rollback");
+        let early = "S TimeZone=Europe/Paris | C ROLLBACK | Z I";
+        assert!(
+            undone == "C ROLLBACK | S TimeZone=Europe/Paris | Z I" || undone == early,
+            "{undone}"
+        );
         assert_eq!(b.value("show TimeZone"), "UTC");
         assert_eq!(a.value("show TimeZone"), "Europe/Paris");
         a.query("begin; set local TimeZone = 'Asia/Tokyo'; select 1");

@@ -90,7 +90,9 @@ fn wal_is_received_through_the_proxy() {
     let segment = observer.value("SELECT pg_walfile_name(pg_current_wal_lsn())");
     let received = path(&world.dir, "wal");
     std::fs::create_dir(&received).expect("the folder is ours");
-    world.run("pg_receivewal", &["-D", &received, "--slot", "s", "--create-slot"]);
+    world.run("pg_receivewal", &["-D", &received, "--slot", "made", "--create-slot"]);
+    // One that keeps what comes before anybody has read it.
+    observer.rows("SELECT pg_create_physical_replication_slot('s', true)");
     std::fs::set_permissions(&received, std::os::unix::fs::PermissionsExt::from_mode(0o777))
         .expect("it is ours");
     observer.rows("CREATE TABLE t AS SELECT generate_series(1, 20000) x");

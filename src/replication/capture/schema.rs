@@ -146,8 +146,8 @@ pub(super) async fn begin(
     patience: Duration,
 ) -> Result<Transaction<'_>, CaptureError> {
     let began = Instant::now();
-    let begin = Error::sql("begin a change of the schema pgtandem");
-    let transaction = client.transaction().await.map_err(begin)?;
+    let wrong = Error::sql("begin a change of the schema pgtandem");
+    let transaction = client.transaction().await.map_err(wrong)?;
     let limit = format!("SET LOCAL lock_timeout = {}", patience.as_millis());
     let wrong = || Error::sql("lock the schema pgtandem");
     transaction.batch_execute(&limit).await.map_err(wrong())?;

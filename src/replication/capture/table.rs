@@ -371,7 +371,7 @@ pub async fn release(
         let result = try_release(client, number).await;
         match result {
             Err(error) if error.is_about_locks() => {
-                tries.pause(&format!("number {number}")).await?
+                tries.pause(&format!("number {number}")).await?;
             }
             result => return result,
         }

@@ -159,7 +159,7 @@ impl Keeper {
             return Err(Halt::Again);
         }
         let tables = compared?;
-        let known = Known { progress, tables, next_number, is_unfinished, followed };
+        let known = Known { progress, tables, next_number, followed, is_unfinished };
         let ready = self.make_ready(&primary, secondary, known).await?;
         self.follow(&mut primary, ready).await
     }

@@ -94,6 +94,10 @@ impl Keeper {
             return Err(Halt::Stuck(State::Paused(why)));
         }
         if progress.origin.timeline != origin.timeline {
+            // What was found of the group says nothing of a table that was copied under a later snapshot.
+            let ahead = progress::copied(secondary).await?.into_iter();
+            let ahead = ahead.filter(|copied| copied.snapshot.is_some()).map(|copied| copied.table);
+            progress::await_copy(secondary, &ahead.collect::<Vec<_>>()).await?;
             progress::note_timeline(secondary, origin.timeline).await?;
         }
         match progress.paused {

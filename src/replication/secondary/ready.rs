@@ -94,8 +94,8 @@ impl Keeper {
             return Err(Halt::Again);
         }
         self.wants_copy = false;
-        let named = tables.iter().map(|(captured, table)| (captured.number, table.name.clone()));
-        progress::note_followed(&secondary, &named.collect()).await?;
+        let named = tables.iter().map(|(captured, table)| (captured.number, &table.name));
+        progress::note_followed(&secondary, &named.collect::<Vec<_>>()).await?;
         let copied = if is_first || !copying.is_empty() {
             progress::copied(&*secondary).await?
         } else {
@@ -170,9 +170,14 @@ impl Keeper {
                 tables.insert(number, Arc::new(followed));
             }
         }
-        let follower = self.follower(secondary, treatment, tables, i32::MAX, position);
         let (copying, since) = (JoinSet::new(), HashMap::new());
-        Ok(Ready { follower, copying, since, diverged, is_behind: true })
+        Ok(Ready {
+            follower: self.follower(secondary, treatment, tables, i32::MAX, position),
+            copying,
+            since,
+            diverged,
+            is_behind: true,
+        })
     }
 
     fn plan(&self, tables: Vec<Job>, treatment: Treatment, is_first: bool) -> Plan {

@@ -32,7 +32,7 @@ pub fn may_begin(input: &[u8], front: &Front) -> bool {
 }
 
 /// Answers what a client without a backend has sent, if that needs none: Close of statements, Parse
-/// of statements that a server has accepted before, and Sync. Returns how many bytes are done: all
+/// of statements that a server of its pool has accepted before, and Sync. Returns how many bytes are done: all
 /// up to the first Sync, or nothing. Pooling point A5.
 ///
 /// So a client that prepares what others have prepared never waits for them: it may be them who
@@ -94,7 +94,7 @@ fn alone<'a>(
             },
             tag::PARSE => {
                 let parse = frontend::parse(body).ok()?;
-                let known = catalog.find(parse.definition, front.params.dialect())?;
+                let known = catalog.find(front.scope, parse.definition, front.params.dialect())?;
                 Change::Parse(parse.name, known)
             }
             _ => return None,

@@ -233,19 +233,7 @@ impl<'a> Turn<'a, '_> {
                 message: error.message.to_vec(),
             });
         }
-        // What we have the server do for a definition is not for the client to see, nor with which
-        // parameters.
-        let is_ours = expect.entries().next().is_some_and(|entry| match entry.effect {
-            Effect::Noted => true,
-            Effect::None
-            | Effect::Bound(_)
-            | Effect::Prepared { .. }
-            | Effect::Injected(_)
-            | Effect::InjectedUnnamed
-            | Effect::Evicted(_)
-            | Effect::Closed { .. }
-            | Effect::Unnamed { .. } => false,
-        });
+        let is_ours = expect.entries().next().is_some_and(|entry| is_noted(&entry.effect));
         let front = &mut *self.front;
         let mut books = Books { held, unnamed: None, unnamed_was_there: None };
         let was_provoked = error.sqlstate == SqlState::INVALID_SQL_STATEMENT_NAME.0;
@@ -290,11 +278,7 @@ impl<'a> Turn<'a, '_> {
             restore_unnamed(unnamed, unnamed_was_there, self.front, self.link);
         }
         if is_ours && verdict == Verdict::Forward {
-            let mut plain = Vec::new();
-            let severity = std::str::from_utf8(error.severity).unwrap_or("ERROR");
-            let tag = tag::ERROR_RESPONSE;
-            encode::report(&mut plain, tag, severity, &error.sqlstate, error.message, &[]);
-            return Ok(Verdict::Replace(plain.into()));
+            return Ok(Verdict::Replace(plain(&error)));
         }
         Ok(verdict)
     }
@@ -363,4 +347,34 @@ impl<'a> Turn<'a, '_> {
         self.front.prepared_mut().clear_except(&names);
         self.link.held.clear_except(&ids);
     }
+}
+
+/// Whether this is what we have the server do for a definition.
+fn is_noted(effect: &Effect) -> bool {
+    match effect {
+        Effect::Noted => true,
+        Effect::None
+        | Effect::Bound(_)
+        | Effect::Prepared { .. }
+        | Effect::Injected(_)
+        | Effect::InjectedUnnamed
+        | Effect::Evicted(_)
+        | Effect::Closed { .. }
+        | Effect::Unnamed { .. } => false,
+    }
+}
+
+/// An error of a statement of ours as the client may see it: not where it was, nor with which parameters.
+fn plain(error: &view::ServerError<'_>) -> Box<[u8]> {
+    let severity = std::str::from_utf8(error.severity).unwrap_or("ERROR");
+    let mut message = Vec::new();
+    encode::report(
+        &mut message,
+        tag::ERROR_RESPONSE,
+        severity,
+        &error.sqlstate,
+        error.message,
+        &[],
+    );
+    message.into()
 }

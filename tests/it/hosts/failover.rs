@@ -163,3 +163,35 @@ fn under_load_only_what_was_under_way_fails() {
         }
     });
 }
+
+/// The replication mode has the same list, and finds the one that takes writes.
+#[test]
+fn secondaries_follow_the_successor() {
+    const LONG: Duration = Duration::from_mins(1);
+    let (mut primary, standby) = pair();
+    let secondary = Cluster::start();
+    for cluster in [&primary, &secondary] {
+        cluster.superuser("t1").rows("CREATE TABLE f (id int PRIMARY KEY)");
+    }
+    let config = config(&[standby.port(), primary.port()], &[]).extra(&format!(
+        "\n[databases.app.replication]\nadmin_user = \"postgres\"\n\
+         [databases.app.secondaries.copy]\nhost = \"127.0.0.1\"\nport = {}\n",
+        secondary.port()
+    ));
+    let Some(proxy) = start(config) else { return };
+    let arrives = |id: u32| {
+        let sql = format!("SELECT count(*) FROM f WHERE id = {id}");
+        poll_within(LONG, "it follows", || secondary.superuser("t1").value(&sql) == "1");
+    };
+    primary.superuser("t1").rows("INSERT INTO f VALUES (1)");
+    arrives(1);
+    // The standby must have what the primary was told of the secondary, or the secondary is "ahead".
+    let told = "SELECT count(*) FROM pgtandem.secondaries WHERE state = 'in_sync'";
+    poll_within(LONG, "the primary knows", || primary.superuser("t1").value(told) == "1");
+    poll_within(LONG, "the standby knows", || standby.superuser("t1").value(told) == "1");
+    primary.crash();
+    standby.promote();
+    standby.superuser("t1").rows("INSERT INTO f VALUES (2)");
+    arrives(2);
+    drop(proxy);
+}

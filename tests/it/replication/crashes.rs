@@ -10,8 +10,9 @@ const SCHEMA: &str = "CREATE TABLE a (id int PRIMARY KEY, v bigint);
 const ROWS: &str = "INSERT INTO a SELECT i, 1000 FROM generate_series(1, 50) i";
 
 /// A transfer and what is written about it.
-const TRANSFER: &str = "BEGIN; UPDATE a SET v = v - 1 WHERE id = 1 + (random() * 24)::int; \
-    UPDATE a SET v = v + 1 WHERE id = 26 + (random() * 24)::int; \
+const TRANSFER: &str = "BEGIN; \
+    UPDATE a SET v = v - 1 WHERE id = (SELECT 1 + (random() * 24)::int); \
+    UPDATE a SET v = v + 1 WHERE id = (SELECT 26 + (random() * 24)::int); \
     INSERT INTO log (n) SELECT sum(v) FROM a; COMMIT";
 
 /// Runs transfers on the primary while `events` happens.
@@ -129,6 +130,10 @@ fn the_proxy_dies_while_a_large_table_comes_in_parts() {
 
 #[test]
 fn of_two_copies_in_parts_one_gives_way() {
+    if Cluster::shared().version() < 140_000 {
+        eprintln!("SKIPPED: this version of PostgreSQL reads no parts");
+        return;
+    }
     // As soon as the first has begun, there is what another process would write: the table as pgtandem
     // makes it, with a trigger.
     let schema = format!(

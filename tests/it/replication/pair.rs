@@ -2,8 +2,10 @@
 
 use std::sync::OnceLock;
 
+use super::inside::LONG;
 use crate::support::{
-    cluster::Cluster, config::Config, fixture::Fixture, poll, proxy::Proxy, wire::Client,
+    cluster::Cluster, config::Config, fixture::Fixture, poll, poll_within, proxy::Proxy,
+    wire::Client,
 };
 
 /// The two databases, and the proxy.
@@ -129,9 +131,9 @@ pub fn settle(here: Place<'_>, there: Place<'_>) {
         "SELECT coalesce((SELECT pg_visible_in_snapshot('{xid}'::xid8, snapshot) \
          FROM pgtandem.progress), false)"
     );
-    poll("the secondary has caught up", || client.value(&sql) == "t");
+    poll_within(LONG, "the secondary has caught up", || client.value(&sql) == "t");
     // What was copied before the rest (a proxy died in the middle) may still have to catch up.
-    poll("so have all of its tables", || {
+    poll_within(LONG, "so have all of its tables", || {
         client.value("SELECT count(*) FROM pgtandem.copied") == "0"
     });
 }

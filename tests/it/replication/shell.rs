@@ -3,7 +3,12 @@
 use std::process::{Command, Output};
 
 use super::pair::Pair;
-use crate::support::{config::Config, poll, proxy::Subject, tools::feed};
+use crate::support::{
+    config::Config,
+    poll,
+    proxy::Subject,
+    tools::{feed, successful, tool},
+};
 
 const SCHEMA: &str = "CREATE TABLE t (id int PRIMARY KEY, x text)";
 const ROWS: &str = "INSERT INTO t SELECT i, 'x' FROM generate_series(1, 100) i";
@@ -134,6 +139,27 @@ fn a_first_copy_is_asked_for_and_followed() {
     let (copied, progress) = returns(&pair, &["copy"], 0);
     assert_eq!(copied, format!("{}.copy: in_sync\n", pair.database), "{progress}");
     pair.assert_equal();
+}
+
+/// Where the proxy may install nothing, an administrator runs what it would have done.
+#[test]
+fn capture_can_be_installed_by_hand() {
+    let pair = Pair::start_configured(SCHEMA, ROWS, "auto = false", |config| config);
+    let (script, _) = returns(&pair, &["script"], 0);
+    let (_, complaint) = returns(&pair, &["script", "--database", "nix"], 1);
+    assert!(complaint.contains("no database nix with replication"), "{complaint}");
+    poll("it waits for somebody", || out(&run(&pair, &["status"])).contains("paused"));
+    assert_eq!(pair.here().value("SELECT to_regnamespace('pgtandem') IS NULL"), "t");
+    let mut psql = tool("psql", &pair.primary.tcp(), &pair.database);
+    psql.args(["-X", "-v", "ON_ERROR_STOP=1", "-U", "postgres"]);
+    successful(feed(psql, script.as_bytes()));
+    let captured =
+        pair.here().value("SELECT oid FROM pg_trigger WHERE tgname = '!pgtandem_insert'");
+    returns(&pair, &["copy"], 0);
+    pair.run("UPDATE t SET x = 'new' WHERE id % 3 = 0");
+    pair.assert_equal();
+    let same = format!("SELECT count(*) FROM pg_trigger WHERE oid = {captured}");
+    assert_eq!(pair.here().value(&same), "1", "what was installed is what works");
 }
 
 #[test]

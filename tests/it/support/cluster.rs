@@ -193,6 +193,11 @@ impl Cluster {
         name
     }
 
+    /// Which version of PostgreSQL it is, as `server_version_num` says.
+    pub fn version(&self) -> u32 {
+        self.superuser("postgres").value("SHOW server_version_num").parse().expect("a number")
+    }
+
     /// Logs in as superuser, past any proxy.
     pub fn superuser(&self, database: &str) -> Client {
         Login::new("postgres", database)

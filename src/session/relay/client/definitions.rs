@@ -46,7 +46,7 @@ const LOOK: &[u8] = b"SELECT pg_catalog.set_config('pgtandem.dropped', (SELECT c
     FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) pg_catalog.to_regclass($1))\
     ::pg_catalog.text, true)";
 
-impl<'a> Message<'a, '_> {
+impl Message<'_, '_> {
     /// Says whether a Query that may do more than change rows has definitions that follow.
     ///
     /// # Errors

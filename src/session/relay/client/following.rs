@@ -15,10 +15,8 @@ pub(super) struct Following<'a> {
 
 /// Says whether a statement is a definition that follows.
 pub(super) fn follows_by_text(text: &[u8], dialect: Dialect) -> bool {
-    match sql::classify(text, dialect).action {
-        Action::Define(definition) => follows(&definition),
-        _ => false,
-    }
+    let action = sql::classify(text, dialect).action;
+    matches!(action, Action::Define(definition) if follows(&definition))
 }
 
 /// Says whether a statement reads data that the client sends behind it.
@@ -126,11 +124,8 @@ fn is_plain(name: &[u8], dialect: Dialect) -> bool {
     let mut count = 0;
     let is_part = Lexer::new(name, dialect).enumerate().all(|(place, token)| {
         count += 1;
-        match token.kind {
-            Kind::Word | Kind::Quoted => place % 2 == 0,
-            Kind::Symbol(b'.') => place % 2 == 1,
-            _ => false,
-        }
+        let is_name = matches!(token.kind, Kind::Word | Kind::Quoted);
+        if place % 2 == 0 { is_name } else { token.kind == Kind::Symbol(b'.') }
     });
     is_part && (count == 1 || count == 3)
 }

@@ -157,7 +157,7 @@ impl<'a> Message<'a, '_> {
             ));
         }
         let dialect = self.front.params.dialect();
-        let statement = self.shared.catalog.intern(parse.definition, dialect);
+        let statement = self.shared.catalog.intern(self.front.scope, parse.definition, dialect);
         let prepared = self.front.prepared_mut();
         prepared.insert(parse.name.into(), Arc::clone(&statement));
         let held = self.link.held.touch(statement.id());
@@ -339,7 +339,8 @@ impl<'a> Message<'a, '_> {
             Held::Stale => self.inject_close(&statement),
             Held::Missing if statement.dialect() != self.front.params.dialect() => {
                 let dialect = self.front.params.dialect();
-                statement = self.shared.catalog.intern(statement.definition(), dialect);
+                statement =
+                    self.shared.catalog.intern(self.front.scope, statement.definition(), dialect);
                 if self.link.held.touch(statement.id()) == Held::Ready {
                     self.shared.noted.statements.hits += 1;
                     return statement;

@@ -9,6 +9,7 @@ use super::message::encoded;
 use super::*;
 use crate::backend::link::{Effect, Link};
 use crate::backend::params::ParamSet;
+use crate::backend::statements::Scope;
 use crate::fault::{Fault, SqlState};
 use crate::session::front::Front;
 use crate::session::pins::Pins;
@@ -31,7 +32,7 @@ impl Pair {
     fn new(rules: StatementRules) -> Self {
         let params = Arc::new(ParamSet::default());
         Self {
-            front: Front::new(rules, Arc::clone(&params)),
+            front: Front::new(rules, Scope::fresh(), Arc::clone(&params)),
             link: Link::new(params),
             shared: Shared::default(),
         }

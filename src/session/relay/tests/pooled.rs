@@ -8,7 +8,7 @@ use super::message::{Message, encoded, read_all};
 use super::postgres::Postgres;
 use crate::backend::link::{Effect, Link};
 use crate::backend::params::ParamSet;
-use crate::backend::statements::NAME_PREFIX;
+use crate::backend::statements::{NAME_PREFIX, Scope};
 use crate::session::front::{Front, StatementRules};
 use crate::session::relay::{self, Shared, Stop, from_client, from_server};
 use crate::wire::encode;
@@ -148,9 +148,9 @@ impl Backend {
 
 impl Pool {
     pub(super) fn new(rules: StatementRules, clients: usize, backends: usize, dice: Dice) -> Self {
-        let params = params();
+        let (scope, params) = (Scope::fresh(), params());
         let client = || Client {
-            front: Front::new(rules, Arc::clone(&params)),
+            front: Front::new(rules, scope, Arc::clone(&params)),
             bursts: VecDeque::new(),
             unsent: Vec::new(),
             inbox: Vec::new(),

@@ -230,7 +230,7 @@ fn direct(steps: &[Step]) -> Vec<u8> {
                 received.extend(replies);
             }
             (_, Reply::Forward | Reply::Rows | Reply::Replace(_)) => {
-                received.extend(server.read(*sent))
+                received.extend(server.read(*sent));
             }
         }
     }
