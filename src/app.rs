@@ -362,6 +362,7 @@ async fn lead_in(control: &Arc<Control>, admin: &Arc<Admin>, stream: Stream, pee
 }
 
 async fn hand_over(control: &Arc<Control>, mut client: Box<Authenticated>) {
+    control.secondaries.first_look(&client.database).await;
     if let Some(fault) = control.refusal(&client.database) {
         client.turn_away(&fault).await;
         return;

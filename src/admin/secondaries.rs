@@ -146,7 +146,9 @@ fn of_verification(error: &VerifyError) -> SqlState {
         VerifyError::Database(error) => return of_database(error),
         VerifyError::Gone => b"42P01",
         VerifyError::TooLong { .. } | VerifyError::Hold(HoldError::TimedOut { .. }) => b"57014",
-        VerifyError::Elsewhere { .. } | VerifyError::Hold(HoldError::WentOn) => b"40001",
+        VerifyError::Elsewhere { .. }
+        | VerifyError::InTheWay
+        | VerifyError::Hold(HoldError::WentOn) => b"40001",
         VerifyError::Hold(HoldError::NoApplier)
         | VerifyError::Copying
         | VerifyError::Obstacle(_)

@@ -46,6 +46,8 @@ pub enum Effect {
     Injected(StatementId),
     /// We had the server prepare the client's unnamed statement again, or close somebody else's.
     InjectedUnnamed,
+    /// We had the server write a definition down.
+    Noted,
     /// We had the server close a statement.
     Evicted(Arc<Statement>),
     /// A client closed a statement.
@@ -93,6 +95,8 @@ pub struct Link {
     pub named_changed_in: u64,
     /// The segment in which the unnamed statement was last changed, on either side.
     pub unnamed_changed_in: u64,
+    /// Its server process; 0 if it did not say.
+    pub pid: i32,
     /// Where its output stands.
     pub passage: Passage,
     /// Whether it said that it is no standby any more, and nobody has acted on that.
@@ -111,6 +115,7 @@ impl Link {
             has_unnamed: false,
             named_changed_in: 0,
             unnamed_changed_in: 0,
+            pid: 0,
             passage: Passage::Boundary,
             is_promoted: false,
             has_said_why: false,

@@ -296,6 +296,8 @@ pub struct Replication {
     pub tables: Vec<String>,
     /// Patterns of tables that do not follow all the same.
     pub exclude: Vec<String>,
+    /// What becomes of definitions that clients send.
+    pub ddl: Ddl,
     /// The pause after a batch that was empty.
     pub poll_interval: Duration,
     /// Changes of a batch held in memory; more go through a table on the secondary.
@@ -328,6 +330,28 @@ pub enum Consistency {
 pub enum Capture {
     /// By triggers on the primary's tables.
     Trigger,
+}
+
+/// What becomes of definitions (CREATE, ALTER, DROP and their like) that clients send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Ddl {
+    /// They follow to the secondaries.
+    Follow,
+    /// They are refused.
+    Refuse,
+    /// They are made on the primary; secondaries find out, and stop or copy.
+    Ignore,
+}
+
+/// What a pool needs to know to have definitions follow.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FollowingRules {
+    /// See [`Replication::ddl`]; never [`Ddl::Ignore`].
+    pub ddl: Ddl,
+    /// See [`Replication::tables`].
+    pub tables: Vec<String>,
+    /// See [`Replication::exclude`].
+    pub exclude: Vec<String>,
 }
 
 /// `[databases.NAME.secondaries.NAME]`: where a secondary is.
@@ -469,6 +493,8 @@ pub struct PoolSettings {
     pub max_packet_size: u32,
     /// Bytes of notifications that may wait for one client.
     pub listen_queue: u32,
+    /// What becomes of definitions, where they are looked for at all.
+    pub definitions: Option<FollowingRules>,
     /// What becomes of session state.
     pub session_state: SessionState,
     /// Backends that may be pinned at a time.
@@ -597,11 +623,20 @@ impl Config {
             max_prepared_statements: general.max_prepared_statements,
             max_packet_size: general.max_packet_size,
             listen_queue: general.listen_queue,
+            definitions: entry.replication.as_ref().and_then(Replication::following_rules),
             session_state: entry.session_state.unwrap_or(general.session_state),
             max_pinned_connections: bound(
                 entry.max_pinned_connections.unwrap_or(general.max_pinned_connections),
             ),
         }
+    }
+}
+
+impl Replication {
+    /// What pools need to know; none if they need not look for definitions.
+    fn following_rules(&self) -> Option<FollowingRules> {
+        let (tables, exclude) = (self.tables.clone(), self.exclude.clone());
+        (self.ddl != Ddl::Ignore).then_some(FollowingRules { ddl: self.ddl, tables, exclude })
     }
 }
 

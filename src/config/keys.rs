@@ -9,7 +9,7 @@ use std::time::Duration;
 use toml::de::{DeTable, DeValue};
 
 use super::checked::{
-    ANY_DATABASE, AuthType, Capture, Config, Consistency, DEFAULT_PORT, Database, General,
+    ANY_DATABASE, AuthType, Capture, Config, Consistency, DEFAULT_PORT, Database, Ddl, General,
     LogFormat, Logging, Metrics, PoolDefaults, PoolMode, Replication, Secondary, SessionState,
     User, is_reserved,
 };
@@ -297,6 +297,7 @@ pub(super) fn replication(section: &mut Section<'_, '_>) -> Replication {
         auto: section.get("auto", true, read::boolean),
         tables: section.get("tables", pattern("*.*"), read::table_patterns),
         exclude: section.get("exclude", vec![], read::table_patterns),
+        ddl: section.get("ddl", Ddl::Follow, read::ddl),
         poll_interval: section.get("poll_interval", Duration::from_millis(50), read::duration),
         batch_rows: section.get("batch_rows", 500_000, read::count(1..=BATCH_ROWS_MAX)),
         batch_bytes: section.get("batch_bytes", 128 << 20, read::size(BATCH_BYTES)),

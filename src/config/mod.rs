@@ -36,9 +36,9 @@ use std::path::Path;
 
 pub use auth::{AuthLookup, AuthSettings, DatabaseAuth};
 pub use checked::{
-    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, General, LogFormat, Logging,
-    Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary, SessionState, User,
-    is_reserved,
+    ANY_DATABASE, AuthType, Capture, Config, Consistency, Database, Ddl, FollowingRules, General,
+    LogFormat, Logging, Metrics, PoolDefaults, PoolMode, PoolSettings, Replication, Secondary,
+    SessionState, User, is_reserved,
 };
 pub use diff::{Difference, Sections, is_for_start};
 pub use entries::Entry;

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::checked::{AuthType, Capture, Consistency, LogFormat, PoolMode, SessionState};
+use super::checked::{AuthType, Capture, Consistency, Ddl, LogFormat, PoolMode, SessionState};
 use super::network::Network;
 use super::problem::{Hint, Reason, Unavailable};
 use super::servers::{Host, LoadBalance, SessionAttrs};
@@ -519,6 +519,16 @@ pub(super) fn capture(value: &Value) -> Result<Capture, Reason> {
     match text(value)?.as_str() {
         "trigger" => Ok(Capture::Trigger),
         later @ ("logical" | "statement") => Err(unavailable(&format!("{later:?} is"))),
+        other => Err(not_a_choice(other, CHOICES)),
+    }
+}
+
+pub(super) fn ddl(value: &Value) -> Result<Ddl, Reason> {
+    const CHOICES: &[&str] = &["follow", "refuse", "ignore"];
+    match text(value)?.as_str() {
+        "follow" => Ok(Ddl::Follow),
+        "refuse" => Ok(Ddl::Refuse),
+        "ignore" => Ok(Ddl::Ignore),
         other => Err(not_a_choice(other, CHOICES)),
     }
 }

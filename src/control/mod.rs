@@ -128,7 +128,7 @@ impl Control {
         Self {
             lookups: Lookups::new(Arc::clone(&registry)),
             config_path: parts.config_path,
-            secondaries: Supervisor::start(&parts.config),
+            secondaries: Supervisor::start(&parts.config, registry.seals().clone()),
             config: Arc::new(ArcSwap::from_pointee(parts.config)),
             source: ArcSwap::from_pointee(parts.source),
             registry,

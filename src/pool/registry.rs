@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::dead::DeadServers;
+use super::definitions::Seals;
 use super::gate::Gate;
 use super::ledger::{Bound, Ledger};
 use super::roster::{Plan, Roster};
@@ -19,6 +20,7 @@ pub struct Registry {
     // Locked for a lookup at each login, at reload and by commands; never across a wait.
     tables: Mutex<Tables>,
     pooler: Arc<Gate>,
+    seals: Seals,
     /// Servers that nobody reaches, of whatever database.
     pub dead: DeadServers,
 }
@@ -93,6 +95,11 @@ pub struct UserUse {
 }
 
 impl Registry {
+    /// Returns the secrets that prove definitions.
+    pub fn seals(&self) -> &Seals {
+        &self.seals
+    }
+
     /// Returns the gate of everything.
     pub fn pooler(&self) -> &Arc<Gate> {
         &self.pooler
@@ -160,7 +167,8 @@ impl Registry {
         let gates = Gates { database: shared.gate, pooler: Arc::clone(&self.pooler) };
         let ledger = Arc::new(Ledger::new(settings.size, shared.bound, user_bound));
         let number = tables.take_number();
-        let spec = Arc::new(Spec::new(number, (database, user), settings, ledger, roster, gates));
+        let shared = (gates, self.seals.of(database));
+        let spec = Arc::new(Spec::new(number, (database, user), settings, ledger, roster, shared));
         tables.pools.insert(key, Entry { spec: Arc::clone(&spec), unused_since: None });
         tracing::debug!(database, user, "new pool");
         Some(spec)

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 
+use super::definitions::{Definitions, Seal};
 use super::gate::Gate;
 use super::ledger::{Bound, Ledger};
 use super::roster::Roster;
@@ -61,6 +62,7 @@ pub struct Spec {
     /// Counts what was learned and not known before.
     lessons: AtomicU64,
     derived: Arc<DerivedKeys>,
+    seal: Arc<Seal>,
     /// As of the backend opened last, by whichever worker.
     welcome: ArcSwapOption<Welcome>,
 }
@@ -107,8 +109,9 @@ impl Spec {
         settings: PoolSettings,
         ledger: Arc<Ledger>,
         roster: Arc<Roster>,
-        gates: Gates,
+        shared: (Gates, Arc<Seal>),
     ) -> Self {
+        let (gates, seal) = shared;
         Self {
             number,
             database: database.to_owned(),
@@ -123,6 +126,7 @@ impl Spec {
             learned: Mutex::new(None),
             lessons: AtomicU64::new(0),
             derived: Arc::default(),
+            seal,
             welcome: ArcSwapOption::empty(),
         }
     }
@@ -164,6 +168,13 @@ impl Spec {
     /// Returns the settings in force.
     pub fn settings(&self) -> Arc<PoolSettings> {
         self.settings.load_full()
+    }
+
+    /// Returns how definitions of its clients are treated, if they are looked for.
+    pub fn definitions(&self) -> Option<Arc<Definitions>> {
+        let settings = self.settings();
+        let rules = settings.definitions.as_ref()?;
+        Some(Arc::new(Definitions::new(rules, Arc::clone(&self.seal))))
     }
 
     /// Returns the generation of backends that is current.

@@ -4,7 +4,7 @@
 //! A batch is read in a transaction that sees exactly its snapshot, so that a change is either in it
 //! or in a later one, however long transactions take. It is a stream: nothing here grows with it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write as _;
 use std::pin::Pin;
 
@@ -13,6 +13,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, RowStream};
 
 use super::change::{Change, Logged};
+use super::definition::{Definition, Shaped};
 use super::error::Error;
 use super::snapshot::Snapshot;
 
@@ -63,7 +64,7 @@ impl Position {
     /// A condition on `xid` that all changes fulfil that are still to be applied.
     ///
     /// Numbers are written out, so that the planner knows how few they are and takes the index.
-    fn condition(&self) -> String {
+    pub(super) fn condition(&self) -> String {
         let snapshots = || std::iter::once(&self.snapshot).chain(self.own.values());
         let xmax = snapshots().map(Snapshot::xmax).min().unwrap_or_default();
         let mut condition = format!("xid >= '{xmax}'::xid8");
@@ -107,6 +108,31 @@ pub struct Batch<'a> {
     /// What the batch is cut off at, if not at the snapshot that it is read in.
     upto: Option<Snapshot>,
     rows: Pin<Box<RowStream>>,
+    /// What was read of definitions whose text is still to come, by transaction.
+    shaped: HashMap<u64, Forming>,
+}
+
+/// A definition of which the text is still to come.
+#[derive(Default)]
+struct Forming {
+    tables: Vec<Shaped>,
+    rows: (u64, u128),
+}
+
+/// What a batch consists of.
+pub enum Entry {
+    /// A change of rows.
+    Change(Change),
+    /// A definition.
+    Definition(Box<Definition>),
+}
+
+/// One row of the log.
+struct Line {
+    id: i64,
+    xid: u64,
+    table: i32,
+    logged: Logged,
 }
 
 impl<'a> Batch<'a> {
@@ -147,23 +173,48 @@ impl<'a> Batch<'a> {
             }
             None => now,
         };
-        Ok(Self { client, position, until, written, upto: upto.cloned(), rows: Box::pin(rows) })
+        let (upto, rows) = (upto.cloned(), Box::pin(rows));
+        Ok(Self { client, position, until, written, upto, rows, shaped: HashMap::new() })
     }
 
-    /// Returns the next change that is still to be applied, in the order of their ids.
+    /// Returns what is still to be applied next, in the order of the ids.
     ///
     /// # Errors
     /// [`Error::Sql`], or [`Error::Unexpected`] for a change that we do not understand.
-    pub async fn next(&mut self) -> Result<Option<Change>, Error> {
+    pub async fn next(&mut self) -> Result<Option<Entry>, Error> {
         let failed = || Error::sql("read the change log");
         while let Some(row) = self.rows.try_next().await.map_err(failed())? {
-            let change = change(&row)?;
-            let is_within = self.upto.as_ref().is_none_or(|upto| upto.sees(change.xid));
-            if is_within && self.position.needs(change.table, change.xid) {
-                return Ok(Some(change));
+            let line = line(&row)?;
+            if self.upto.as_ref().is_some_and(|upto| !upto.sees(line.xid)) {
+                continue;
+            }
+            if matches!(line.logged.op, b'S' | b'X') {
+                // A table that was copied by itself has its own changes, and no definition.
+                if !self.position.snapshot.sees(line.xid)
+                    && let Some(definition) = self.definition(line)?
+                {
+                    return Ok(Some(Entry::Definition(Box::new(definition))));
+                }
+            } else if self.position.needs(line.table, line.xid) {
+                return line.change().map(|change| Some(Entry::Change(change)));
             }
         }
         Ok(None)
+    }
+
+    /// Takes a part of a definition; returns the definition if it is the last.
+    fn definition(&mut self, line: Line) -> Result<Option<Definition>, Error> {
+        let Line { id, xid, table, logged } = line;
+        let facts = logged.key.unwrap_or_default();
+        let forming = self.shaped.entry(xid).or_default();
+        forming.rows = (forming.rows.0 + 1, forming.rows.1 + u128::from(id.cast_unsigned()));
+        if logged.op == b'S' {
+            forming.tables.push(Shaped::read(table, &facts)?);
+            return Ok(None);
+        }
+        let Forming { tables, rows } = std::mem::take(forming);
+        let text = logged.new.unwrap_or_default();
+        Definition::read((id, xid), text, &facts, tables, rows).map(Some)
     }
 
     /// Ends the transaction on the primary, after the last change.
@@ -188,7 +239,17 @@ fn changes(position: &Position) -> String {
     format!("{} ORDER BY 1", parts.join(" UNION ALL "))
 }
 
-fn change(row: &Row) -> Result<Change, Error> {
+impl Line {
+    fn change(self) -> Result<Change, Error> {
+        let Self { id, xid, table, logged } = self;
+        let action = logged.action();
+        let action =
+            action.ok_or_else(|| Error::Unexpected { what: format!("change {id} is odd") })?;
+        Ok(Change { id, xid, table, action })
+    }
+}
+
+fn line(row: &Row) -> Result<Line, Error> {
     let read = || -> Result<_, tokio_postgres::Error> {
         let logged = Logged {
             op: row.try_get::<_, i8>(3)?.cast_unsigned(),
@@ -199,12 +260,9 @@ fn change(row: &Row) -> Result<Change, Error> {
             now: row.try_get(8)?,
         };
         let xid = row.try_get::<_, i64>(1)?.cast_unsigned();
-        Ok((row.try_get(0)?, xid, row.try_get(2)?, logged))
+        Ok(Line { id: row.try_get(0)?, xid, table: row.try_get(2)?, logged })
     };
-    let (id, xid, table, logged) = read().map_err(Error::sql("understand a change"))?;
-    let action = logged.action();
-    let action = action.ok_or_else(|| Error::Unexpected { what: format!("change {id} is odd") })?;
-    Ok(Change { id, xid, table, action })
+    read().map_err(Error::sql("understand a change"))
 }
 
 #[cfg(test)]

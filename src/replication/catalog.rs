@@ -213,6 +213,17 @@ pub async fn tables(client: &Client, selection: &Selection) -> Result<Vec<Table>
     Ok(tables)
 }
 
+/// Reads one table by its oid; none if it is gone, or is not one that [`tables`] lists.
+///
+/// # Errors
+/// As those of [`tables`].
+pub async fn table_of(client: &Client, oid: u32) -> Result<Option<Table>, Error> {
+    let one = TABLES.replace("WHERE c.relkind IN", "WHERE c.oid = $1 AND c.relkind IN");
+    let row = client.query_opt(&one, &[&oid]).await.map_err(Error::sql("read the catalog"))?;
+    let Some(row) = row else { return Ok(None) };
+    table(&row).map_err(Error::sql("understand the catalog"))
+}
+
 /// Every aggregate over columns is in the order of the columns, so that they line up.
 const TABLES: &str = "\
 SELECT n.nspname::text, c.relname::text, c.oid, c.relkind = 'p', a.*, k.*,

@@ -142,6 +142,45 @@ impl NetEffect {
         Ok(())
     }
 
+    /// Takes out what there is to do in some tables, before a definition that has to do with them; and
+    /// if one of them was emptied, in all that were, as they may refer to each other.
+    ///
+    /// # Errors
+    /// [`Impossible`]; nothing is to be applied then.
+    pub fn take(&mut self, numbers: &[i32]) -> Result<Vec<(i32, NetTable)>, Impossible> {
+        let is_emptied = |number: &i32| self.tables.get(number).is_some_and(|t| t.is_truncated);
+        let has_emptied = numbers.iter().any(is_emptied);
+        let is_taken = |number: &i32, net: &mut NetTable| {
+            numbers.contains(number) || has_emptied && net.is_truncated
+        };
+        let tables: BTreeMap<i32, NetTable> = self.tables.extract_if(.., is_taken).collect();
+        let mut taken = Self { tables, ..Self::default() };
+        for (key, row) in taken.tables.values().flat_map(|net| &net.rows) {
+            self.rows -= 1;
+            self.bytes -= size(key) + row.size();
+        }
+        (taken.rows, taken.bytes) = (0, 0);
+        taken.finish()
+    }
+
+    /// Forgets what there is to do in a table.
+    pub fn forget(&mut self, number: i32) {
+        for (key, row) in self.tables.remove(&number).iter().flat_map(|net| &net.rows) {
+            self.rows -= 1;
+            self.bytes -= size(key) + row.size();
+        }
+    }
+
+    /// The tables that it is about.
+    pub fn numbers(&self) -> impl Iterator<Item = i32> {
+        self.tables.keys().copied()
+    }
+
+    /// The transactions that have changed the rows of a table last.
+    pub fn transactions(&self, table: i32) -> impl Iterator<Item = u64> {
+        self.tables.get(&table).into_iter().flat_map(|net| net.rows.values().map(|row| row.xid))
+    }
+
     /// How many rows it is about.
     pub fn rows(&self) -> u64 {
         self.rows

@@ -1,19 +1,26 @@
 //! One batch after the other: from the change log of the primary to the secondary.
+//!
+//! As a rule a batch is read, and then applied. One with definitions in it, or one that is too large
+//! for memory, is applied while it is read (`work`).
+
+mod work;
 
 use std::time::Instant;
 
 use tokio_postgres::Client;
 
-use super::apply::{Applier, ApplyError, Ready, Tables};
-use super::batch::{Batch, Position};
-use super::catalog::TableName;
-use super::change::{Change, RowKey};
+use self::work::{Cause, Read};
+use super::apply::{Applier, ApplyError, Poison, Ready, Tables};
+use super::batch::{Batch, Entry, Position};
+use super::capture::triggers::DEFINED;
+use super::catalog::Selection;
+use super::change::Change;
 use super::coalesce::NetEffect;
+use super::connect::Target;
+use super::definition::Definition;
 use super::error::Error;
-use super::hook;
 use super::primary;
 use super::snapshot::Snapshot;
-use super::stage;
 
 /// Where a secondary stands, as it says itself and as we know.
 #[derive(Debug)]
@@ -30,11 +37,24 @@ pub struct Follower {
     position: Position,
     /// Where the primary's log must be durable before it may say that it stands at `position`.
     written: Option<String>,
-    limits: Limits,
+    rules: Rules,
+    /// What is left out of the next batch that has anything.
+    skips: Vec<Poison>,
+    /// Whether definitions have left tables to be copied.
+    has_to_copy: bool,
+}
+
+/// What a secondary is, as its follower needs to know.
+#[derive(Debug, Clone)]
+pub struct Rules {
     /// The secondary's name.
-    name: String,
-    /// Rows whose changes are left out of the next batch that has any.
-    skips: Vec<(TableName, RowKey)>,
+    pub name: String,
+    /// Which tables are meant.
+    pub selection: Selection,
+    /// What may be held in memory.
+    pub limits: Limits,
+    /// Where it is, for what cannot be done in the transaction of a batch.
+    pub target: Target,
 }
 
 /// What may be held in memory at a time.
@@ -62,14 +82,14 @@ impl Count {
         self.ids += u128::from(change.id.cast_unsigned());
         self.last = Some((change.id, change.xid));
     }
-}
 
-/// What was read of a batch before it turned out to be large.
-struct Read {
-    net: NetEffect,
-    skipped: Vec<Change>,
-    count: Count,
-    as_of: Instant,
+    fn add_definition(&mut self, definition: &Definition) {
+        let (rows, ids) = definition.rows;
+        self.changes += rows;
+        self.bytes += u64::try_from(definition.text.len()).unwrap_or_default();
+        self.ids += ids;
+        self.last = Some((definition.id, definition.xid));
+    }
 }
 
 /// What a step did.
@@ -87,20 +107,33 @@ impl Follower {
     /// Changes of tables that are not among `tables`, and whose number is below `next_number`, are
     /// nobody's business.
     pub fn new(
-        name: String,
+        rules: Rules,
         applier: Applier,
         tables: Tables,
         next_number: i32,
         position: Position,
-        limits: Limits,
     ) -> Self {
-        let (stored, skips) = (position.clone(), Vec::new());
-        Self { applier, tables, next_number, stored, position, written: None, limits, name, skips }
+        Self {
+            applier,
+            tables,
+            next_number,
+            stored: position.clone(),
+            position,
+            written: None,
+            rules,
+            skips: Vec::new(),
+            has_to_copy: false,
+        }
     }
 
-    /// Leaves the changes of these rows out of the next batch that has any.
-    pub fn skip(&mut self, rows: Vec<(TableName, RowKey)>) {
-        self.skips = rows;
+    /// Whether there are tables that have to be copied now: then it must begin anew.
+    pub fn has_to_copy(&self) -> bool {
+        self.has_to_copy
+    }
+
+    /// Leaves this out of the next batch that has anything.
+    pub fn skip(&mut self, skips: Vec<Poison>) {
+        self.skips = skips;
     }
 
     /// Whether there are changes still to be left out.
@@ -111,8 +144,11 @@ impl Follower {
     /// Whether a change is one of those to be left out.
     fn is_skipped(&self, change: &Change) -> bool {
         let Some(followed) = self.tables.get(&change.table) else { return false };
-        let is_it = |(table, key): &(TableName, RowKey)| {
-            *table == followed.table.name && change.action.key() == Some(key)
+        let is_it = |skip: &Poison| match skip {
+            Poison::Row(table, key) => {
+                *table == followed.table.name && change.action.key() == Some(key)
+            }
+            Poison::Definition(_) => false,
         };
         self.skips.iter().any(is_it)
     }
@@ -145,22 +181,29 @@ impl Follower {
         }
         let (mut net, mut skipped) = (NetEffect::default(), Vec::new());
         let mut count = Count::default();
-        while let Some(change) = batch.next().await? {
-            count.add(&change);
-            for part in self.split(change)? {
-                if self.is_skipped(&part) {
-                    skipped.push(part);
-                } else {
-                    net.add(part).map_err(Box::new)?;
+        while let Some(entry) = batch.next().await? {
+            let cause = match entry {
+                Entry::Definition(definition) => Cause::Definition(definition),
+                Entry::Change(change) => {
+                    count.add(&change);
+                    for part in self.split(change)? {
+                        if self.is_skipped(&part) {
+                            skipped.push(part);
+                        } else {
+                            net.add(part).map_err(Box::new)?;
+                        }
+                    }
+                    if count.changes.is_multiple_of(1024) {
+                        tell(count.changes, count.bytes);
+                    }
+                    if !self.is_too_large(&net) {
+                        continue;
+                    }
+                    Cause::Size
                 }
-            }
-            if count.changes.is_multiple_of(1024) {
-                tell(count.changes, count.bytes);
-            }
-            if net.rows() > self.limits.rows || net.bytes() > self.limits.bytes {
-                let read = Read { net, skipped, count, as_of };
-                return self.step_through_table(primary, batch, read, tell).await;
-            }
+            };
+            let read = Read { net, skipped, count, as_of };
+            return self.step_while_reading(primary, batch, read, cause, tell).await;
         }
         let Count { changes, bytes, ids, last } = count;
         let written = std::mem::take(&mut batch.written);
@@ -182,6 +225,11 @@ impl Follower {
         Ok(Stepped { changes, as_of })
     }
 
+    fn is_too_large(&self, net: &NetEffect) -> bool {
+        let limits = &self.rules.limits;
+        net.rows() > limits.rows || net.bytes() > limits.bytes
+    }
+
     /// Makes the secondary stand at exactly `upto`, and say so.
     ///
     /// # Errors
@@ -189,55 +237,6 @@ impl Follower {
     pub async fn stand_at(&mut self, primary: &Client, upto: &Snapshot) -> Result<(), ApplyError> {
         self.step(primary, Some(upto), |_, _| {}).await?;
         self.store(primary).await
-    }
-
-    /// The same for a batch that is too large for memory: what is held, and the rest of it, goes into
-    /// a table first.
-    async fn step_through_table(
-        &mut self,
-        primary: &Client,
-        mut batch: Batch<'_>,
-        read: Read,
-        tell: impl Fn(u64, u64),
-    ) -> Result<Stepped, ApplyError> {
-        let Read { net, mut skipped, mut count, as_of } = read;
-        self.applier.start().await?;
-        stage::create(self.applier.client()).await?;
-        let mut writer = stage::Writer::start(self.applier.client()).await?;
-        let (mut before, mut place) = (None, 0_u8);
-        for change in net.into_changes() {
-            // The parts of one change have its id, and come one after the other.
-            place = if before == Some(change.id) { place.saturating_add(1) } else { 0 };
-            writer.write(&change, place).await?;
-            before = Some(change.id);
-        }
-        while let Some(change) = batch.next().await? {
-            count.add(&change);
-            for (part, place) in self.split(change)?.zip(0..) {
-                if self.is_skipped(&part) {
-                    skipped.push(part);
-                } else {
-                    writer.write(&part, place).await?;
-                }
-            }
-            if count.changes.is_multiple_of(1024) {
-                tell(count.changes, count.bytes);
-            }
-        }
-        let written = std::mem::take(&mut batch.written);
-        let until = batch.close().await?;
-        self.make_durable(primary, &written).await?;
-        hook::reached("staged");
-        writer.finish().await?;
-        let Count { changes, bytes, ids, last } = count;
-        tell(changes, bytes);
-        tracing::info!(changes, bytes, "large batch goes through a table on the secondary");
-        let ready =
-            Ready { from: self.stored.clone(), until, tables: vec![], changes, ids, last, skipped };
-        self.stored = self.applier.apply_staged(&self.tables, ready).await?;
-        self.position = self.stored.clone();
-        self.written = None;
-        Ok(Stepped { changes, as_of })
     }
 
     /// Splits an update that changes the key in two; nothing is left of changes of tables that do not
@@ -252,7 +251,9 @@ impl Follower {
                 })?;
                 [Some(first), second]
             }
-            None if number < self.next_number => [None, None],
+            // What a definition has put under capture is known from the definition on, unless it
+            // is to be copied, or does not follow.
+            None if number < self.next_number || number >= DEFINED => [None, None],
             None => return Err(ApplyError::Unknown { number }),
         };
         Ok(parts.into_iter().flatten())
@@ -260,7 +261,7 @@ impl Follower {
 
     /// See [`primary::make_durable`].
     async fn make_durable(&self, primary: &Client, written: &str) -> Result<(), ApplyError> {
-        match primary::make_durable(primary, written, &self.name).await? {
+        match primary::make_durable(primary, written, &self.rules.name).await? {
             Some(why) => Err(ApplyError::Detached { why }),
             None => Ok(()),
         }

@@ -14,6 +14,8 @@ pub mod checks;
 pub mod coalesce;
 pub mod connect;
 pub mod copy;
+mod define;
+pub mod definition;
 pub mod error;
 mod follow;
 mod hook;

@@ -71,6 +71,37 @@ pub async fn next_number(client: &Client) -> Result<i32, Error> {
     row.and_then(|row| row.try_get(0)).map_err(Error::sql("read pgtandem.meta"))
 }
 
+/// Whether the change log has definitions that a secondary has not made which stands at `snapshot`.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn has_definitions(client: &mut Client, snapshot: &Snapshot) -> Result<bool, Error> {
+    let wrong = || Error::sql("look for definitions");
+    let condition = Position::at(snapshot.clone()).condition();
+    let parts = ["log_0", "log_1", "log_2"].map(|log| {
+        format!(
+            "EXISTS (SELECT FROM pgtandem.{log} WHERE op = 'X' AND ({condition}) \
+             AND NOT pg_visible_in_snapshot(xid, '{snapshot}'))"
+        )
+    });
+    let transaction = client.transaction().await.map_err(wrong())?;
+    let by_index = "SET LOCAL enable_seqscan = off";
+    transaction.batch_execute(by_index).await.map_err(wrong())?;
+    let row = transaction.query_one(&format!("SELECT {}", parts.join(" OR ")), &[]).await;
+    row.and_then(|row| row.try_get(0)).map_err(wrong())
+}
+
+/// Forgets that the log has all changes of a table: it looks otherwise than it should, so that it is
+/// copied anew.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn distrust(client: &Client, number: i32) -> Result<(), Error> {
+    let sql = "UPDATE pgtandem.tables SET since = pg_current_snapshot() WHERE number = $1";
+    let noted = client.execute(sql, &[&number]).await;
+    noted.map(drop).map_err(Error::sql("note that a table is to be copied anew"))
+}
+
 fn parse(text: &str) -> Result<Snapshot, Error> {
     text.parse().map_err(|error| Error::Unexpected { what: format!("{error}") })
 }

@@ -3,6 +3,8 @@
 //! The row is changed in the transaction that applies a batch, so that the two cannot disagree. It is
 //! also the fence: of two appliers, one finds that the row says something else than it expected.
 
+use std::collections::HashMap;
+
 use tokio_postgres::{Client, GenericClient, Row};
 
 use super::batch::Position;
@@ -12,7 +14,7 @@ use super::literal;
 use super::snapshot::Snapshot;
 
 /// The format of the tables that [`install`] makes.
-pub const FORMAT: i32 = 1;
+pub const FORMAT: i32 = 2;
 
 /// `pgtandem` may be there already: a secondary can itself be a primary.
 const SCHEMA: &str = "\
@@ -51,6 +53,13 @@ CREATE TABLE IF NOT EXISTS pgtandem.copied (
     copied_at  timestamptz,
     PRIMARY KEY (schema, name)
 );
+-- What the tables that follow are called here, by their numbers in the change log. Empty until it
+-- is known.
+CREATE TABLE IF NOT EXISTS pgtandem.followed (
+    number     int PRIMARY KEY,
+    schema     text NOT NULL,
+    name       text NOT NULL
+);
 CREATE TABLE IF NOT EXISTS pgtandem.dead_letters (
     id         bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     skipped_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -61,6 +70,8 @@ CREATE TABLE IF NOT EXISTS pgtandem.dead_letters (
     image      text,
     reason     text NOT NULL
 );
+-- Format 1 had not all of these tables.
+UPDATE pgtandem.progress SET format = 2 WHERE format = 1;
 COMMIT;";
 
 /// Who the primary is.
@@ -230,6 +241,36 @@ pub async fn copied(client: &impl GenericClient) -> Result<Vec<Copied>, Error> {
     Ok(list)
 }
 
+/// Reads what the tables that follow are called, by number; none if that is not known.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn followed(client: &impl GenericClient) -> Result<HashMap<i32, TableName>, Error> {
+    let wrong = || Error::sql("read what follows");
+    let rows = client.query("SELECT number, schema, name FROM pgtandem.followed", &[]).await;
+    let read = |row: &Row| {
+        Ok((row.try_get(0)?, TableName { schema: row.try_get(1)?, name: row.try_get(2)? }))
+    };
+    rows.map_err(wrong())?.iter().map(read).collect::<Result<_, _>>().map_err(wrong())
+}
+
+/// Notes what the tables that follow are called, by number: these, and no others.
+///
+/// # Errors
+/// [`Error::Sql`].
+pub async fn note_followed(client: &Client, tables: &[(i32, &TableName)]) -> Result<(), Error> {
+    let sql = "WITH f AS (SELECT * FROM unnest($1::int[], $2::text[], $3::text[]) \
+                          AS f(number, schema, name)), \
+               g AS (DELETE FROM pgtandem.followed WHERE number NOT IN (SELECT number FROM f)) \
+               INSERT INTO pgtandem.followed SELECT * FROM f \
+               ON CONFLICT (number) DO UPDATE SET schema = excluded.schema, name = excluded.name";
+    let (numbers, names): (Vec<i32>, Vec<&TableName>) = tables.iter().copied().unzip();
+    let schemas: Vec<&str> = names.iter().map(|table| table.schema.as_str()).collect();
+    let names: Vec<&str> = names.iter().map(|table| table.name.as_str()).collect();
+    let noted = client.execute(sql, &[&numbers, &schemas, &names]).await;
+    noted.map(drop).map_err(Error::sql("note what follows"))
+}
+
 /// Notes that the copy is complete, and that the secondary stands at this snapshot.
 ///
 /// Tables that were copied under an earlier one keep that. The copy counts as a batch without changes.
@@ -292,7 +333,8 @@ pub async fn forget(client: &Client, tables: &[TableName]) -> Result<(), Error> 
 /// # Errors
 /// [`Error::Sql`].
 pub async fn skipped(client: &Client) -> Result<Option<String>, Error> {
-    let sql = "SELECT string_agg(format('%s changes of %s.%s were skipped', n, schema, name), ', ') \
+    let sql = "SELECT string_agg(CASE name WHEN '' THEN format('%s definitions were skipped', n) \
+                   ELSE format('%s changes of %s.%s were skipped', n, schema, name) END, ', ') \
                FROM (SELECT schema, name, count(*) AS n FROM pgtandem.dead_letters \
                      GROUP BY 1, 2 ORDER BY 1, 2) t";
     let row = client.query_one(sql, &[]).await.and_then(|row| row.try_get(0));

@@ -29,6 +29,9 @@ CREATE TEMP TABLE pgtandem_stage (
     was text COLLATE \"C\", now text COLLATE \"C\"
 ) ON COMMIT DROP";
 
+const DIVIDED: &str = "\
+CREATE TEMP TABLE IF NOT EXISTS pgtandem_divided (rel int NOT NULL, xid bigint NOT NULL) ON COMMIT DROP";
+
 const COPY: &str = "COPY pg_temp.pgtandem_stage FROM STDIN";
 
 /// What happened to each key in each transaction: whether a row was there before, and the one that is
@@ -87,6 +90,63 @@ LIMIT 1";
 /// Begins: makes the table, and waits for rows. The transaction is open already.
 pub(super) async fn create(client: &Client) -> Result<(), Error> {
     client.batch_execute(CREATE).await.map_err(Error::sql("make a table for a large batch"))
+}
+
+/// Leaves in the table what is to be applied before a definition that has to do with `numbers`: these
+/// tables, and if one of them is emptied, all that are. The rest is put aside.
+pub(super) async fn divide(client: &Client, numbers: &[i32]) -> Result<(), Error> {
+    let wrong = || Error::sql("divide a large batch");
+    let aside = "ALTER TABLE pg_temp.pgtandem_stage RENAME TO pgtandem_later";
+    client.batch_execute(aside).await.map_err(wrong())?;
+    create(client).await?;
+    let sql = "WITH d AS (DELETE FROM pg_temp.pgtandem_later WHERE rel = ANY ($1) \
+               OR rel IN (SELECT rel FROM pg_temp.pgtandem_later WHERE op = 'T') \
+               AND EXISTS (SELECT FROM pg_temp.pgtandem_later WHERE op = 'T' AND rel = ANY ($1)) \
+               RETURNING *) INSERT INTO pg_temp.pgtandem_stage SELECT * FROM d";
+    client.execute(sql, &[&numbers]).await.map(drop).map_err(wrong())
+}
+
+/// Notes of tables that are divided, of all if there are no `numbers`, which transactions have changed
+/// them by now; returns the tables.
+pub(super) async fn note_divided(
+    client: &Client,
+    numbers: Option<&[i32]>,
+) -> Result<Vec<i32>, Error> {
+    let wrong = || Error::sql("divide a large batch");
+    client.batch_execute(DIVIDED).await.map_err(wrong())?;
+    let note = "WITH d AS (INSERT INTO pg_temp.pgtandem_divided SELECT DISTINCT rel, xid \
+                FROM pg_temp.pgtandem_stage WHERE $1::int[] IS NULL OR rel = ANY ($1) RETURNING rel) \
+                SELECT DISTINCT rel FROM d";
+    let rows = client.query_typed(note, &[(&numbers, Type::INT4_ARRAY)]).await.map_err(wrong())?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(wrong())
+}
+
+/// The tables that were divided by [`note_divided`] and have changes in the table of transactions that
+/// had changed them before.
+pub(super) async fn torn(client: &Client) -> Result<Vec<i32>, Error> {
+    let wrong = || Error::sql("look at a divided batch");
+    client.batch_execute(DIVIDED).await.map_err(wrong())?;
+    let sql = "SELECT DISTINCT rel FROM pg_temp.pgtandem_stage \
+               JOIN pg_temp.pgtandem_divided USING (rel, xid)";
+    let rows = client.query_typed(sql, &[]).await.map_err(wrong())?;
+    rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(wrong())
+}
+
+/// Forgets what is in the table of some tables.
+pub(super) async fn forget(client: &Client, numbers: &[i32]) -> Result<(), Error> {
+    if numbers.is_empty() {
+        return Ok(());
+    }
+    let sql = "DELETE FROM pg_temp.pgtandem_stage WHERE rel = ANY ($1)";
+    let forgotten = client.execute(sql, &[&numbers]).await;
+    forgotten.map(drop).map_err(Error::sql("forget a part of a large batch"))
+}
+
+/// Takes back what was put aside; what was in the table is applied.
+pub(super) async fn unite(client: &Client) -> Result<(), Error> {
+    let sql = "DROP TABLE pg_temp.pgtandem_stage, pg_temp.pgtandem_steps, pg_temp.pgtandem_net; \
+               ALTER TABLE pg_temp.pgtandem_later RENAME TO pgtandem_stage";
+    client.batch_execute(sql).await.map_err(Error::sql("unite a large batch"))
 }
 
 /// Writes changes into the table.

@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::capture::error::CaptureError;
 use super::capture::mend;
 use super::capture::rotation::{self, Limits};
+use super::capture::schema;
 use super::catalog::Selection;
 use super::connect::{Target, connect};
 use super::observe::{Look, Observer};
@@ -25,6 +26,7 @@ use super::verify::{self, Verifier};
 use super::view::View;
 use super::wait::{Moment, WaitError, Waiter};
 use crate::config::{Config, Database, Replication, Secondary, Server};
+use crate::pool::definitions::{Seal, Seals};
 
 /// LIMIT: commands that wait for one secondary.
 const COMMANDS_MAX: usize = 16;
@@ -35,6 +37,9 @@ const TEND: Duration = Duration::from_secs(5);
 /// Between two looks at the keys of the tables under capture.
 const MEND: Duration = Duration::from_secs(1);
 
+/// How long clients of a new process wait for the primary's secret to be asked for. LIMIT.
+const FIRST_LOOK: Duration = Duration::from_secs(3);
+
 /// How long connecting may take where `server_connect_timeout` is off.
 const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -43,6 +48,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_mins(1);
 pub struct Supervisor {
     /// By database. Whoever works with one keeps it, also when there is another one in its place.
     groups: Arc<ArcSwap<Groups>>,
+    seals: Seals,
 }
 
 type Groups = BTreeMap<String, Arc<Group>>;
@@ -54,8 +60,16 @@ struct Group {
     settings: Replication,
     links: BTreeMap<String, Arc<Link>>,
     observer: Observer,
-    /// Keeps the change log small.
-    tender: Arc<AbortOnDropHandle<()>>,
+    tender: Arc<Tender>,
+}
+
+/// Keeps the change log of a primary small, and knows its secret.
+#[derive(Debug)]
+struct Tender {
+    _task: AbortOnDropHandle<()>,
+    /// Whether the secret was asked for.
+    has_looked: watch::Receiver<bool>,
+    began: Instant,
 }
 
 /// The way to one secondary.
@@ -82,8 +96,10 @@ pub struct GroupView {
 
 impl Supervisor {
     /// Starts a task for each secondary of the configuration. They end when this is dropped.
-    pub fn start(config: &Config) -> Self {
-        let supervisor = Self::default();
+    ///
+    /// `seals` are given the secrets by which definitions are proved.
+    pub fn start(config: &Config, seals: Seals) -> Self {
+        let supervisor = Self { seals, ..Self::default() };
         supervisor.apply(config);
         supervisor
     }
@@ -103,7 +119,7 @@ impl Supervisor {
             .filter_map(|(name, database)| {
                 let replication = database.replication.as_ref()?;
                 let assignments = assignments(config, name, database, replication);
-                Some((name.clone(), Group::start(assignments, old.get(name))?))
+                Some((name.clone(), Group::start(assignments, old.get(name), &self.seals)?))
             })
             .collect();
         for (name, group) in old.iter().filter(|(name, _)| !has_secondaries(config, name)) {
@@ -123,6 +139,19 @@ impl Supervisor {
             }
         }
         self.groups.store(Arc::new(new));
+    }
+
+    /// Waits until the primary of a database was asked for its secret, if it has just begun to be looked
+    /// after: a definition that a client sends before that could not follow.
+    ///
+    /// Cancel safe: yes.
+    pub async fn first_look(&self, database: &str) {
+        let tender = self.groups.load().get(database).map(|group| Arc::clone(&group.tender));
+        let Some(tender) = tender else { return };
+        let mut has_looked = tender.has_looked.clone();
+        let until = tender.began + FIRST_LOOK;
+        // Whoever does not answer by then holds nobody up.
+        let _ = tokio::time::timeout_at(until.into(), has_looked.wait_for(|looked| *looked)).await;
     }
 
     /// How all secondaries are, as far as this process knows, by database and name.
@@ -225,13 +254,17 @@ impl Supervisor {
 impl Group {
     /// Starts the tasks of a database's secondaries; `None` if there are none. Of the `old` ones those
     /// stay that are the same.
-    fn start(assignments: Vec<Assignment>, old: Option<&Arc<Self>>) -> Option<Arc<Self>> {
+    fn start(
+        assignments: Vec<Assignment>,
+        old: Option<&Arc<Self>>,
+        seals: &Seals,
+    ) -> Option<Arc<Self>> {
         let first = assignments.first()?.clone();
         let link = |assignment: Assignment| {
             let known = old.and_then(|old| old.links.get(&assignment.name));
             let same = known.filter(|known| known.assignment == assignment).cloned();
             let name = assignment.name.clone();
-            (name, same.unwrap_or_else(|| Arc::new(Link::start(assignment))))
+            (name, same.unwrap_or_else(|| Arc::new(Link::start(assignment, seals))))
         };
         let links: BTreeMap<String, Arc<Link>> = assignments.into_iter().map(link).collect();
         let same = old
@@ -247,8 +280,10 @@ impl Group {
         }
         let tender = same.map(|same| Arc::clone(&same.tender));
         let Assignment { primary, settings, .. } = first.clone();
-        let tender =
-            tender.unwrap_or_else(|| Arc::new(AbortOnDropHandle::new(tokio::spawn(tend(first)))));
+        let tender = tender.unwrap_or_else(|| {
+            let seal = seals.of(&first.database);
+            Arc::new(Tender::start(first, seal))
+        });
         Some(Arc::new(Self::new(primary, settings, links, tender)))
     }
 
@@ -256,7 +291,7 @@ impl Group {
         primary: Target,
         settings: Replication,
         links: BTreeMap<String, Arc<Link>>,
-        tender: Arc<AbortOnDropHandle<()>>,
+        tender: Arc<Tender>,
     ) -> Self {
         let selection = Selection::new(&settings.tables, &settings.exclude);
         let statuses = links.values().map(|link| link.status.clone()).collect();
@@ -299,12 +334,14 @@ impl Group {
 }
 
 impl Link {
-    fn start(assignment: Assignment) -> Self {
+    fn start(assignment: Assignment, seals: &Seals) -> Self {
         let (say, status) = watch::channel(Status::new(&assignment.database, &assignment.name));
         let (requests, receiver) = mpsc::channel(COMMANDS_MAX);
         let (desk, stands) = desk(&assignment);
         let interval = assignment.settings.verify_interval;
-        tokio::spawn(Keeper::new(assignment.clone(), say, receiver, stands, desk.diverged()).run());
+        let seal = seals.of(&assignment.database);
+        let keeper = Keeper::new(assignment.clone(), say, receiver, stands, desk.diverged(), seal);
+        tokio::spawn(keeper.run());
         if !interval.is_zero() {
             tokio::spawn(verify_forever(Arc::clone(&desk), status.clone(), interval));
         }
@@ -324,18 +361,32 @@ fn desk(assignment: &Assignment) -> (Arc<Desk>, HoldRequests) {
     (Arc::new(Desk::new(verifier, selection)), stands)
 }
 
+impl Tender {
+    fn start(assignment: Assignment, seal: Arc<Seal>) -> Self {
+        let (looked, has_looked) = watch::channel(false);
+        let task = tokio::spawn(tend(assignment, seal, looked));
+        Self { _task: AbortOnDropHandle::new(task), has_looked, began: Instant::now() }
+    }
+}
+
 /// Keeps the change log of one primary small, detaches who makes it too large, and keeps writes going
 /// where the key of a table has changed.
-async fn tend(assignment: Assignment) {
+async fn tend(assignment: Assignment, seal: Arc<Seal>, looked: watch::Sender<bool>) {
     let limits = Limits::of(&assignment.settings);
     let database = &assignment.database;
     let (began, mut tended_at, mut client) = (Instant::now(), None::<Instant>, None);
+    let mut is_sealed = false;
     loop {
         let outcome = async {
             let client = match &mut client {
                 Some(client) => client,
                 None => client.insert(connect(&assignment.primary).await?),
             };
+            if !is_sealed {
+                let secret = schema::secret(client).await?;
+                is_sealed = secret.is_some();
+                seal.set(secret);
+            }
             let mended = mend::mend(client).await?;
             if !mended.is_empty() {
                 let tables = mended.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -349,10 +400,13 @@ async fn tend(assignment: Assignment) {
             Ok(())
         };
         match outcome.await {
-            Ok(()) | Err(CaptureError::NotInstalled) => {}
+            Ok(()) | Err(CaptureError::NotInstalled) => drop(looked.send_replace(true)),
+            // Whoever applies brings it up in a moment.
+            Err(CaptureError::Older { .. }) if began.elapsed() < FIRST_LOOK => client = None,
             Err(error) => {
                 tracing::warn!(database, %error, "cannot keep the change log small");
-                client = None;
+                (client, is_sealed) = (None, false);
+                looked.send_replace(true);
             }
         }
         tokio::time::sleep(MEND).await;

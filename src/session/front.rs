@@ -7,6 +7,7 @@ use crate::backend::link::Unnamed;
 use crate::backend::params::ParamSet;
 use crate::backend::statements::{Scope, Statement, text_of};
 use crate::fault::Fault;
+use crate::pool::definitions::Definitions;
 use crate::session::state::{State, Taking};
 use crate::wire::header::MESSAGE_BYTES_MAX;
 use crate::wire::passage::Passage;
@@ -97,6 +98,53 @@ impl Prepared {
     }
 }
 
+/// Most statements and portals with definitions that one client may have. LIMIT: the others do not
+/// follow.
+const DEFINING_MAX: usize = 256;
+
+/// Most bytes of their texts, for statements and portals each. LIMIT: as above.
+const DEFINING_BYTES_MAX: usize = 16 << 20;
+
+/// The definitions among the statements and portals of one client.
+#[derive(Debug, Default)]
+pub struct Defining {
+    /// Texts of statements that keep their names, by these.
+    pub statements: Texts,
+    /// Texts of portals, by their names.
+    pub portals: Texts,
+}
+
+/// Texts by names.
+#[derive(Debug, Default)]
+pub struct Texts(Vec<NamedText>);
+
+/// A name, and the text that it stands for.
+type NamedText = (Box<[u8]>, Arc<[u8]>);
+
+impl Texts {
+    /// Notes that `name` stands for a text, or for something else.
+    pub fn set(&mut self, name: &[u8], text: Option<Arc<[u8]>>) {
+        self.0.retain(|(known, _)| **known != *name);
+        let bytes: usize = self.0.iter().map(|(_, known)| known.len()).sum();
+        if let Some(text) = text
+            && self.0.len() < DEFINING_MAX
+            && bytes + text.len() <= DEFINING_BYTES_MAX
+        {
+            self.0.push((name.into(), text));
+        }
+    }
+
+    /// Returns the text that `name` stands for.
+    pub fn find(&self, name: &[u8]) -> Option<&Arc<[u8]>> {
+        self.0.iter().find(|(known, _)| **known == *name).map(|(_, text)| text)
+    }
+
+    /// Says whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// The protocol state of one client.
 #[derive(Debug)]
 pub struct Front {
@@ -112,6 +160,10 @@ pub struct Front {
     pub params: Arc<ParamSet>,
     /// What it leaves at its backend.
     pub state: State,
+    /// How its definitions are treated, if they are looked for; as of the lease.
+    pub definitions: Option<Arc<Definitions>>,
+    /// What it has of them; nothing as long as it sends none.
+    pub defining: Defining,
     /// Its prepared statements; boxed, so that clients without any cost nothing.
     prepared: Option<Box<Prepared>>,
 }
@@ -126,6 +178,8 @@ impl Front {
             passage: Passage::Boundary,
             params,
             state: State::default(),
+            definitions: None,
+            defining: Defining::default(),
             prepared: None,
         }
     }

@@ -23,15 +23,17 @@ mod definition;
 mod glance;
 mod lexer;
 mod name;
+mod place;
 mod setting;
 mod split;
 
 pub use calls::{Traces, settings_of};
 pub use classify::{Action, Class, Discard, Names, Transaction, classify, is_plain};
-pub use definition::{Definition, Object, Verb};
+pub use definition::{Definition, Object, Temporary, Verb};
 pub use glance::{Glance, glance};
 pub use lexer::{Charset, Dialect, Kind, Lexer, Token};
 pub use name::{Name, text_of};
+pub use place::tablespaces;
 pub use setting::{Scope, Setting, Target, Value};
 pub use split::{Part, Statements, statements};
 

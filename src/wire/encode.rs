@@ -152,6 +152,65 @@ pub fn question(out: &mut Vec<u8>, sql: &[u8], parameters: &[&[u8]]) {
     sync(out);
 }
 
+/// The value of a parameter of a Bind.
+#[derive(Debug, Clone, Copy)]
+pub enum Parameter<'a> {
+    /// As text, or null.
+    Text(Option<&'a [u8]>),
+    /// As the type's own format.
+    Binary(&'a [u8]),
+}
+
+/// Appends Parse with the types of its parameters; there are at most 65,535.
+pub fn parse_typed(out: &mut Vec<u8>, name: &[u8], sql: &[u8], types: &[u32]) {
+    message(out, frontend::PARSE, |out| {
+        cstr(out, name);
+        cstr(out, sql);
+        out.extend_from_slice(&count(types.len()));
+        for oid in types {
+            out.extend_from_slice(&oid.to_be_bytes());
+        }
+    });
+}
+
+/// Appends Bind; there are at most 65,535 parameters, and results are text.
+pub fn bind(out: &mut Vec<u8>, portal: &[u8], statement: &[u8], parameters: &[Parameter<'_>]) {
+    message(out, frontend::BIND, |out| {
+        cstr(out, portal);
+        cstr(out, statement);
+        out.extend_from_slice(&count(parameters.len()));
+        for parameter in parameters {
+            let format: u16 = match parameter {
+                Parameter::Text(_) => 0,
+                Parameter::Binary(_) => 1,
+            };
+            out.extend_from_slice(&format.to_be_bytes());
+        }
+        out.extend_from_slice(&count(parameters.len()));
+        for parameter in parameters {
+            let (Parameter::Text(Some(value)) | Parameter::Binary(value)) = parameter else {
+                out.extend_from_slice(&(-1_i32).to_be_bytes());
+                continue;
+            };
+            out.extend_from_slice(&u32::try_from(value.len()).unwrap_or(u32::MAX).to_be_bytes());
+            out.extend_from_slice(value);
+        }
+        out.extend_from_slice(&[0, 0]);
+    });
+}
+
+/// Appends Execute without a limit.
+pub fn execute(out: &mut Vec<u8>, portal: &[u8]) {
+    message(out, frontend::EXECUTE, |out| {
+        cstr(out, portal);
+        out.extend_from_slice(&[0; 4]);
+    });
+}
+
+fn count(count: usize) -> [u8; 2] {
+    u16::try_from(count).unwrap_or(u16::MAX).to_be_bytes()
+}
+
 /// Appends Close of a statement.
 pub fn close_statement(out: &mut Vec<u8>, name: &[u8]) {
     message(out, frontend::CLOSE, |out| {

@@ -93,6 +93,9 @@ pub enum Reply {
     Forward,
     /// The message was ours: the client does not see the reply, unless it is an error.
     Swallow,
+    /// A Describe of ours, for what was sent as a Query: the client sees rows described, but not
+    /// that there are none.
+    Rows,
     /// The server never saw the message: we answer when its turn comes.
     Synthesize,
     /// The server was made to fail at this place; the client gets this error instead.
@@ -418,7 +421,15 @@ impl<E> Expect<E> {
         let Some(head) = self.entries.front() else {
             return Err(Desync { tag, awaited: None });
         };
-        let verdict = if head.reply == Reply::Swallow { Verdict::Drop } else { Verdict::Forward };
+        let verdict = match head.reply {
+            Reply::Swallow => Verdict::Drop,
+            Reply::Rows if matches!(tag, backend::NO_DATA | backend::PARAMETER_DESCRIPTION) => {
+                Verdict::Drop
+            }
+            Reply::Forward | Reply::Rows | Reply::Synthesize | Reply::Replace(_) => {
+                Verdict::Forward
+            }
+        };
         let is_whole = match (head.awaited, tag) {
             (
                 Awaited::Query | Awaited::Execute,
@@ -488,9 +499,11 @@ impl<E> Expect<E> {
         }
         let verdict = match &head.reply {
             Reply::Replace(message) if was_provoked => Verdict::Replace(message.clone()),
-            Reply::Replace(_) | Reply::Forward | Reply::Swallow | Reply::Synthesize => {
-                Verdict::Forward
-            }
+            Reply::Replace(_)
+            | Reply::Forward
+            | Reply::Rows
+            | Reply::Swallow
+            | Reply::Synthesize => Verdict::Forward,
         };
         self.doubt_ignored_syncs();
         let sync_at = self.entries.iter().position(|entry| entry.awaited == Awaited::Sync);

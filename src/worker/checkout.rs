@@ -384,7 +384,7 @@ impl Worker {
         };
         self.backends.insert(Backend {
             pipe: Pipe::new(raw, opened.unread),
-            link: Link::new(base),
+            link: Link { pid: opened.cancel_key.pid, ..Link::new(base) },
             pool: spec.number,
             role: Role::Cancelling,
             permit,

@@ -414,6 +414,7 @@ impl Worker {
         self.general = general;
         for pool in self.pools.iter_mut().flatten() {
             pool.settings = pool.spec.settings();
+            pool.definitions = pool.spec.definitions();
         }
         for key in self.sessions.keys() {
             self.update_limits(key);

@@ -14,6 +14,7 @@ use crate::backend::statements::Scope;
 use crate::config::{PoolMode, PoolSettings};
 use crate::fault::Fault;
 use crate::metrics::cells::Cells;
+use crate::pool::definitions::Definitions;
 use crate::pool::slots::{Order, Slots};
 use crate::pool::spec::{PoolNumber, Spec};
 use crate::session::front::StatementRules;
@@ -61,6 +62,8 @@ pub struct Pool {
     pub spec: Arc<Spec>,
     /// Its settings, as of the last reload.
     pub settings: Arc<PoolSettings>,
+    /// How definitions of its clients are treated, as of the last reload.
+    pub definitions: Option<Arc<Definitions>>,
     /// Which of the worker's statements are its own.
     pub scope: Scope,
     /// Who has what, and who waits.
@@ -96,6 +99,7 @@ impl Pool {
         Self {
             passage,
             settings: spec.settings(),
+            definitions: spec.definitions(),
             scope: Scope::fresh(),
             spec,
             slots: Slots::default(),

@@ -180,6 +180,9 @@ impl Worker {
         let was_at_rest = backend.link.expect.is_at_rest();
         if std::mem::take(&mut session.is_fresh) {
             restore_parameters(session, backend, &mut self.shared.interner, &mut out);
+            let at = usize::try_from(session.pool.0).unwrap_or(usize::MAX);
+            let pool = self.pools.get(at).and_then(Option::as_ref);
+            session.front.definitions = pool.and_then(|pool| pool.definitions.clone());
         }
         let mut replies = Vec::new();
         let (front, link) = (&mut session.front, &mut backend.link);

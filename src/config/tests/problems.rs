@@ -136,6 +136,7 @@ fn replication_and_secondaries() {
     check("[databases.a]\nuser = \"u\"\n[databases.a.replication]\n", &[]);
     let section = "databases.a.replication";
     check_line(section, "consistency = \"eventual\"", "\"eventual\" is not one of async");
+    check_line(section, "ddl = \"replay\"", "\"replay\" is not one of follow, refuse, ignore");
     check_line(section, "batch_rows = 0", "0 is out of range, expected 1 to 1000000");
     check_line(
         section,

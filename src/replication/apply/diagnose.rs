@@ -32,6 +32,15 @@ pub(super) async fn find(
     Ok(found)
 }
 
+/// Does a job within the transaction that is open; if it fails, finds the row.
+pub(super) async fn exactly(applier: &Applier, job: &Job) -> Result<(), ApplyError> {
+    match attempt(applier, job).await? {
+        Ok(()) => Ok(()),
+        Err(error) if error.is_transient() => Err(error),
+        Err(error) => Err(narrow(applier, job, error).await?),
+    }
+}
+
 /// Halves a job that fails until one row is left; `error` is what it failed with.
 async fn narrow(applier: &Applier, job: &Job, error: ApplyError) -> Result<ApplyError, Error> {
     let mut error = error;

@@ -75,6 +75,15 @@ pub struct Ready {
     pub skipped: Vec<Change>,
 }
 
+/// What cannot be applied, and is left out on somebody's word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Poison {
+    /// The changes of a row.
+    Row(TableName, RowKey),
+    /// A definition, by its place in the log.
+    Definition(i64),
+}
+
 /// Why a batch was not applied.
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
@@ -118,6 +127,31 @@ pub enum ApplyError {
         /// What the server said.
         source: Box<Error>,
     },
+    /// A definition cannot be made on the secondary.
+    #[error("definition {id}, {text:?}: {source}")]
+    Undefined {
+        /// Its place in the log.
+        id: i64,
+        /// How its text begins.
+        text: String,
+        /// What the server said.
+        source: Box<Error>,
+    },
+    /// A definition has made something else of a table than on the primary.
+    #[error(
+        "definition {id}, {text:?}: {table} looks otherwise than on the primary behind it; make \
+         it alike, and it is copied anew"
+    )]
+    Unlike {
+        /// Its place in the log.
+        id: i64,
+        /// How its text begins.
+        text: String,
+        /// The table.
+        table: TableName,
+        /// The table's number.
+        number: i32,
+    },
     /// Something failed that has nothing to do with a row.
     #[error(transparent)]
     Other(#[from] Error),
@@ -127,11 +161,30 @@ impl ApplyError {
     /// Whether the same may succeed later without anybody doing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Refused { source, .. } => source.is_transient(),
+            Self::Refused { source, .. } | Self::Undefined { source, .. } => source.is_transient(),
             Self::Other(error) => error.is_transient(),
             // Another process may have put the table under capture.
             Self::Fenced | Self::Unknown { .. } => true,
-            Self::Detached { .. } | Self::Impossible(_) | Self::Missing { .. } => false,
+            Self::Detached { .. }
+            | Self::Impossible(_)
+            | Self::Missing { .. }
+            | Self::Unlike { .. } => false,
+        }
+    }
+
+    /// What could be left out so that the rest can be applied, if that is known.
+    pub fn poison(&self) -> Option<Poison> {
+        match self {
+            Self::Missing { table, key, .. } | Self::Refused { table, key: Some(key), .. } => {
+                Some(Poison::Row(table.clone(), key.clone()))
+            }
+            Self::Undefined { id, .. } | Self::Unlike { id, .. } => Some(Poison::Definition(*id)),
+            Self::Refused { key: None, .. }
+            | Self::Fenced
+            | Self::Detached { .. }
+            | Self::Impossible(_)
+            | Self::Unknown { .. }
+            | Self::Other(_) => None,
         }
     }
 }

@@ -12,9 +12,9 @@ use super::job::{Job, plan, truncate};
 use super::step::Step;
 use super::{ApplyError, Followed, Ready, Tables, Treatment};
 use crate::replication::batch::Position;
+use crate::replication::coalesce::NetTable;
 use crate::replication::error::Error;
 use crate::replication::hook;
-use crate::replication::stage;
 
 /// LIMIT: statements on their way at a time; `join_all` polls so few in their order.
 const IN_FLIGHT_MAX: usize = 16;
@@ -68,11 +68,50 @@ impl Applier {
         self.client.batch_execute(self.begin()).await.map_err(Error::sql("begin a batch"))
     }
 
-    /// Applies a batch whose changes are in the table of [`stage`], in the transaction that has begun.
+    /// Makes sure that the secondary stands where we think, and that it stays there until the end of
+    /// the transaction that has begun.
+    ///
+    /// # Errors
+    /// [`ApplyError::Fenced`], [`Error::Sql`].
+    pub(in crate::replication) async fn claim(&self, from: &Position) -> Result<(), ApplyError> {
+        let sql = "SELECT 1 FROM pgtandem.progress WHERE snapshot::text = $1 FOR UPDATE";
+        let parameters: [(&(dyn ToSql + Sync), Type); 1] =
+            [(&from.snapshot.to_string(), Type::TEXT)];
+        let rows = self.client.query_typed(sql, &parameters).await;
+        match rows.map_err(Error::sql("look where the secondary stands"))?.len() {
+            1 => Ok(()),
+            _ => Err(ApplyError::Fenced),
+        }
+    }
+
+    /// Applies a part of a batch in the transaction that has begun.
+    ///
+    /// # Errors
+    /// [`ApplyError`]; the transaction must be given up then.
+    pub(in crate::replication) async fn apply_part(
+        &mut self,
+        tables: &Tables,
+        nets: Vec<(i32, NetTable)>,
+    ) -> Result<(), ApplyError> {
+        let (truncated, jobs) = plan(tables, nets)?;
+        truncate(&self.client, &truncated).await?;
+        for job in &jobs {
+            self.prepare(job).await?;
+            diagnose::exactly(self, job).await?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the statements that are prepared: tables look otherwise now.
+    pub(in crate::replication) fn forget_prepared(&mut self) {
+        self.prepared.clear();
+    }
+
+    /// Moves the secondary on, in the transaction that has begun and in which all else is done.
     ///
     /// # Errors
     /// As those of [`Self::apply`].
-    pub(in crate::replication) async fn apply_staged(
+    pub(in crate::replication) async fn finish(
         &self,
         tables: &Tables,
         batch: Ready,
@@ -80,15 +119,7 @@ impl Applier {
         let Ready { from, until, changes, ids, last, skipped, .. } = batch;
         let after = from.moved_to(&until);
         let step = Step { from: &from, until: &until, after: &after, changes, ids, last, skipped };
-        let applied = match step.take(&self.client, tables).await {
-            Ok(()) => stage::apply(self, tables).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = applied {
-            let undone = self.client.batch_execute("ROLLBACK").await;
-            undone.map_err(Error::sql("roll back a batch"))?;
-            return Err(error);
-        }
+        step.take(&self.client, tables).await?;
         self.commit().await?;
         Ok(after)
     }

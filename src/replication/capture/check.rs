@@ -244,10 +244,11 @@ struct Registered {
     fingerprint: String,
     inserts: Inserts,
     leaves: Vec<u32>,
+    is_plain: bool,
 }
 
 async fn registered(client: &impl GenericClient) -> Result<Vec<Registered>, Error> {
-    let sql = "SELECT number, relid, schema, name, fingerprint, inserts, leaves
+    let sql = "SELECT number, relid, schema, name, fingerprint, inserts, leaves, is_plain
                FROM pgtandem.tables ORDER BY number";
     let rows = client.query(sql, &[]).await.map_err(Error::sql("read pgtandem.tables"))?;
     let rows: Result<Vec<_>, _> = rows.iter().map(Registered::of).collect();
@@ -263,6 +264,7 @@ impl Registered {
             fingerprint: row.try_get(4)?,
             inserts: Inserts::written(row.try_get(5)?),
             leaves: row.try_get(6)?,
+            is_plain: row.try_get(7)?,
         })
     }
 }
@@ -278,12 +280,21 @@ async fn exposed(client: &impl GenericClient) -> Result<Vec<Finding>, Error> {
                      FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                      WHERE n.nspname = 'pgtandem'
                    UNION ALL
-                     SELECT format('function pgtandem.%s()', p.proname),
+                     SELECT 'function ' || p.oid::regprocedure::text,
                             COALESCE(p.proacl, acldefault('f', p.proowner)), n.nspowner
                      FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                      WHERE n.nspname = 'pgtandem') o
                CROSS JOIN LATERAL aclexplode(o.acl) a
                WHERE a.grantee <> o.owner
+                 -- Everybody may call one function; see `sql/step_2.sql`.
+                 AND NOT (a.grantee = 0 AND (o.what LIKE 'function pgtandem.define(%'
+                          OR o.what = 'schema pgtandem' AND a.privilege_type = 'USAGE'))
+                 -- Nor is it for the owner of a partitioned table; see `Function::caller`.
+                 AND NOT EXISTS (SELECT FROM pgtandem.tables t JOIN pg_class c ON c.oid = t.relid
+                                 WHERE c.relkind = 'p' AND c.relowner = a.grantee
+                                   AND o.what IN ('function pgtandem.insert_' || t.number || '()',
+                                                  'function pgtandem.update_' || t.number || '()',
+                                                  'function pgtandem.delete_' || t.number || '()'))
                GROUP BY 1, 2 ORDER BY 1, 2";
     let wrong = || Error::sql("read the rights on the change log");
     let rows = client.query(sql, &[]).await.map_err(wrong())?;
@@ -330,7 +341,10 @@ impl View<'_> {
         for oid in entry.leaves.iter().filter(is_gone) {
             found.push(Trouble::PartitionGone { oid: *oid });
         }
-        let shape = Shape { inserts: entry.inserts, ..shape.clone() };
+        let mut shape = Shape { inserts: entry.inserts, ..shape.clone() };
+        if entry.is_plain {
+            shape = shape.plain();
+        }
         let wanted = Installation::new(table, &shape, entry.number, self.meta.active);
         if self.meta.stopped.is_none() {
             let altered = wanted.functions.iter().filter(|wanted| !self.installed.has(wanted));

@@ -26,6 +26,11 @@ impl FoundFunction {
         settings.sort_unstable();
         self.is_definer && self.is_ours && self.body == wanted.body && self.settings == settings
     }
+
+    /// Whether those may use it who should, and nobody else.
+    pub fn is_open_as(&self, wanted: &Function) -> bool {
+        self.grantees.iter().eq(&wanted.caller)
+    }
 }
 
 /// A trigger as the catalog has it.

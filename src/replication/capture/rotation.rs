@@ -110,6 +110,9 @@ pub async fn tend(
     if logs.iter().any(|log| log.is_active && !log.is_stopped && log.bytes >= limits.rotate_bytes) {
         tended.rotated_to = rotate(client).await?;
     }
+    // A proof is good for a day; see `pgtandem.define`.
+    let old = "DELETE FROM pgtandem.proofs WHERE used_at < clock_timestamp() - interval '2 days'";
+    client.execute(old, &[]).await.map_err(Error::sql("forget old proofs"))?;
     let bytes = self::logs(client).await?.iter().map(|log| log.bytes_total).sum();
     tended.detached = excess(client, limits, bytes, watched).await?;
     if !tended.detached.is_empty() {

@@ -1,16 +1,18 @@
 //! The schema `pgtandem` on a primary: made, upgraded by numbered steps, and removed.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, GenericClient, Transaction};
 
 use super::error::CaptureError;
 use super::table;
 use crate::replication::error::Error;
+use crate::secret::Secret;
 
 /// Steps from nothing to the newest format; step `n` leads from format `n` to `n + 1`. A step that
 /// has been released is never changed.
-pub(super) const STEPS: [&str; 1] = [include_str!("sql/step_1.sql")];
+pub(super) const STEPS: [&str; 2] =
+    [include_str!("sql/step_1.sql"), include_str!("sql/step_2.sql")];
 
 /// Takes back rights on our objects that default privileges gave away.
 pub(super) const CLOSE: &str = include_str!("sql/close.sql");
@@ -21,8 +23,11 @@ const REMOVE: &str = include_str!("sql/uninstall.sql");
 /// that two proxies do not do it at once.
 pub(super) const LOCK: i64 = 0x7067_7461_6e64_656d;
 
+/// Between two tries to get it.
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// The newest format, that of this version.
-pub const FORMAT: i32 = 1;
+pub const FORMAT: i32 = 2;
 
 /// What `pgtandem.meta` says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,13 +42,23 @@ pub struct Meta {
 
 /// Makes the schema, or brings it to the newest format.
 ///
-/// One transaction; does nothing where all is as it should be. Needs CREATE on the database the
-/// first time. Cancel safe: yes, the transaction is rolled back.
+/// One transaction; does nothing where all is as it should be, and does not wait for definitions of
+/// clients then. Needs CREATE on the database the first time. Cancel safe: yes, the transaction is
+/// rolled back.
 ///
 /// # Errors
-/// [`CaptureError::Foreign`], [`CaptureError::Newer`], [`CaptureError::Sql`].
+/// [`CaptureError::Foreign`], [`CaptureError::Newer`], [`CaptureError::Defining`],
+/// [`CaptureError::Sql`].
 pub async fn install(client: &mut Client) -> Result<Meta, CaptureError> {
-    let transaction = begin(client, Duration::from_secs(10)).await?;
+    let newest = match format(&*client).await? {
+        FORMAT => Some(read(client).await?),
+        _ => None,
+    };
+    let patience = if newest.is_some() { Duration::ZERO } else { Duration::from_secs(10) };
+    let transaction = match (begin(client, patience).await, newest) {
+        (Err(CaptureError::Defining { .. }), Some(meta)) => return Ok(meta),
+        (begun, _) => begun?,
+    };
     let format = format(&transaction).await?;
     if format > FORMAT {
         return Err(CaptureError::Newer { found: format, known: FORMAT });
@@ -65,7 +80,7 @@ pub async fn install(client: &mut Client) -> Result<Meta, CaptureError> {
 /// Reads what `pgtandem.meta` says.
 ///
 /// # Errors
-/// [`CaptureError::NotInstalled`], [`CaptureError::Sql`].
+/// [`CaptureError::NotInstalled`], [`CaptureError::Older`], [`CaptureError::Sql`].
 pub async fn read(client: &impl GenericClient) -> Result<Meta, CaptureError> {
     let exists =
         "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -75,12 +90,31 @@ pub async fn read(client: &impl GenericClient) -> Result<Meta, CaptureError> {
         return Err(CaptureError::NotInstalled);
     }
     let row = client
-        .query_one("SELECT group_id::text, active, stopped_why FROM pgtandem.meta", &[])
+        .query_one("SELECT group_id::text, active, stopped_why, format FROM pgtandem.meta", &[])
         .await
         .map_err(Error::sql("read pgtandem.meta"))?;
     let meta =
         || Ok(Meta { group: row.try_get(0)?, active: row.try_get(1)?, stopped: row.try_get(2)? });
-    Ok(meta().map_err(Error::sql("read pgtandem.meta"))?)
+    let wrong = || Error::sql("read pgtandem.meta");
+    let found: i32 = row.try_get(3).map_err(wrong())?;
+    if found < FORMAT {
+        return Err(CaptureError::Older { found, known: FORMAT });
+    }
+    Ok(meta().map_err(wrong())?)
+}
+
+/// Reads the secret that proves definitions; `None` if nothing is installed that would take them.
+///
+/// # Errors
+/// [`CaptureError::Sql`].
+pub async fn secret(client: &impl GenericClient) -> Result<Option<Secret>, CaptureError> {
+    if format(client).await? != FORMAT {
+        return Ok(None);
+    }
+    let row = client.query_one("SELECT secret FROM pgtandem.meta", &[]).await;
+    let secret: Vec<u8> =
+        row.and_then(|row| row.try_get(0)).map_err(Error::sql("read the secret of definitions"))?;
+    Ok(Some(Secret::new(secret)))
 }
 
 /// Removes capture without a trace: triggers, functions, logs, state.
@@ -104,29 +138,41 @@ pub async fn uninstall(client: &mut Client, patience: Duration) -> Result<(), Ca
 
 /// Begins a transaction that changes the schema: others wait for it, and it waits for no lock longer
 /// than `patience`.
+///
+/// Definitions of clients share the lock until their transactions end. So it is asked for, and never
+/// queued for: whoever came behind us would wait for them too.
 pub(super) async fn begin(
     client: &mut Client,
     patience: Duration,
 ) -> Result<Transaction<'_>, CaptureError> {
-    let begin = Error::sql("begin a change of the schema pgtandem");
-    let transaction = client.transaction().await.map_err(begin)?;
-    let lock = format!(
-        "SET LOCAL lock_timeout = {}; SELECT pg_advisory_xact_lock({LOCK})",
-        patience.as_millis()
-    );
-    let locked = transaction.batch_execute(&lock).await;
-    locked.map_err(Error::sql("lock the schema pgtandem"))?;
-    Ok(transaction)
+    let began = Instant::now();
+    let wrong = Error::sql("begin a change of the schema pgtandem");
+    let transaction = client.transaction().await.map_err(wrong)?;
+    let limit = format!("SET LOCAL lock_timeout = {}", patience.as_millis());
+    let wrong = || Error::sql("lock the schema pgtandem");
+    transaction.batch_execute(&limit).await.map_err(wrong())?;
+    let lock = "SELECT pg_try_advisory_xact_lock($1)";
+    loop {
+        let row = transaction.query_one(lock, &[&LOCK]).await;
+        if row.and_then(|row| row.try_get(0)).map_err(wrong())? {
+            return Ok(transaction);
+        }
+        let waited = began.elapsed();
+        if waited >= patience {
+            return Err(CaptureError::Defining { waited });
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
 }
 
 /// The format that is installed; 0 if none is.
-async fn format(transaction: &Transaction<'_>) -> Result<i32, CaptureError> {
+async fn format(client: &impl GenericClient) -> Result<i32, CaptureError> {
     let wrong = || Error::sql("look for the schema pgtandem");
     let look = "SELECT pg_get_userbyid(nspowner)::text, pg_has_role(nspowner, 'USAGE'),
                        EXISTS (SELECT FROM pg_class c
                                WHERE c.relnamespace = n.oid AND c.relname = 'meta')
                 FROM pg_namespace n WHERE nspname = 'pgtandem'";
-    let Some(row) = transaction.query_opt(look, &[]).await.map_err(wrong())? else {
+    let Some(row) = client.query_opt(look, &[]).await.map_err(wrong())? else {
         return Ok(0);
     };
     if !row.try_get::<_, bool>(1).map_err(wrong())? {
@@ -135,7 +181,7 @@ async fn format(transaction: &Transaction<'_>) -> Result<i32, CaptureError> {
     if !row.try_get::<_, bool>(2).map_err(wrong())? {
         return Ok(0);
     }
-    let format = transaction.query_one("SELECT format FROM pgtandem.meta", &[]).await;
+    let format = client.query_one("SELECT format FROM pgtandem.meta", &[]).await;
     Ok(format.and_then(|row| row.try_get(0)).map_err(wrong())?)
 }
 

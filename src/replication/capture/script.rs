@@ -78,15 +78,16 @@ fn capture(sql: &mut String, always: &mut String, table: &Table, shape: &Shape, 
     let leaves: Vec<String> = shape.leaves.iter().map(|leaf| leaf.oid.to_string()).collect();
     let registration = format!(
         "INSERT INTO pgtandem.tables \
-             (number, relid, schema, name, key, fingerprint, inserts, leaves, since)\n    \
-         VALUES ({number}, {}, {}, {}, {}, '{}', '{}', '{{{}}}', pg_current_snapshot())",
-        table.oid,
+             (number, relid, schema, name, key, fingerprint, inserts, leaves, since, columns)\n    \
+         SELECT {number}, oid, {}, {}, {}, '{}', '{}', '{{{}}}', pg_current_snapshot(), relnatts\n    \
+         FROM pg_class WHERE oid = {}",
         name(&table.name.schema),
         name(&table.name.name),
         name(&literal::array(key.into_iter().map(Some))),
         table.fingerprint(),
         shape.inserts.as_str(),
         leaves.join(","),
+        table.oid,
     );
     line(sql, &registration);
 }

@@ -53,6 +53,8 @@ pub struct Shape {
     pub leaves: Vec<Leaf>,
     /// Whether we may decide that its triggers fire always.
     pub is_owner: bool,
+    /// The owner of a partitioned table, if that is somebody else.
+    pub caller: Option<String>,
 }
 
 /// Why a table cannot be captured.
@@ -192,6 +194,11 @@ impl Pin {
 }
 
 impl Shape {
+    /// The same as a definition captures it, before anybody has looked at the types: all is pinned.
+    pub(super) fn plain(&self) -> Self {
+        Self { pins: Pin::ALL.into(), ..self.clone() }
+    }
+
     /// Reads the shapes of tables by oid, or why one cannot be captured.
     ///
     /// Every table of `tables` is in the answer.
@@ -229,6 +236,12 @@ impl Shape {
     }
 
     fn refusal(row: &Row, has_key: bool) -> Result<Option<Refusal>, tokio_postgres::Error> {
+        // The catalog's functions say nothing of a table that has just gone.
+        for what in ["may_trigger", "may_select", "is_row_security_active"] {
+            if row.try_get::<_, Option<bool>>(what)?.is_none() {
+                return Ok(Some(Refusal::Gone));
+            }
+        }
         let is = |what| row.try_get::<_, bool>(what);
         let name = |what| row.try_get::<_, Option<String>>(what);
         Ok(if !has_key && is("has_deferrable_key")? {
@@ -261,6 +274,7 @@ impl Shape {
             pins,
             leaves: oids.into_iter().zip(names).map(|(oid, name)| Leaf { oid, name }).collect(),
             is_owner: row.try_get("is_owner")?,
+            caller: row.try_get("caller")?,
         })
     }
 }
@@ -272,6 +286,8 @@ impl Shape {
 const SHAPES: &str = "\
 SELECT c.oid, c.relkind = 'p' AS is_partitioned,
        pg_has_role(c.relowner, 'USAGE') AS is_owner,
+       (SELECT pg_get_userbyid(c.relowner)::text FROM pg_namespace n
+        WHERE n.nspname = 'pgtandem' AND c.relkind = 'p' AND n.nspowner <> c.relowner) AS caller,
        has_table_privilege(c.oid, 'TRIGGER') AS may_trigger,
        has_table_privilege(c.oid, 'SELECT') AND COALESCE(p.may_select, true) AS may_select,
        row_security_active(c.oid) OR COALESCE(p.is_row_security_active, false)

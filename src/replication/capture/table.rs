@@ -7,15 +7,14 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, Transaction};
+use tokio_postgres::{Client, GenericClient, Transaction};
 
 use super::error::CaptureError;
 use super::installed::Installed;
 use super::schema;
 use super::shape::{Inserts, Shape};
 use super::triggers::{Installation, Trigger};
-use crate::replication::catalog::Table;
+use crate::replication::catalog::{Table, TableName};
 use crate::replication::error::Error;
 use crate::replication::literal;
 
@@ -65,7 +64,7 @@ pub async fn capture(
     loop {
         let result = try_capture(client, table, &shape).await;
         match result {
-            Err(error) if is_locked(&error) => tries.pause(&table.name.to_string()).await?,
+            Err(error) if error.is_about_locks() => tries.pause(&table.name.to_string()).await?,
             result => return result,
         }
     }
@@ -77,24 +76,82 @@ async fn try_capture(
     shape: &Shape,
 ) -> Result<Captured, CaptureError> {
     let wrong = || Error::sql("capture a table");
+    if look(&*client, table, shape).await?.is_some_and(|look| look.is_settled) {
+        // As a rule; it needs no lock, for which definitions of clients would have to end.
+        return Ok(Captured::Unchanged);
+    }
     let transaction = schema::begin(client, LOCK_WAIT).await?;
     let meta = schema::read(&transaction).await?;
-    let before = Before::read(&transaction, table).await.map_err(wrong())?;
-    let number = match &before {
-        Some(before) => before.number,
-        None => next_number(&transaction).await?,
-    };
+    expect_same(&transaction, table).await?;
+    let Look { number, installed, captured, is_open, .. } =
+        match look(&transaction, table, shape).await? {
+            Some(look) => look,
+            None => Look::of_new(next_number(&transaction).await?),
+        };
     let wanted = Installation::new(table, shape, number, meta.active);
-    let names: Vec<String> = wanted.functions.iter().map(|f| f.name.clone()).collect();
-    let installed = Installed::read_some(&transaction, &names).await?;
-    let state = State { table, shape, installed: &installed, active: meta.active };
-    let captured = before.map_or(Captured::Began, |before| state.since(&before));
-    if captured != Captured::Unchanged {
+    if captured != Captured::Unchanged || is_open {
         put(&transaction, &wanted, &installed, shape.is_owner).await?;
     }
     register(&transaction, table, shape, number, captured).await?;
     transaction.commit().await.map_err(wrong())?;
     Ok(captured)
+}
+
+/// What a table that is registered has, and what has to be done about it.
+struct Look {
+    number: i32,
+    installed: Installed,
+    captured: Captured,
+    /// Whether others may call the functions than should.
+    is_open: bool,
+    /// Whether there is nothing to do at all.
+    is_settled: bool,
+}
+
+impl Look {
+    /// A table that is registered now.
+    fn of_new(number: i32) -> Self {
+        let (installed, captured) = (Installed::default(), Captured::Began);
+        Self { number, installed, captured, is_open: false, is_settled: false }
+    }
+}
+
+async fn look(
+    client: &impl GenericClient,
+    table: &Table,
+    shape: &Shape,
+) -> Result<Option<Look>, CaptureError> {
+    let before = Before::read(client, table).await.map_err(Error::sql("capture a table"))?;
+    let Some(before) = before else { return Ok(None) };
+    let active = schema::read(client).await?.active;
+    let wanted = Installation::new(table, shape, before.number, active);
+    let names: Vec<String> = wanted.functions.iter().map(|f| f.name.clone()).collect();
+    let installed = Installed::read_some(client, &names).await?;
+    let state = State { table, shape, installed: &installed, active };
+    let captured = state.since(&before);
+    let is_open = wanted.functions.iter().any(|function| {
+        installed.functions.get(&function.name).is_some_and(|found| !found.is_open_as(function))
+    });
+    let is_settled = captured == Captured::Unchanged && before.name == table.name && !is_open;
+    Ok(Some(Look { number: before.number, installed, captured, is_open, is_settled }))
+}
+
+/// Makes sure that the table still is what was read. Nobody defines anything through us now, and past
+/// us it is found by [`super::check()`].
+async fn expect_same(transaction: &Transaction<'_>, table: &Table) -> Result<(), CaptureError> {
+    let wrong = || Error::sql("look whether a table has changed");
+    let sql = "SELECT fingerprint, schema, name FROM pgtandem.shape($1)";
+    let row = transaction.query_opt(sql, &[&table.oid]).await.map_err(wrong())?;
+    let is_same = match row {
+        None => false,
+        Some(row) => {
+            let fingerprint: String = row.try_get(0).map_err(wrong())?;
+            let schema = row.try_get(1).map_err(wrong())?;
+            let name = TableName { schema, name: row.try_get(2).map_err(wrong())? };
+            fingerprint == table.fingerprint() && name == table.name
+        }
+    };
+    if is_same { Ok(()) } else { Err(CaptureError::Changed { table: table.name.clone() }) }
 }
 
 async fn next_number(transaction: &Transaction<'_>) -> Result<i32, CaptureError> {
@@ -109,21 +166,26 @@ struct Before {
     inserts: Inserts,
     leaves: Vec<u32>,
     fingerprint: String,
+    name: TableName,
+    /// Whether a definition has written its functions, which pin all settings.
+    is_plain: bool,
 }
 
 impl Before {
     async fn read(
-        transaction: &Transaction<'_>,
+        client: &impl GenericClient,
         table: &Table,
     ) -> Result<Option<Self>, tokio_postgres::Error> {
-        let sql =
-            "SELECT number, inserts, leaves, fingerprint FROM pgtandem.tables WHERE relid = $1";
-        let Some(row) = transaction.query_opt(sql, &[&table.oid]).await? else { return Ok(None) };
+        let sql = "SELECT number, inserts, leaves, fingerprint, schema, name, is_plain
+                   FROM pgtandem.tables WHERE relid = $1";
+        let Some(row) = client.query_opt(sql, &[&table.oid]).await? else { return Ok(None) };
         Ok(Some(Self {
             number: row.try_get(0)?,
             inserts: Inserts::written(row.try_get(1)?),
             leaves: row.try_get(2)?,
             fingerprint: row.try_get(3)?,
+            name: TableName { schema: row.try_get(4)?, name: row.try_get(5)? },
+            is_plain: row.try_get(6)?,
         }))
     }
 }
@@ -150,13 +212,14 @@ impl State<'_> {
             && kept.len() == self.shape.leaves.len()
             && self.is_complete(self.shape, before.number)
         {
-            return Captured::Unchanged;
+            return if before.is_plain { Captured::Adapted } else { Captured::Unchanged };
         }
         let copies = self.shape.leaves.iter().filter(|leaf| !was_known(leaf.oid)).cloned();
         let added =
             Shape { inserts: before.inserts, leaves: copies.collect(), ..self.shape.clone() };
         let old = Shape { inserts: before.inserts, leaves: kept, ..self.shape.clone() };
-        if !self.is_complete(&old, before.number) {
+        let is_as_defined = || before.is_plain && self.is_complete(&old.plain(), before.number);
+        if !self.is_complete(&old, before.number) && !is_as_defined() {
             Captured::Began
         } else if added.leaves.is_empty() {
             Captured::Adapted
@@ -218,6 +281,11 @@ async fn put(
             run(revoke(&name, &grantee), "close a function of capture").await?;
         }
     }
+    for function in &wanted.functions {
+        if let Some(sql) = function.open() {
+            run(sql, "open a function of capture to the owner of its table").await?;
+        }
+    }
     for trigger in &wanted.triggers {
         let is_dropped = wrong.iter().any(|gone| gone.function == trigger.function);
         let found = installed.trigger(trigger).filter(|_| !is_dropped);
@@ -256,13 +324,14 @@ async fn register(
     let key: Vec<&str> = table.key_columns().map(|column| column.name.as_str()).collect();
     let leaves: Vec<u32> = shape.leaves.iter().map(|leaf| leaf.oid).collect();
     let sql = "INSERT INTO pgtandem.tables AS t
-                   (number, relid, schema, name, key, fingerprint, inserts, leaves, since, first)
-               VALUES ($1, $2, $3, $4, $5, $6, $7, $8, pg_current_snapshot(),
-                       pg_current_snapshot())
+                   (number, relid, schema, name, key, fingerprint, inserts, leaves, since, first,
+                    columns)
+               SELECT $1, $2, $3, $4, $5, $6, $7, $8, pg_current_snapshot(),
+                      pg_current_snapshot(), (SELECT relnatts FROM pg_class WHERE oid = $2)
                ON CONFLICT (number) DO UPDATE
                SET schema = excluded.schema, name = excluded.name, key = excluded.key,
                    fingerprint = excluded.fingerprint, inserts = excluded.inserts,
-                   leaves = excluded.leaves,
+                   leaves = excluded.leaves, columns = excluded.columns, is_plain = false,
                    since = CASE WHEN $9 THEN excluded.since ELSE t.since END";
     let began = matches!(captured, Captured::Began | Captured::Extended);
     transaction
@@ -301,7 +370,9 @@ pub async fn release(
     loop {
         let result = try_release(client, number).await;
         match result {
-            Err(error) if is_locked(&error) => tries.pause(&format!("number {number}")).await?,
+            Err(error) if error.is_about_locks() => {
+                tries.pause(&format!("number {number}")).await?;
+            }
             result => return result,
         }
     }
@@ -336,14 +407,6 @@ pub(super) async fn release_all(
         release(client, number, patience).await?;
     }
     Ok(())
-}
-
-/// Whether somebody else's lock was in the way.
-fn is_locked(error: &CaptureError) -> bool {
-    let CaptureError::Sql(error) = error else { return false };
-    error.server_said().is_some_and(|said| {
-        [SqlState::LOCK_NOT_AVAILABLE, SqlState::T_R_DEADLOCK_DETECTED].contains(said.code())
-    })
 }
 
 /// Tries that come less and less often until patience is out.

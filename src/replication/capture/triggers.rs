@@ -31,6 +31,11 @@ const PREFIX: &str = "!pgtandem";
 const PRINTED_BY_CAST: [u32; 13] =
     [20, 21, 23, 25, 26, 700, 701, 1043, 1082, 1114, 1184, 1700, 2950];
 
+/// Numbers from here on are of tables that definitions have put under capture; `sql/step_2.sql` gives
+/// them out. Their triggers have the number in their names: such a table can become the partition of
+/// another one, whose triggers come to it.
+pub const DEFINED: i32 = 1_000_000_000;
+
 // Bits of `pg_trigger.tgtype`; `src/include/catalog/pg_trigger.h`.
 const ROW: i16 = 1;
 const BEFORE: i16 = 2;
@@ -48,6 +53,9 @@ pub struct Function {
     pub body: String,
     /// Its settings, in the form of `pg_proc.proconfig`.
     pub settings: Vec<String>,
+    /// Who may have a trigger call it, beside us: whoever makes a partition needs that for the copies of
+    /// the row triggers that it gets.
+    pub caller: Option<String>,
 }
 
 /// One of our triggers.
@@ -102,6 +110,13 @@ impl Function {
         let _ = write!(sql, "\n    AS {}", literal::text(&self.body));
         sql
     }
+
+    /// Writes the statement that lets its caller have triggers call it, if it has one.
+    pub fn open(&self) -> Option<String> {
+        let caller = self.caller.as_deref()?;
+        let function = literal::qualified("pgtandem", &self.name);
+        Some(format!("GRANT EXECUTE ON FUNCTION {function}() TO {}", literal::identifier(caller)))
+    }
 }
 
 impl Trigger {
@@ -150,6 +165,14 @@ impl Writer<'_> {
         format!("{what}_{}", self.number)
     }
 
+    fn trigger_named(&self, what: &str) -> String {
+        if self.number < DEFINED {
+            format!("{PREFIX}_{what}")
+        } else {
+            format!("{PREFIX}_{what}_{}", self.number)
+        }
+    }
+
     fn functions(&self) -> Vec<Function> {
         let pins = &self.shape.pins;
         // These are rare, and name tables.
@@ -173,7 +196,9 @@ impl Writer<'_> {
         };
         let settings = pins.iter().map(setting).collect();
         let body = format!("\nBEGIN\n    {statement};\n    RETURN NULL;\nEND\n");
-        Function { name: self.named(what), body, settings }
+        let is_copied = self.is_partitioned() && !what.starts_with("truncate");
+        let caller = self.shape.caller.clone().filter(|_| is_copied);
+        Function { name: self.named(what), body, settings, caller }
     }
 
     /// `INSERT INTO log (…)`, in the one form that a rotation looks for.
@@ -290,7 +315,7 @@ impl Writer<'_> {
     fn triggers(&self) -> Vec<Trigger> {
         let table = self.table.name.quoted();
         let trigger = |what: &str, kind| Trigger {
-            name: format!("{PREFIX}_{what}"),
+            name: self.trigger_named(what),
             relid: self.table.oid,
             relation: table.clone(),
             function: self.named(what),
@@ -319,7 +344,7 @@ impl Writer<'_> {
         let copies = own.iter().filter(|trigger| trigger.kind & ROW != 0);
         let copies = copies.map(|trigger| Trigger { is_copy: true, ..on_leaf(trigger) });
         let truncate = Trigger {
-            name: format!("{PREFIX}_truncate"),
+            name: self.trigger_named("truncate"),
             relid: leaf.oid,
             relation: leaf.name.clone(),
             function: self.named("truncate_leaf"),

@@ -13,7 +13,7 @@ mod worker;
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
 use tokio::sync::watch;
@@ -29,9 +29,21 @@ use super::primary::make_durable;
 use super::schema_copy::Made;
 use super::snapshot::Snapshot;
 
+/// Time between two looks at who waits for what is being copied.
+const LOOK_INTERVAL: Duration = Duration::from_millis(500);
+
 /// Why a copy was not made.
 #[derive(Debug, thiserror::Error)]
 pub enum CopyError {
+    /// A definition of a table came between, on either side.
+    #[error("{table} has just been changed")]
+    Changed {
+        /// The table.
+        table: TableName,
+    },
+    /// An application waits for a table that is being copied, and goes first.
+    #[error("somebody waits for a table that is being copied")]
+    InTheWay,
     /// A table that should be empty has rows.
     #[error("{table} is not empty; RESYNC replaces what it has")]
     NotEmpty {
@@ -62,7 +74,7 @@ impl CopyError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::NotEmpty { .. } => false,
-            Self::Fenced { .. } => true,
+            Self::Fenced { .. } | Self::Changed { .. } | Self::InTheWay => true,
             Self::Table { source: error, .. } | Self::Other(error) => error.is_transient(),
         }
     }
@@ -184,8 +196,10 @@ pub async fn copy(
     let tasks = tasks(&plan, &holder, tables, can_part).await?;
     let count = if is_one { 1 } else { plan.workers.clamp(1, tasks.len().max(1)) };
     let queue = Mutex::new(tasks);
+    let pids = Mutex::new(Vec::new());
     let workers = (0..count).map(|_| async {
         let worker = Worker::start(&plan, &name).await?;
+        pids.lock().unwrap_or_else(PoisonError::into_inner).push(worker.pid);
         if is_one {
             worker.begin().await?;
         }
@@ -203,9 +217,31 @@ pub async fn copy(
         }
         Ok::<(), CopyError>(())
     });
-    try_join_all(workers).await.map(drop)?;
+    let watcher = connect(&plan.primary).await?;
+    tokio::select! {
+        biased;
+        copied = try_join_all(workers) => copied.map(drop)?,
+        stopped = watch_for_waiters(&watcher, &pids) => return Err(stopped),
+    }
     drop(holder);
     Ok(snapshot)
+}
+
+/// Looks whether somebody waits for a table that is being read: an application that changes one
+/// never waits for a copy to end, which may take hours. What is copied by then stays copied.
+async fn watch_for_waiters(client: &Client, pids: &Mutex<Vec<i32>>) -> CopyError {
+    let sql = "SELECT EXISTS (SELECT FROM pg_locks w WHERE NOT w.granted \
+               AND pg_blocking_pids(w.pid) && $1)";
+    loop {
+        tokio::time::sleep(LOOK_INTERVAL).await;
+        let ours = pids.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let row = client.query_one(sql, &[&ours]).await.and_then(|row| row.try_get(0));
+        match row.map_err(Error::sql("look who waits")) {
+            Ok(false) => {}
+            Ok(true) => return CopyError::InTheWay,
+            Err(error) => return error.into(),
+        }
+    }
 }
 
 /// Names the table that an error is about.
@@ -215,6 +251,8 @@ fn about(table: &TableName) -> impl FnOnce(CopyError) -> CopyError {
         CopyError::Other(source) => CopyError::Table { table, source },
         error @ (CopyError::NotEmpty { .. }
         | CopyError::Fenced { .. }
+        | CopyError::Changed { .. }
+        | CopyError::InTheWay
         | CopyError::Table { .. }) => error,
     }
 }

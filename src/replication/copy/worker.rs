@@ -7,11 +7,12 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio::sync::watch;
 use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
 
 use super::parts::Part;
 use super::{CopyError, CopyProgress, Job, Plan, make_room};
 use crate::replication::apply::Treatment;
-use crate::replication::catalog::{Kind, Table, TableName};
+use crate::replication::catalog::{self, Kind, Table, TableName};
 use crate::replication::connect::connect;
 use crate::replication::error::Error;
 use crate::replication::hook;
@@ -32,9 +33,12 @@ const BINARY: [u32; 27] = [
 
 type Progress = watch::Sender<Option<CopyProgress>>;
 
-/// A pair of connections.
+/// A pair of connections, and one that sees what the first does not see in its snapshot.
 pub(super) struct Worker {
     primary: Client,
+    /// Its process.
+    pub(super) pid: i32,
+    fresh: Client,
     secondary: Client,
     treatment: Treatment,
 }
@@ -42,6 +46,9 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) async fn start(plan: &Plan, name: &str) -> Result<Self, Error> {
         let (primary, secondary) = (connect(&plan.primary).await?, connect(&plan.secondary).await?);
+        let fresh = connect(&plan.primary).await?;
+        let row = primary.query_one("SELECT pg_backend_pid()", &[]).await;
+        let pid = row.and_then(|row| row.try_get(0)).map_err(Error::sql("begin to copy"))?;
         let begin = format!(
             "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT {}",
             text(name)
@@ -51,7 +58,7 @@ impl Worker {
             // Refused where there are no foreign keys either.
             let _ = secondary.batch_execute("SET session_replication_role = replica").await;
         }
-        Ok(Self { primary, secondary, treatment: plan.treatment })
+        Ok(Self { primary, pid, fresh, secondary, treatment: plan.treatment })
     }
 
     pub(super) async fn begin(&self) -> Result<(), Error> {
@@ -78,7 +85,9 @@ impl Worker {
         if self.treatment == Treatment::Off {
             self.begin().await?;
         }
+        self.lock(table, snapshot).await?;
         make_room(&self.secondary, &there, *existing).await?;
+        self.expect_alike(&there).await?;
         let copied = self.stream(table, None, progress).await?;
         self.note(&table.name, snapshot, copied).await?;
         hook::reached("copy_table");
@@ -96,6 +105,7 @@ impl Worker {
         progress: &Progress,
     ) -> Result<(), CopyError> {
         let table = &part.whole.table;
+        self.lock(table, snapshot).await?;
         self.begin().await?;
         part.whole.hold(&self.secondary).await?;
         let (rows, bytes) = self.stream(table, Some(part), progress).await?;
@@ -108,6 +118,37 @@ impl Worker {
         hook::reached("copy_table");
         self.commit().await?;
         self.finish(&table.name, progress).await
+    }
+
+    /// Locks the table on the primary, and makes sure that no definition of it came since the snapshot
+    /// was taken.
+    ///
+    /// An ALTER TABLE that rewrites is not bound to snapshots: an older one sees an empty table.
+    async fn lock(&self, table: &Table, snapshot: &Snapshot) -> Result<(), CopyError> {
+        let changed = || CopyError::Changed { table: table.name.clone() };
+        let wrong = || Error::sql("lock the table that is copied");
+        let lock = format!("LOCK TABLE {} IN ACCESS SHARE MODE", table.name.quoted());
+        match self.primary.batch_execute(&lock).await {
+            Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => return Err(changed()),
+            locked => locked.map_err(wrong())?,
+        }
+        // Whatever is noted now holds until we let go.
+        let sql = "SELECT EXISTS (SELECT FROM pgtandem.tables WHERE relid = $1 AND fingerprint = $2 \
+                   AND (shaped IS NULL OR pg_visible_in_snapshot(shaped, $3::text::pg_snapshot)))";
+        let fingerprint = table.fingerprint();
+        let row =
+            self.fresh.query_one(sql, &[&table.oid, &fingerprint, &snapshot.to_string()]).await;
+        let is_same: bool = row.and_then(|row| row.try_get(0)).map_err(wrong())?;
+        if is_same { Ok(()) } else { Err(changed()) }
+    }
+
+    /// Makes sure that the secondary has made the same definitions of the table.
+    async fn expect_alike(&self, table: &Table) -> Result<(), CopyError> {
+        let there = catalog::table_of(&self.secondary, table.oid).await?;
+        let is_alike = there.is_some_and(|there| {
+            there.name == table.name && there.fingerprint() == table.fingerprint()
+        });
+        if is_alike { Ok(()) } else { Err(CopyError::Changed { table: table.name.clone() }) }
     }
 
     /// Notes that a table is there as of `snapshot`, with so many rows and bytes.

@@ -91,8 +91,8 @@ impl Keeper {
                 self.set_paused(None).await
             }
             Command::Skip => match self.poison.take() {
-                Some(row) => {
-                    self.skips.push(row);
+                Some(poison) => {
+                    self.skips.push(poison);
                     Ok(())
                 }
                 None => Err(CommandError::Senseless { what: "no change waits to be skipped" }),
@@ -130,6 +130,9 @@ impl Keeper {
             let now = progress::Origin::of_primary(&primary, &group.unwrap_or_default()).await?;
             let forgotten = client.execute(forget, &[&now.system, &now.timeline]).await;
             forgotten.map_err(Error::sql("forget the last copy"))?;
+            let skipped = "DELETE FROM pgtandem.dead_letters WHERE op = 'definition'";
+            let forgotten = client.execute(skipped, &[]).await;
+            forgotten.map_err(Error::sql("forget skipped definitions"))?;
             all = captured.into_iter().map(|captured| captured.table.name).collect();
             &all
         } else {

@@ -9,10 +9,11 @@ use tokio_postgres::Client;
 use super::Keeper;
 use super::halt::Halt;
 use super::ready::Ready;
+use crate::replication::apply::ApplyError;
 use crate::replication::batch::Position;
 use crate::replication::capture::check;
 use crate::replication::connect::connect;
-use crate::replication::follow::Follower;
+use crate::replication::follow::{Follower, Stepped};
 use crate::replication::primary;
 use crate::replication::sequences;
 use crate::replication::status::{FRESH, State};
@@ -60,16 +61,19 @@ impl Keeper {
         primary: &mut Client,
         ready: Ready,
     ) -> Result<Infallible, Halt> {
-        let Ready { mut follower, mut copying, since, diverged } = ready;
+        let Ready { mut follower, mut copying, since, diverged, is_behind } = ready;
         let mut clock = Clock::default();
         let mut has_skips = follower.has_skips();
         let mut pause = Pause::new(self.assignment.settings.poll_interval);
         loop {
-            let changes = match self.step(primary, &mut follower, diverged.as_ref()).await {
-                Ok(changes) => changes,
+            let stepped = match self.step(primary, &mut follower, diverged.as_ref()).await {
+                Ok(stepped) => stepped,
                 Err(halt) => return Err(self.explain(halt, &since).await),
             };
             self.failures = 0;
+            if is_behind || follower.has_to_copy() {
+                return Err(Halt::Again);
+            }
             if clock.reported.is_over(REPORT) {
                 follower.store(primary).await?;
                 self.report(primary, follower.stored()).await?;
@@ -88,7 +92,7 @@ impl Keeper {
             if std::mem::replace(&mut has_skips, follower.has_skips()) && !has_skips {
                 return Err(Halt::Again);
             }
-            let pause = pause.after(changes);
+            let pause = pause.after(stepped.changes);
             tokio::select! {
                 biased;
                 request = self.requests.recv() => {
@@ -103,13 +107,13 @@ impl Keeper {
         }
     }
 
-    /// Applies one batch, and says how that went; returns its changes.
+    /// Applies one batch, and says how that went.
     async fn step(
         &self,
         primary: &Client,
         follower: &mut Follower,
         diverged: Option<&String>,
-    ) -> Result<u64, Halt> {
+    ) -> Result<Stepped, Halt> {
         let began = Instant::now();
         let tell = |changes, bytes| {
             self.status.send_modify(|status| {
@@ -119,7 +123,17 @@ impl Keeper {
                 }
             });
         };
-        let stepped = follower.step(primary, None, tell).await?;
+        let stepped = match follower.step(primary, None, tell).await {
+            Ok(stepped) => stepped,
+            Err(error) => {
+                if let ApplyError::Unlike { number, .. } = &error {
+                    // The other connection is in the middle of a batch.
+                    let primary = connect(&self.assignment.primary).await?;
+                    primary::distrust(&primary, *number).await?;
+                }
+                return Err(error.into());
+            }
+        };
         self.status.send_modify(|status| {
             status.as_of = Some(stepped.as_of);
             status.changes += stepped.changes;
@@ -139,7 +153,7 @@ impl Keeper {
             });
             status.snapshot = Some(follower.stored().snapshot.to_string());
         });
-        Ok(stepped.changes)
+        Ok(stepped)
     }
 
     /// Looks at what is installed on the primary. Begins again where something is new or can be put
@@ -150,7 +164,11 @@ impl Keeper {
         if since.iter().any(|(number, since)| now.get(number) != Some(since)) {
             return Err(Halt::Again);
         }
-        let findings = check::check(primary, &self.selection).await?;
+        let findings = match check::check(primary, &self.selection).await {
+            // A definition is under way, which may take hours. It is looked at when it is over.
+            Err(error) if error.is_about_locks() => return Ok(()),
+            findings => findings?,
+        };
         let missed = findings.iter().filter(|finding| finding.what.may_have_missed());
         let missed: Vec<_> = missed.collect();
         let is_ours = |finding: &&check::Finding| {

@@ -1,10 +1,8 @@
 //! Why the work for a secondary stopped, and which errors mean which.
 
 use super::State;
-use crate::replication::apply::ApplyError;
+use crate::replication::apply::{ApplyError, Poison};
 use crate::replication::capture::error::CaptureError;
-use crate::replication::catalog::TableName;
-use crate::replication::change::RowKey;
 use crate::replication::checks::Obstacle;
 use crate::replication::copy::CopyError;
 use crate::replication::error::Error;
@@ -17,12 +15,12 @@ pub(super) enum Halt {
     Failed(String),
     /// Something that somebody has to look at.
     Stuck(State),
-    /// A row that cannot be applied: somebody may look at it, or skip it.
+    /// A row or definition that cannot be applied: somebody may look at it, or skip it.
     Poison {
         /// What happened.
         why: String,
-        /// The row.
-        row: (TableName, RowKey),
+        /// What could be skipped.
+        what: Poison,
     },
     /// A command.
     Asked(Request),
@@ -47,20 +45,10 @@ impl From<Error> for Halt {
 impl From<ApplyError> for Halt {
     fn from(error: ApplyError) -> Self {
         let (why, is_transient) = (error.to_string(), error.is_transient());
-        match error {
-            ApplyError::Detached { why } => Self::Stuck(State::Detached(why)),
-            ApplyError::Missing { table, key, .. }
-            | ApplyError::Refused { table, key: Some(key), .. }
-                if !is_transient =>
-            {
-                Self::Poison { why, row: (table, key) }
-            }
-            ApplyError::Missing { .. }
-            | ApplyError::Refused { .. }
-            | ApplyError::Fenced
-            | ApplyError::Impossible(_)
-            | ApplyError::Unknown { .. }
-            | ApplyError::Other(_) => Self::new(why, is_transient),
+        match (error.poison(), error) {
+            (_, ApplyError::Detached { why }) => Self::Stuck(State::Detached(why)),
+            (Some(what), _) if !is_transient => Self::Poison { why, what },
+            (Some(_) | None, _) => Self::new(why, is_transient),
         }
     }
 }

@@ -22,15 +22,18 @@ use tokio::sync::{mpsc, watch};
 
 use self::halt::Halt;
 use self::ready::Known;
-use super::catalog::{Selection, TableName};
-use super::change::RowKey;
+use super::apply::Poison;
+use super::capture::schema;
+use super::catalog::Selection;
 use super::connect::{Target, connect};
+use super::error::Error;
 use super::primary;
 use super::progress::{self, Origin};
 use super::schema_copy;
 use super::status::{Request, State, Status};
 use super::verify::hold::HoldRequests;
 use crate::config::Replication;
+use crate::pool::definitions::Seal;
 
 /// What a secondary is, as the configuration says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,11 +64,13 @@ pub struct Keeper {
     found: watch::Receiver<Option<String>>,
     /// Whether somebody has asked for a copy, though `auto` is off or the secondary is detached.
     wants_copy: bool,
-    /// The row that could not be applied.
-    poison: Option<(TableName, RowKey)>,
-    /// Rows whose changes somebody wants to be skipped.
-    skips: Vec<(TableName, RowKey)>,
+    /// What could not be applied.
+    poison: Option<Poison>,
+    /// What somebody wants to be skipped.
+    skips: Vec<Poison>,
     failures: u32,
+    /// Takes the secret by which definitions are proved.
+    seal: Arc<Seal>,
 }
 
 impl Keeper {
@@ -76,6 +81,7 @@ impl Keeper {
         requests: mpsc::Receiver<Request>,
         holds: HoldRequests,
         found: watch::Receiver<Option<String>>,
+        seal: Arc<Seal>,
     ) -> Self {
         let settings = &assignment.settings;
         let selection = Selection::new(&settings.tables, &settings.exclude);
@@ -91,6 +97,7 @@ impl Keeper {
             poison,
             skips,
             failures,
+            seal,
         }
     }
 
@@ -101,8 +108,8 @@ impl Keeper {
             let goes_on = match halt {
                 Halt::Failed(why) => self.fail(why).await,
                 Halt::Stuck(state) => self.wait(state).await,
-                Halt::Poison { why, row } => {
-                    self.poison = Some(row);
+                Halt::Poison { why, what } => {
+                    self.poison = Some(what);
                     self.wait(State::Paused(why)).await
                 }
                 Halt::Asked(request) => self.answer(request).await,
@@ -120,15 +127,39 @@ impl Keeper {
         let secondary = Arc::new(connect(&self.assignment.secondary).await?);
         self.lead(&secondary).await?;
         let mut primary = connect(&self.assignment.primary).await?;
+        // Reading the catalog of a table takes a lock on it, and may queue behind a definition that
+        // waits for somebody who waits for us.
+        let limit = primary.batch_execute("SET lock_timeout = '2s'").await;
+        limit.map_err(Error::sql("prepare the session"))?;
         let group = self.prepare_primary(&mut primary, &secondary).await?;
+        // Before anybody is told that it follows.
+        self.seal.set(schema::secret(&primary).await?);
         let origin = Origin::of_primary(&primary, &group).await?;
         progress::install(&secondary, &origin).await?;
         let progress = self.known(&primary, &secondary, &origin).await?;
+        let followed = progress::followed(&*secondary).await?;
+        if let Some(snapshot) = &progress.snapshot
+            && !followed.is_empty()
+            && primary::has_definitions(&mut primary, snapshot).await?
+        {
+            // The primary's tables are others than those that the next changes are of.
+            let ready = self.catch_up(secondary, snapshot.clone(), followed).await?;
+            return self.follow(&mut primary, ready).await;
+        }
         // Before the tables are read: one that comes in between is not to be ignored.
         let next_number = primary::next_number(&primary).await?;
         let is_unfinished = schema_copy::is_unfinished(&secondary).await?;
-        let tables = self.compare(&primary, &secondary, is_unfinished).await?;
-        let known = Known { progress, tables, next_number, is_unfinished };
+        let compared = self.compare(&primary, &secondary, is_unfinished).await;
+        if compared.is_err()
+            && let Some(snapshot) = &progress.snapshot
+            && !followed.is_empty()
+            && primary::has_definitions(&mut primary, snapshot).await?
+        {
+            // One has come meanwhile.
+            return Err(Halt::Again);
+        }
+        let tables = compared?;
+        let known = Known { progress, tables, next_number, followed, is_unfinished };
         let ready = self.make_ready(&primary, secondary, known).await?;
         self.follow(&mut primary, ready).await
     }

@@ -9,14 +9,16 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio_postgres::Client;
 
-use super::Keeper;
 use super::halt::{Halt, refuse};
+use super::{Assignment, Keeper};
 use crate::replication::apply::{Applier, Followed, Tables, Treatment};
-use crate::replication::catalog::{Table, TableName};
+use crate::replication::batch::Position;
+use crate::replication::capture::triggers::DEFINED;
+use crate::replication::catalog::{self, Table, TableName};
 use crate::replication::checks;
 use crate::replication::connect::connect;
 use crate::replication::copy::{self, CopyError, CopyProgress, Existing, Job, Plan};
-use crate::replication::follow::{Follower, Limits};
+use crate::replication::follow::{Follower, Limits, Rules};
 use crate::replication::hook;
 use crate::replication::primary::{self, Captured};
 use crate::replication::progress::{self, Copied, Progress};
@@ -30,6 +32,8 @@ pub(super) struct Known {
     /// The tables of the secondary with what captures them.
     pub(super) tables: Vec<(Captured, Table)>,
     pub(super) next_number: i32,
+    /// What the secondary knows the tables as that follow; none if it does not know yet.
+    pub(super) followed: HashMap<i32, TableName>,
     /// Whether some of the secondary's schema is still to be made.
     pub(super) is_unfinished: bool,
 }
@@ -42,6 +46,8 @@ pub(super) struct Ready {
     pub(super) since: HashMap<i32, String>,
     /// What is known to be different, if anything.
     pub(super) diverged: Option<String>,
+    /// Whether there are definitions to be made before both sides can be compared.
+    pub(super) is_behind: bool,
 }
 
 impl Keeper {
@@ -52,7 +58,7 @@ impl Keeper {
         secondary: Arc<Client>,
         known: Known,
     ) -> Result<Ready, Halt> {
-        let Known { progress, tables, next_number, is_unfinished } = known;
+        let Known { progress, tables, next_number, is_unfinished, followed } = known;
         let there: Vec<&Table> = tables.iter().map(|(_, table)| table).collect();
         if is_unfinished && progress.snapshot.is_some() {
             self.finish_schema(primary, &there).await?;
@@ -62,7 +68,7 @@ impl Keeper {
         refuse(&obstacles)?;
         let copied = progress::copied(&*secondary).await?;
         let is_first = progress.snapshot.is_none();
-        let jobs = jobs(&progress, &copied, &tables);
+        let jobs = jobs(&progress, &copied, &tables, &followed);
         if !jobs.is_empty() && !self.assignment.settings.auto && !self.wants_copy {
             let why = "tables are to be copied, and auto is off".to_owned();
             return Err(Halt::Stuck(State::Paused(why)));
@@ -88,6 +94,8 @@ impl Keeper {
             return Err(Halt::Again);
         }
         self.wants_copy = false;
+        let named = tables.iter().map(|(captured, table)| (captured.number, &table.name));
+        progress::note_followed(&secondary, &named.collect::<Vec<_>>()).await?;
         let copied = if is_first || !copying.is_empty() {
             progress::copied(&*secondary).await?
         } else {
@@ -108,14 +116,68 @@ impl Keeper {
                 Some((captured.number, Arc::new(Followed::new(table)?)))
             })
             .collect();
+        let follower = self.follower(secondary, treatment, by_number, next_number, position);
+        Ok(Ready { follower, copying, since, diverged, is_behind: false })
+    }
+
+    fn follower(
+        &mut self,
+        secondary: Arc<Client>,
+        treatment: Treatment,
+        tables: Tables,
+        next_number: i32,
+        position: Position,
+    ) -> Follower {
+        let Assignment { name, secondary: target, settings, .. } = &self.assignment;
+        let rules = Rules {
+            name: name.clone(),
+            selection: self.selection.clone(),
+            limits: Limits { rows: settings.batch_rows.into(), bytes: settings.batch_bytes.into() },
+            target: target.clone(),
+        };
         let applier = Applier::new(secondary, treatment);
-        let settings = &self.assignment.settings;
-        let limits =
-            Limits { rows: settings.batch_rows.into(), bytes: settings.batch_bytes.into() };
-        let name = self.assignment.name.clone();
-        let mut follower = Follower::new(name, applier, by_number, next_number, position, limits);
+        let mut follower = Follower::new(rules, applier, tables, next_number, position);
         follower.skip(std::mem::take(&mut self.skips));
-        Ok(Ready { follower, copying, since, diverged })
+        follower
+    }
+
+    /// Makes a secondary ready to follow up to where it has all definitions that there are: by what it
+    /// knows itself.
+    ///
+    /// Changes of other tables are nobody's business: such tables are copied afterwards, or come by a
+    /// definition.
+    pub(super) async fn catch_up(
+        &mut self,
+        secondary: Arc<Client>,
+        snapshot: Snapshot,
+        followed: HashMap<i32, TableName>,
+    ) -> Result<Ready, Halt> {
+        let here = catalog::tables(&secondary, &self.selection).await?;
+        let there: Vec<&Table> = here.iter().collect();
+        let (treatment, obstacles) = checks::treatment(&secondary, &there).await?;
+        refuse(&obstacles)?;
+        let copied = progress::copied(&*secondary).await?;
+        let number = |name: &TableName| {
+            followed.iter().find(|(_, known)| *known == name).map(|(number, _)| *number)
+        };
+        let position = progress::position(snapshot, &copied, number);
+        let diverged = progress::skipped(&secondary).await?;
+        let mut tables = Tables::new();
+        for table in here {
+            if let Some(number) = number(&table.name)
+                && let Some(followed) = Followed::new(table)
+            {
+                tables.insert(number, Arc::new(followed));
+            }
+        }
+        let (copying, since) = (JoinSet::new(), HashMap::new());
+        Ok(Ready {
+            follower: self.follower(secondary, treatment, tables, i32::MAX, position),
+            copying,
+            since,
+            diverged,
+            is_behind: true,
+        })
     }
 
     fn plan(&self, tables: Vec<Job>, treatment: Treatment, is_first: bool) -> Plan {
@@ -218,14 +280,23 @@ impl Drop for Telling<'_> {
 
 /// Lists the tables that the secondary does not have as of a snapshot from which on all changes
 /// are in the log.
-fn jobs(progress: &Progress, copied: &[Copied], tables: &[(Captured, Table)]) -> Vec<Job> {
+fn jobs(
+    progress: &Progress,
+    copied: &[Copied],
+    tables: &[(Captured, Table)],
+    followed: &HashMap<i32, TableName>,
+) -> Vec<Job> {
     let job = |(captured, table): &(Captured, Table)| {
         let own = copied.iter().find(|copied| copied.table == table.name);
         let has = match own {
             Some(own) => own.snapshot.as_ref(),
             None => progress.snapshot.as_ref(),
         };
-        if has.is_some_and(|has| has.covers(&captured.since)) {
+        // A table that a definition has made is known since; if not, the definition was skipped.
+        let is_known = followed.is_empty()
+            || followed.contains_key(&captured.number)
+            || captured.number < DEFINED;
+        if is_known && has.is_some_and(|has| has.covers(&captured.since)) {
             return None;
         }
         // Somebody has asked for it, or it was empty when its copy began, or it had a copy once, and

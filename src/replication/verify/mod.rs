@@ -72,6 +72,9 @@ pub enum VerifyError {
         /// Where it stands.
         found: Snapshot,
     },
+    /// Somebody waits for the table, and goes first.
+    #[error("somebody waits for the table")]
+    InTheWay,
     /// The primary has no such table any more.
     #[error("the table is gone from the primary")]
     Gone,
@@ -116,7 +119,7 @@ impl VerifyError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Database(error) => error.is_transient(),
-            Self::Elsewhere { .. } => true,
+            Self::Elsewhere { .. } | Self::InTheWay => true,
             Self::Hold(error) => match error {
                 HoldError::NoApplier => false,
                 HoldError::TimedOut { .. } | HoldError::WentOn => true,

@@ -1,10 +1,12 @@
 //! Both sides at the same state of one table: a snapshot of the primary, and the secondary standing
 //! exactly there.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 use crate::replication::catalog::{SCHEMA, Table};
 use crate::replication::connect::{Target, connect};
@@ -14,13 +16,20 @@ use crate::replication::progress;
 use crate::replication::snapshot::Snapshot;
 
 use super::VerifyError;
-use super::hold::{Holds, Standing};
+use super::hold::{HoldError, Holds, Standing};
 use super::shape::{self, Definition, Mismatch, Order, Shape};
 use super::sql::{Digest, Statements};
 use super::view::View;
 
 /// Longest wait for the lock on a table; whoever queues behind us waits as long.
 const LOCK_TIMEOUT: &str = "2s";
+
+/// Time between two looks at who waits for our locks while we wait for the applier.
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Whether somebody waits for a lock of process `$1`.
+const WAITED_FOR: &str = "SELECT EXISTS (SELECT FROM pg_locks w WHERE NOT w.granted \
+                          AND $1 = ANY (pg_blocking_pids(w.pid)))";
 
 /// Settings of the sessions beyond those of [`connect`].
 ///
@@ -39,6 +48,8 @@ pub struct Sides {
     pub secondary: Client,
     /// What both hash alike with.
     pub digest: Digest,
+    /// Where the primary is, and our process there.
+    at: (Target, i32),
 }
 
 /// What the secondary's transaction is for.
@@ -76,10 +87,14 @@ impl Sides {
     /// # Errors
     /// [`Error`] of either side.
     pub async fn connect(primary: &Target, secondary: &Target) -> Result<Self, Error> {
+        let at = primary;
         let (primary, secondary) = tokio::try_join!(connect(primary), connect(secondary))?;
+        let wrong = || Error::sql("prepare the session");
+        let row = primary.query_one("SELECT pg_backend_pid()", &[]).await;
+        let at = (at.clone(), row.and_then(|row| row.try_get(0)).map_err(wrong())?);
         let (own, other) = tokio::try_join!(prepare(&primary), prepare(&secondary))?;
         let digest = if own == other { Digest::Fast } else { Digest::Strong };
-        Ok(Self { primary, secondary, digest })
+        Ok(Self { primary, secondary, digest, at })
     }
 
     /// Opens a transaction on each side, so that both see the table in the same state.
@@ -101,9 +116,10 @@ impl Sides {
         if !begin(&self.primary, table, Purpose::Compare).await? {
             return Err(VerifyError::Gone);
         }
-        let stopped = holds.stop(limit).await?;
+        let stopped = self.unless_in_the_way(holds.stop(limit)).await?;
         let snapshot = current_snapshot(&self.primary).await?;
-        let standing = stopped.apply_up_to(snapshot.clone(), limit).await?;
+        let stands = stopped.apply_up_to(snapshot.clone(), limit);
+        let standing = self.unless_in_the_way(stands).await?;
         if !begin(&self.secondary, table, purpose).await? {
             return Ok(Opened::Unlike(Mismatch::Missing));
         }
@@ -132,6 +148,36 @@ impl Sides {
         let digest = self.digest;
         let state = State { shape, order, snapshot, is_partitioned, digest };
         Ok(Opened::At(Box::new(state), standing))
+    }
+
+    /// Waits for the applier, unless somebody waits for our lock on the primary: an application that
+    /// changes a table never waits for whoever we wait for.
+    async fn unless_in_the_way<T>(
+        &self,
+        wait: impl Future<Output = Result<T, HoldError>>,
+    ) -> Result<T, VerifyError> {
+        let mut wait = pin!(wait);
+        // Over another connection: what this one asks first is what its snapshot is of.
+        let (target, pid) = &self.at;
+        let mut looker = None;
+        loop {
+            tokio::select! {
+                biased;
+                waited = &mut wait => return Ok(waited?),
+                () = tokio::time::sleep(LOOK_INTERVAL) => {}
+            }
+            let client = match &looker {
+                Some(client) => client,
+                None => looker.insert(connect(target).await?),
+            };
+            let wrong = || Error::sql("look who waits");
+            let rows = client.query_typed(WAITED_FOR, &[(pid, Type::INT4)]).await;
+            let rows = rows.map_err(wrong())?;
+            let is_waited_for = rows.first().map_or(Ok(false), |row| row.try_get(0));
+            if is_waited_for.map_err(wrong())? {
+                return Err(VerifyError::InTheWay);
+            }
+        }
     }
 
     /// Ends both transactions, whatever they did.

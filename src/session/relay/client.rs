@@ -1,14 +1,19 @@
 //! Client → server.
 
+mod definitions;
+mod following;
 mod statements;
 
 pub(super) use statements::unknown_statement;
 
+use self::definitions::LOOKED_AT_MAX;
 use super::Shared;
 use crate::backend::link::{ChannelQuery, Effect, Link, Unnamed};
+use crate::backend::statements::text_of;
 use crate::fault::{Fault, SqlState};
 use crate::session::front::{Front, StatementRules};
 use crate::session::state::Taking;
+use crate::sql::{self, Glance};
 use crate::wire::encode;
 use crate::wire::expect::{Awaited, Reply, TransactionStatus};
 use crate::wire::header::{self, HEADER_BYTES, Header};
@@ -135,6 +140,16 @@ enum Step {
     Terminate,
 }
 
+/// What a look at the text of a Query has found.
+enum Seen<'a> {
+    /// Nothing to do in front of it.
+    Nothing,
+    /// What has to be done first depends on an answer that is under way.
+    TooEarly,
+    /// It has definitions that follow.
+    Definitions(&'a [u8]),
+}
+
 /// One message at its turn.
 struct Message<'a, 'b> {
     header: Header,
@@ -158,6 +173,9 @@ impl<'a> Message<'a, '_> {
         match tag {
             tag::QUERY => Ok(self.query()),
             tag::PARSE => {
+                if let Some(step) = self.note_parse() {
+                    return Ok(step);
+                }
                 let step = self.parse()?;
                 // One that waits comes again.
                 let is_done = matches!(step, Step::Done(_));
@@ -165,13 +183,17 @@ impl<'a> Message<'a, '_> {
                 Ok(step)
             }
             tag::BIND => {
+                self.note_bind();
                 let step = self.bind()?;
                 let is_done = matches!(step, Step::Done(_));
                 self.shared.noted.statements.binds += u64::from(is_done);
                 Ok(step)
             }
             tag::DESCRIBE => self.describe(),
-            tag::EXECUTE => Ok(self.extended(Awaited::Execute, Effect::None)),
+            tag::EXECUTE => {
+                let defined = self.define_execute();
+                Ok(defined.unwrap_or_else(|| self.extended(Awaited::Execute, Effect::None)))
+            }
             tag::CLOSE => self.close(),
             tag::SYNC | tag::FLUSH if self.header.body_bytes > 0 => Err(invalid_length()),
             tag::SYNC => Ok(self.sync()),
@@ -231,35 +253,60 @@ impl<'a> Message<'a, '_> {
     }
 
     fn query(&mut self) -> Step {
-        let mut effect = Effect::None;
-        let mut refusal = None;
-        if self.front.rules != StatementRules::Pass {
-            match self.body() {
-                Some(body) => {
-                    let text = body.strip_suffix(b"\0").unwrap_or(body);
-                    match self.inspect_query(text) {
-                        Ok(true) => {}
-                        Ok(false) => return Step::Wait,
-                        Err(fault) => refusal = Some(fault),
-                    }
-                }
-                None if self.header.message_bytes() <= TEXT_BYTES_MAX => return Step::Incomplete,
-                None => self.front.state.doubt_everything(),
+        let has_state = self.front.rules != StatementRules::Pass;
+        let mut seen = Ok(Seen::Nothing);
+        match self.body() {
+            _ if !has_state && self.front.definitions.is_none() => {}
+            Some(body) => seen = self.look_at(text_of(body)),
+            None if self.header.message_bytes() <= self.text_bytes_max() => {
+                return Step::Incomplete;
             }
-            // `exec_simple_query` drops the unnamed statement.
-            let before = self.front.take_unnamed();
-            // What an earlier segment takes back may come back into this one.
-            let may_come_back = self.link.expect.may_fail_yet(self.link.unnamed_changed_in);
-            if before != Unnamed::None || may_come_back {
-                effect = self.unnamed_changed(before, false);
+            None if has_state => self.front.state.doubt_everything(),
+            None => {}
+        }
+        if matches!(seen, Ok(Seen::TooEarly)) {
+            return Step::Wait;
+        }
+        let effect = if has_state { self.drop_unnamed() } else { Effect::None };
+        match seen {
+            Err(fault) => self.refuse_query(&fault, effect),
+            Ok(Seen::Definitions(query)) => self.define_query(query, effect),
+            Ok(Seen::Nothing | Seen::TooEarly) => {
+                self.link.expect.push(Awaited::Query, Reply::Forward, effect);
+                self.forward()
             }
-            self.link.has_unnamed = false;
         }
-        if let Some(fault) = refusal {
-            return self.refuse_query(&fault, effect);
+    }
+
+    /// Longest Query whose text is waited for.
+    fn text_bytes_max(&self) -> usize {
+        if self.front.definitions.is_some() { LOOKED_AT_MAX } else { TEXT_BYTES_MAX }
+    }
+
+    /// Looks at the text of a Query: what it may leave behind, and whether it has definitions that
+    /// follow.
+    fn look_at(&mut self, text: &'a [u8]) -> Result<Seen<'a>, Fault> {
+        if self.front.rules != StatementRules::Pass && !self.inspect_query(text)? {
+            return Ok(Seen::TooEarly);
         }
-        self.link.expect.push(Awaited::Query, Reply::Forward, effect);
-        self.forward()
+        let may_define =
+            self.front.definitions.is_some() && sql::glance(text) == Glance::Unclear;
+        Ok(if may_define && self.has_definitions(text)? {
+            Seen::Definitions(text)
+        } else {
+            Seen::Nothing
+        })
+    }
+
+    /// Notes that `exec_simple_query` drops the unnamed statement.
+    fn drop_unnamed(&mut self) -> Effect {
+        let before = self.front.take_unnamed();
+        // What an earlier segment takes back may come back into this one.
+        let may_come_back = self.link.expect.may_fail_yet(self.link.unnamed_changed_in);
+        let is_changed = before != Unnamed::None || may_come_back;
+        let effect = if is_changed { self.unnamed_changed(before, false) } else { Effect::None };
+        self.link.has_unnamed = false;
+        effect
     }
 
     /// Looks at the text of a Query, and has the backend listen in front of it if need be. Says

@@ -91,7 +91,7 @@ pub enum ServerFailure {
 /// Takes back what a skipped or failed message did to the books.
 fn undo(entry: Entry<Effect>, has_failed: bool, front: &mut Front, link: &mut Books<'_>) {
     match entry.effect {
-        Effect::None | Effect::Bound(..) | Effect::Channels(_) => {}
+        Effect::None | Effect::Bound(..) | Effect::Channels(_) | Effect::Noted => {}
         Effect::Prepared { name, id, was_sent } => {
             let prepared = front.prepared_mut();
             if prepared.find(&name).is_some_and(|statement| statement.id() == id) {
@@ -137,6 +137,7 @@ fn restore_unnamed(
         Effect::None
         | Effect::Bound(..)
         | Effect::Channels(_)
+        | Effect::Noted
         | Effect::Prepared { .. }
         | Effect::Injected(_)
         | Effect::InjectedUnnamed

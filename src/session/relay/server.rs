@@ -14,6 +14,7 @@ use crate::session::channels::Heard;
 use crate::session::front::{Front, StatementRules};
 use crate::session::pins::Pins;
 use crate::wire::backend as view;
+use crate::wire::encode;
 use crate::wire::expect::{Awaited, Reply, TransactionStatus, Verdict};
 use crate::wire::header::{self, HEADER_BYTES, Header};
 use crate::wire::splice::Splice;
@@ -256,6 +257,7 @@ impl<'a> Turn<'a, '_> {
                 message: error.message.to_vec(),
             });
         }
+        let is_ours = expect.entries().next().is_some_and(|entry| is_noted(&entry.effect));
         let front = &mut *self.front;
         let mut books = Books { held, unnamed: None, unnamed_was_there: None };
         let was_provoked = error.sqlstate == SqlState::INVALID_SQL_STATEMENT_NAME.0;
@@ -277,6 +279,7 @@ impl<'a> Turn<'a, '_> {
                 Effect::None
                 | Effect::Bound(..)
                 | Effect::Channels(_)
+                | Effect::Noted
                 | Effect::Prepared { .. }
                 | Effect::InjectedUnnamed
                 | Effect::Evicted(_)
@@ -298,6 +301,9 @@ impl<'a> Turn<'a, '_> {
         let Books { unnamed, unnamed_was_there, .. } = books;
         if unnamed_was_there.is_some() {
             restore_unnamed(unnamed, unnamed_was_there, self.front, self.link);
+        }
+        if is_ours && verdict == Verdict::Forward {
+            return Ok(Verdict::Replace(plain(&error)));
         }
         Ok(verdict)
     }
@@ -359,6 +365,7 @@ impl<'a> Turn<'a, '_> {
                 Effect::None
                 | Effect::Bound(..)
                 | Effect::Channels(_)
+                | Effect::Noted
                 | Effect::InjectedUnnamed
                 | Effect::Evicted(_)
                 | Effect::Closed { .. }
@@ -387,4 +394,35 @@ impl<'a> Turn<'a, '_> {
             }
         }
     }
+}
+
+/// Whether this is what we have the server do for a definition.
+fn is_noted(effect: &Effect) -> bool {
+    match effect {
+        Effect::Noted => true,
+        Effect::None
+        | Effect::Bound(..)
+        | Effect::Channels(_)
+        | Effect::Prepared { .. }
+        | Effect::Injected(_)
+        | Effect::InjectedUnnamed
+        | Effect::Evicted(_)
+        | Effect::Closed { .. }
+        | Effect::Unnamed { .. } => false,
+    }
+}
+
+/// An error of a statement of ours as the client may see it: not where it was, nor with which parameters.
+fn plain(error: &view::ServerError<'_>) -> Box<[u8]> {
+    let severity = std::str::from_utf8(error.severity).unwrap_or("ERROR");
+    let mut message = Vec::new();
+    encode::report(
+        &mut message,
+        tag::ERROR_RESPONSE,
+        severity,
+        &error.sqlstate,
+        error.message,
+        &[],
+    );
+    message.into()
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use pgtandem::config::Config;
+use pgtandem::pool::definitions::Seals;
 use pgtandem::replication::catalog::TableName;
 use pgtandem::replication::status::{Command, CommandError, State};
 use pgtandem::replication::supervisor::Supervisor;
@@ -37,7 +38,7 @@ impl Commands {
         let runtime = runtime.worker_threads(1).enable_all().build().expect("a runtime");
         let supervisor = {
             let _in_it = runtime.enter();
-            Supervisor::start(&config)
+            Supervisor::start(&config, Seals::default())
         };
         Self { primary, secondary, database, other, runtime, supervisor }
     }

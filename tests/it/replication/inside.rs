@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use pgtandem::config::Config;
+use pgtandem::pool::definitions::Seals;
 use pgtandem::replication::status::{Command, CommandError, State, Status};
 use pgtandem::replication::supervisor::Supervisor;
 
@@ -49,7 +50,7 @@ impl Inside {
         let text = Pair::config(primary, database, secondary, other, keys).to_toml();
         let config = Config::parse(&text, "proxy.toml", &|_| None).expect("it is right");
         let _in_it = self.runtime.enter();
-        self.supervisor = Supervisor::start(&config);
+        self.supervisor = Supervisor::start(&config, Seals::default());
     }
 
     /// Looks after nothing any more.

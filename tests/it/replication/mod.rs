@@ -7,6 +7,7 @@ mod capture;
 mod chaos;
 mod commands;
 mod crashes;
+mod ddl;
 mod failover;
 mod follows;
 mod hangs;

@@ -7,6 +7,8 @@ BEGIN
         SELECT 'SCHEMA pgtandem' AS what, a.grantee
         FROM pg_namespace n CROSS JOIN LATERAL aclexplode(n.nspacl) a
         WHERE n.nspname = 'pgtandem' AND a.grantee <> n.nspowner
+          -- Everybody may look up the one function that everybody may call.
+          AND NOT (a.grantee = 0 AND a.privilege_type = 'USAGE')
         UNION
         SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE ' ELSE 'TABLE ' END
                || format('pgtandem.%I', c.relname), a.grantee
@@ -14,11 +16,11 @@ BEGIN
         WHERE c.relnamespace = 'pgtandem'::regnamespace AND c.relkind IN ('r', 'S')
           AND a.grantee <> c.relowner
         UNION
-        SELECT format('FUNCTION pgtandem.%I()', p.proname), a.grantee
+        SELECT 'FUNCTION ' || p.oid::regprocedure::text, a.grantee
         FROM pg_proc p
         CROSS JOIN LATERAL aclexplode(COALESCE(p.proacl, acldefault('f', p.proowner))) a
-        WHERE p.pronamespace = 'pgtandem'::regnamespace AND p.pronargs = 0
-          AND a.grantee <> p.proowner
+        WHERE p.pronamespace = 'pgtandem'::regnamespace AND a.grantee <> p.proowner
+          AND NOT (a.grantee = 0 AND p.proname = 'define')
     LOOP
         EXECUTE format('REVOKE ALL ON %s FROM %s', given.what,
                        CASE given.grantee WHEN 0 THEN 'PUBLIC'

@@ -252,7 +252,9 @@ fn direct(steps: &[Step]) -> Vec<u8> {
                 replies.retain(|tag| *tag == backend::ERROR_RESPONSE);
                 received.extend(replies);
             }
-            (_, Reply::Forward | Reply::Replace(_)) => received.extend(server.read(*sent)),
+            (_, Reply::Forward | Reply::Rows | Reply::Replace(_)) => {
+                received.extend(server.read(*sent));
+            }
         }
     }
     received

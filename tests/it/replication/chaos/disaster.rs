@@ -59,7 +59,8 @@ fn two_proxies(world: &mut World, random: &mut Random) -> Outcome {
 }
 
 fn fault(world: &mut World, random: &mut Random) -> Outcome {
-    let places = ["apply_begun", "apply_some", "apply_done", "apply_committed", "staged"];
+    let places =
+        ["apply_begun", "apply_some", "apply_done", "apply_committed", "staged", "defined"];
     let place = format!("{}:{}", random.pick(&places), 1 + random.below(4));
     let mortal = Proxy::start(&world.primary, world.config().env("PGTANDEM_FAULT", &place));
     world.replace_proxy(mortal);

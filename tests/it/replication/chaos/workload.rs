@@ -1,7 +1,7 @@
 //! What the writers write, and what must hold in every snapshot.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use tokio::sync::RwLock;
 use tokio_postgres::error::SqlState;
@@ -25,7 +25,9 @@ CREATE TABLE bulk (id bigserial PRIMARY KEY, payload text);
 CREATE TABLE parts (id int, region int, x float8, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
 CREATE TABLE parts_0 PARTITION OF parts FOR VALUES IN (0);
 CREATE TABLE parts_1 PARTITION OF parts FOR VALUES IN (1);
-CREATE TABLE parts_rest PARTITION OF parts DEFAULT;";
+CREATE TABLE parts_rest PARTITION OF parts DEFAULT;
+CREATE TYPE mood AS ENUM ('fine');
+CREATE TABLE moods (id bigserial PRIMARY KEY, mood mood NOT NULL DEFAULT 'fine');";
 
 pub const ROWS: &str = "
 INSERT INTO accounts SELECT i, 1000 FROM generate_series(1, 100) i;
@@ -106,6 +108,50 @@ fn transaction(random: &mut Random, worker: u64) -> String {
     }
 }
 
+/// One transaction that defines something, among changes. What it wants may be there already, or not be
+/// there: then it fails, and nothing of it may be seen.
+fn definition(random: &mut Random) -> String {
+    let (n, m) = (random.below(6), random.below(1000));
+    let what = match random.below(14) {
+        0 | 1 => format!(
+            "CREATE TABLE made_{n} (id int PRIMARY KEY, x text); \
+             INSERT INTO made_{n} SELECT i, md5(random()::text) FROM generate_series(1, {m}) i; \
+             CREATE INDEX ON made_{n} (x)"
+        ),
+        2 => format!("DROP TABLE made_{n}"),
+        3 => format!(
+            "UPDATE made_{n} SET x = 'before' WHERE id % 3 = 0; ALTER TABLE made_{n} RENAME x TO y; \
+             UPDATE made_{n} SET y = 'behind' WHERE id % 2 = 0"
+        ),
+        4 => format!(
+            "ALTER TABLE numbers ADD COLUMN c{n} timestamptz DEFAULT now(); \
+             UPDATE numbers SET c{n} = clock_timestamp() WHERE id < {m}"
+        ),
+        5 => {
+            format!("ALTER TABLE numbers DROP COLUMN c{n}; UPDATE numbers SET v = {m} WHERE id = 5")
+        }
+        6 => format!("ALTER TABLE made_{n} ADD COLUMN r float8 DEFAULT random()"),
+        7 => format!("ALTER TYPE mood ADD VALUE IF NOT EXISTS 'mood {}'", random.below(40)),
+        8 => "INSERT INTO moods (mood) SELECT enumlabel::mood FROM pg_enum \
+              WHERE enumtypid = 'mood'::regtype"
+            .to_owned(),
+        9 => "ALTER TABLE parts DETACH PARTITION parts_1; UPDATE parts_1 SET x = 0 WHERE id < 50; \
+              ALTER TABLE parts ATTACH PARTITION parts_1 FOR VALUES IN (1)"
+            .to_owned(),
+        10 => format!(
+            "CREATE TABLE filled_{n} AS SELECT *, random() AS r FROM accounts; \
+             ALTER TABLE filled_{n} ADD PRIMARY KEY (id); DELETE FROM filled_{n} WHERE id % 2 = 0"
+        ),
+        11 => format!("DROP TABLE filled_{n}"),
+        12 => format!(
+            "ALTER TABLE moves ADD CONSTRAINT some_{n} CHECK (amount < 1000) NOT VALID; \
+             ALTER TABLE moves VALIDATE CONSTRAINT some_{n}"
+        ),
+        _ => format!("ALTER TABLE moves DROP CONSTRAINT some_{n}; SELECT pg_sleep(0.05)"),
+    };
+    format!("SET LOCAL lock_timeout = '2s'; {what}; INSERT INTO queue (payload) VALUES ('defined')")
+}
+
 /// What all writers share.
 #[derive(Default)]
 pub struct Gate {
@@ -113,6 +159,10 @@ pub struct Gate {
     pub lock: RwLock<()>,
     pub committed: AtomicU64,
     pub failed: AtomicU64,
+    /// The first copy is made: what is defined before may be missing from it.
+    pub may_define: AtomicBool,
+    /// Committed with definitions.
+    pub defined: AtomicU64,
 }
 
 /// Logs in at a port of the loopback address.
@@ -131,6 +181,7 @@ pub async fn write(
     database: String,
     worker: u64,
     seed: u64,
+    is_definer: bool,
 ) {
     let mut random = Random::new(seed ^ (worker << 32));
     loop {
@@ -141,12 +192,19 @@ pub async fn write(
         loop {
             let _open = gate.lock.read().await;
             let level = random.pick(&LEVELS);
-            let sql = format!(
-                "BEGIN ISOLATION LEVEL {level}; {}; COMMIT",
+            let may_define = is_definer && gate.may_define.load(Ordering::Relaxed);
+            let is_definition = may_define && random.below(3) == 0;
+            let what = if is_definition {
+                definition(&mut random)
+            } else {
                 transaction(&mut random, worker)
-            );
+            };
+            let sql = format!("BEGIN ISOLATION LEVEL {level}; {what}; COMMIT");
             match client.batch_execute(&sql).await {
-                Ok(()) => drop(gate.committed.fetch_add(1, Ordering::Relaxed)),
+                Ok(()) => {
+                    gate.committed.fetch_add(1, Ordering::Relaxed);
+                    gate.defined.fetch_add(u64::from(is_definition), Ordering::Relaxed);
+                }
                 Err(error) => {
                     gate.failed.fetch_add(1, Ordering::Relaxed);
                     let is_open =

@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 
 use super::relay::Relay;
 use super::workload::{self, Gate, INVARIANTS};
+use crate::replication::ddl::definitions;
 use crate::replication::pair::contents;
 use crate::support::cluster::Cluster;
 use crate::support::config::Config;
@@ -93,7 +94,9 @@ impl World {
             let (port, direct) = (Arc::clone(&self.port), self.primary.port());
             let port = move || if worker < past { direct } else { port.load(Ordering::Relaxed) };
             let database = self.database.clone();
-            self.runtime.spawn(workload::write(Arc::clone(&self.gate), port, database, worker, 7));
+            let is_definer = worker + 1 == past + through;
+            let gate = Arc::clone(&self.gate);
+            self.runtime.spawn(workload::write(gate, port, database, worker, 7, is_definer));
         }
         let read = read(Arc::clone(&self.seen), self.secondary.port(), self.other.clone());
         self.runtime.spawn(read);
@@ -126,8 +129,15 @@ impl World {
             assert_eq!(ours, theirs, "table {} differs\n{}", ours.0, self.proxy.log());
         }
         assert_eq!(ours.len(), theirs.len());
+        let ours = definitions(&self.primary.unix(), &self.database);
+        let theirs = definitions(&self.secondary.unix(), &self.other);
+        for (ours, theirs) in ours.iter().zip(&theirs) {
+            assert_eq!(ours, theirs, "definitions differ\n{}", self.proxy.log());
+        }
+        assert_eq!(ours.len(), theirs.len());
         assert_eq!(here.rows(INVARIANTS), Vec::<Vec<String>>::new(), "on the primary");
         assert_eq!(there.value("SELECT count(*) FROM pgtandem.dead_letters"), "0");
+        self.gate.may_define.store(true, Ordering::Relaxed);
         let wrong = self.seen.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         assert!(wrong.is_empty(), "the secondary was read: {wrong:?}");
     }
@@ -140,7 +150,7 @@ impl World {
         let installed = "SELECT to_regclass('pgtandem.progress') IS NOT NULL";
         let sql = format!(
             "SELECT coalesce((SELECT pg_visible_in_snapshot('{xid}'::xid8, snapshot) \
-             FROM pgtandem.progress), false)"
+             FROM pgtandem.progress), false) AND NOT EXISTS (SELECT FROM pgtandem.copied)"
         );
         while there.value(installed) != "t" || there.value(&sql) != "t" {
             assert!(
@@ -165,12 +175,14 @@ impl World {
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         write!(
             said,
-            "{} transactions committed, {} failed, {} snapshots of the secondary read",
+            "{} transactions committed, {} of them with definitions, {} failed, {} snapshots of the secondary read",
             count(&self.gate.committed),
+            count(&self.gate.defined),
             count(&self.gate.failed),
             count(&self.seen.snapshots)
         )
         .expect("a string takes it");
+        assert!(count(&self.gate.defined) > 0, "nobody has defined anything");
         assert!(count(&self.seen.snapshots) > 0, "nobody has read the secondary");
         self.runtime.shutdown_background();
         said

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use pgtandem::config::Config;
+use pgtandem::pool::definitions::Seals;
 use pgtandem::replication::catalog::TableName;
 use pgtandem::replication::status::State;
 use pgtandem::replication::supervisor::Supervisor;
@@ -53,7 +54,7 @@ impl Supervised {
         let runtime = runtime.expect("a runtime can be made");
         let supervisor = {
             let _inside = runtime.enter();
-            Supervisor::start(&config)
+            Supervisor::start(&config, Seals::default())
         };
         Self { runtime, primary, secondary, supervisor }
     }
