@@ -623,7 +623,11 @@ impl Config {
             max_prepared_statements: general.max_prepared_statements,
             max_packet_size: general.max_packet_size,
             listen_queue: general.listen_queue,
-            definitions: entry.replication.as_ref().and_then(Replication::following_rules),
+            definitions: entry
+                .replication
+                .as_ref()
+                .filter(|_| !entry.secondaries.is_empty())
+                .and_then(Replication::following_rules),
             session_state: entry.session_state.unwrap_or(general.session_state),
             max_pinned_connections: bound(
                 entry.max_pinned_connections.unwrap_or(general.max_pinned_connections),

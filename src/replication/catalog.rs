@@ -154,6 +154,13 @@ impl Table {
         }
         hex
     }
+
+    /// Whether rows of both are written the same way.
+    pub fn has_columns_of(&self, other: &Self) -> bool {
+        let shape =
+            |column: &Column| (column.name.clone(), column.type_sql.clone(), column.generated);
+        self.columns.iter().map(shape).eq(other.columns.iter().map(shape))
+    }
 }
 
 /// The patterns of `tables` and `exclude`.

@@ -4,7 +4,7 @@ DROP TABLE IF EXISTS pgtandem.meta, pgtandem.tables, pgtandem.secondaries,
 DROP SEQUENCE IF EXISTS pgtandem.log_id, pgtandem.number;
 DROP FUNCTION IF EXISTS pgtandem.define, pgtandem.make_functions, pgtandem.make_function,
     pgtandem.make_triggers, pgtandem.make_trigger, pgtandem.release, pgtandem.with_us,
-    pgtandem.is_meant, pgtandem.shape;
+    pgtandem.is_meant, pgtandem.shape, pgtandem.open_functions;
 -- A database that is a secondary too keeps its progress in the same schema.
 DO $pgtandem$
 BEGIN
