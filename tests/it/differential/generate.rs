@@ -239,7 +239,15 @@ fn end_doubtful_segments<'a>(acts: impl Iterator<Item = &'a mut Act>) {
                 Message::CopyData(_) | Message::CopyDone | Message::CopyFail => {
                     is_doubtful = has_sync;
                 }
-                _ => {
+                Message::Parse { .. }
+                | Message::Bind { .. }
+                | Message::DescribeStatement(_)
+                | Message::DescribePortal(_)
+                | Message::Execute { .. }
+                | Message::CloseStatement(_)
+                | Message::ClosePortal(_)
+                | Message::Query(_)
+                | Message::FunctionCall { .. } => {
                     if is_doubtful {
                         ended.push(Message::Sync);
                     }
