@@ -138,11 +138,6 @@ impl Texts {
     pub fn find(&self, name: &[u8]) -> Option<&Arc<[u8]>> {
         self.0.iter().find(|(known, _)| **known == *name).map(|(_, text)| text)
     }
-
-    /// Says whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 /// The protocol state of one client.
@@ -162,8 +157,8 @@ pub struct Front {
     pub state: State,
     /// How its definitions are treated, if they are looked for; as of the lease.
     pub definitions: Option<Arc<Definitions>>,
-    /// What it has of them; nothing as long as it sends none.
-    pub defining: Defining,
+    /// What it has of them; boxed, so that clients without any cost nothing.
+    defining: Option<Box<Defining>>,
     /// Its prepared statements; boxed, so that clients without any cost nothing.
     prepared: Option<Box<Prepared>>,
 }
@@ -179,7 +174,7 @@ impl Front {
             params,
             state: State::default(),
             definitions: None,
-            defining: Defining::default(),
+            defining: None,
             prepared: None,
         }
     }
@@ -208,6 +203,16 @@ impl Front {
             }
             Some(Unnamed::None) | None => Ok(Taking::Nothing),
         }
+    }
+
+    /// Returns its definitions, if it ever had any.
+    pub fn defining(&self) -> Option<&Defining> {
+        self.defining.as_deref()
+    }
+
+    /// Returns its definitions, to be changed.
+    pub fn defining_mut(&mut self) -> &mut Defining {
+        self.defining.get_or_insert_default()
     }
 
     /// Returns its prepared statements, if it ever had any.

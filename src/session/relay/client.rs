@@ -289,8 +289,7 @@ impl<'a> Message<'a, '_> {
         if self.front.rules != StatementRules::Pass && !self.inspect_query(text)? {
             return Ok(Seen::TooEarly);
         }
-        let may_define =
-            self.front.definitions.is_some() && sql::glance(text) == Glance::Unclear;
+        let may_define = self.front.definitions.is_some() && sql::glance(text) == Glance::Unclear;
         Ok(if may_define && self.has_definitions(text)? {
             Seen::Definitions(text)
         } else {

@@ -138,8 +138,10 @@ impl Message<'_, '_> {
             return Some(self.refuse(&fault));
         }
         if !self.is_kept(parse.name) {
-            let text = is_followed.then(|| Arc::from(text));
-            self.front.defining.statements.set(parse.name, text);
+            if is_followed || self.front.defining().is_some() {
+                let text = is_followed.then(|| Arc::from(text));
+                self.front.defining_mut().statements.set(parse.name, text);
+            }
         }
         None
     }
@@ -173,22 +175,19 @@ impl Message<'_, '_> {
             let text = definition.and_then(|definition| Cursor::new(definition).cstr().ok());
             text.filter(|text| self.is_definition(text)).map(Arc::from)
         } else {
-            self.front.defining.statements.find(bind.statement).cloned()
+            self.front.defining().and_then(|has| has.statements.find(bind.statement).cloned())
         };
-        let portals = &mut self.front.defining.portals;
-        if text.is_some() || !portals.is_empty() {
-            portals.set(bind.portal, text);
+        if text.is_some() || self.front.defining().is_some() {
+            self.front.defining_mut().portals.set(bind.portal, text);
         }
     }
 
     /// Sends an Execute of a definition with what is behind it; `None` if it is of something else.
     pub(super) fn define_execute(&mut self) -> Option<Step> {
-        if self.front.defining.portals.is_empty() {
-            return None;
-        }
+        self.front.defining()?;
         let Some(body) = self.body() else { return Some(Step::Incomplete) };
         let portal = Cursor::new(body).cstr().ok()?;
-        let text = Arc::clone(self.front.defining.portals.find(portal)?);
+        let text = Arc::clone(self.front.defining()?.portals.find(portal)?);
         let following = following(&text, self.front.params.lexical())?;
         if following.is_drop {
             self.look(&following);
