@@ -402,10 +402,10 @@ fn list_says_who_waits_for_whom_and_why() {
     assert_eq!(holder.ready(1).last(), "Z E");
     assert_eq!(holder.query("rollback"), "C ROLLBACK | Z I");
     assert_eq!(waits.ready(1), ONE);
-    assert_eq!(holder.query("listen x"), "C LISTEN | Z I");
-    poll("it is pinned", || held(&inside).is_some_and(|held| held.reason == HeldFor::Listen));
+    holder.query("select pg_advisory_lock(1)");
+    poll("it is pinned", || held(&inside).is_some_and(|held| held.reason == HeldFor::AdvisoryLock));
     let clients = inside.run(inside.control.list()).clients;
-    assert!(clients.iter().any(|client| client.keeps == Some(HeldFor::Listen)));
+    assert!(clients.iter().any(|client| client.keeps == Some(HeldFor::AdvisoryLock)));
     let ids: std::collections::BTreeSet<u64> = clients.iter().map(|client| client.id).collect();
     assert_eq!(ids.len(), 3);
     drop(holder);
