@@ -230,27 +230,15 @@ impl<'a> Turn<'a, '_> {
         let error = view::error_response(body);
         self.link.has_said_why |= matches!(error.severity, b"FATAL" | b"PANIC");
         let is_last = self.link.has_said_why;
-        let Link { expect, held, .. } = &mut *self.link;
-        if expect.head_is_swallowed() && self.front.state.is_asking() {
+        if self.link.expect.head_is_swallowed() && self.front.state.is_asking() {
             self.front.state.answer_failed();
             // The client must know why it ends.
             return Ok(if is_last { Verdict::Forward } else { Verdict::Drop });
         }
-        if let Some(Effect::Channels(query)) = expect.head_effect() {
-            match query {
-                ChannelQuery::Take if expect.status() == TransactionStatus::Failed => {
-                    // What it was in front of fails, too.
-                    return Ok(Verdict::Drop);
-                }
-                ChannelQuery::Mark if !is_last => {
-                    if let Some(channels) = self.front.state.channels_mut() {
-                        channels.keep();
-                    }
-                    return Ok(Verdict::Drop);
-                }
-                ChannelQuery::Take | ChannelQuery::Mark | ChannelQuery::Release => {}
-            }
+        if let Some(verdict) = self.channels_failed(is_last) {
+            return Ok(verdict);
         }
+        let Link { expect, held, .. } = &mut *self.link;
         if expect.runs_query_of_ours() {
             return Err(ServerFailure::ParameterRefused {
                 sqlstate: error.sqlstate,
@@ -306,6 +294,24 @@ impl<'a> Turn<'a, '_> {
             return Ok(Verdict::Replace(plain(&error)));
         }
         Ok(verdict)
+    }
+
+    /// Takes an error of a query of ours about channels; `None` if it is of something else, or has to be
+    /// known all the same.
+    fn channels_failed(&mut self, is_last: bool) -> Option<Verdict> {
+        let expect = &self.link.expect;
+        let Some(Effect::Channels(query)) = expect.head_effect() else { return None };
+        match query {
+            // What it was in front of fails, too.
+            ChannelQuery::Take if expect.status() == TransactionStatus::Failed => {}
+            ChannelQuery::Mark if !is_last => {
+                if let Some(channels) = self.front.state.channels_mut() {
+                    channels.keep();
+                }
+            }
+            ChannelQuery::Take | ChannelQuery::Mark | ChannelQuery::Release => return None,
+        }
+        Some(Verdict::Drop)
     }
 
     fn parsed(&mut self) -> Result<Verdict, ServerFailure> {

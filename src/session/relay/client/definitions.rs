@@ -137,11 +137,9 @@ impl Message<'_, '_> {
             let fault = refused();
             return Some(self.refuse(&fault));
         }
-        if !self.is_kept(parse.name) {
-            if is_followed || self.front.defining().is_some() {
-                let text = is_followed.then(|| Arc::from(text));
-                self.front.defining_mut().statements.set(parse.name, text);
-            }
+        if !self.is_kept(parse.name) && (is_followed || self.front.defining().is_some()) {
+            let text = is_followed.then(|| Arc::from(text));
+            self.front.defining_mut().statements.set(parse.name, text);
         }
         None
     }
