@@ -167,6 +167,22 @@ fn e39_other_messages_inside_copy_in_fail_it() {
     });
 }
 
+/// PostgreSQL ends the connection; so does a name that is taken already.
+#[test]
+fn e39_a_parse_inside_copy_in_ends_the_connection() {
+    for name in ["new", "known"] {
+        everywhere(|peer| {
+            let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+            a.query("create table t (x int)");
+            a.run(&[parse("known", "select 1"), sync()]);
+            a.send(&[query("copy t from stdin"), parse(name, "select 2")]);
+            assert_eq!(a.take(1), "G");
+            assert!(a.until_end().to_string().ends_with("EOF"));
+            assert_eq!(b.query("drop table t"), "C DROP TABLE | Z I");
+        });
+    }
+}
+
 #[test]
 fn e39_copy_in_pieces_of_any_size() {
     everywhere(|peer| {
