@@ -167,20 +167,30 @@ fn e39_other_messages_inside_copy_in_fail_it() {
     });
 }
 
-/// PostgreSQL ends the connection; so does a name that is taken already.
+/// PostgreSQL ends the connection; so do messages that would wait for an answer at any other place.
 #[test]
-fn e39_a_parse_inside_copy_in_ends_the_connection() {
-    for name in ["new", "known"] {
-        everywhere(|peer| {
-            let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
-            a.query("create table t (x int)");
+fn e39_what_waits_elsewhere_ends_the_connection_inside_copy_in() {
+    let messages = [
+        parse("new", "select 2"),
+        parse("known", "select 2"),
+        bind("", "known"),
+        bind("", "unknown"),
+        bind("", ""),
+        describe_statement("unknown"),
+        close_statement("known"),
+    ];
+    everywhere(|peer| {
+        let mut b = peer.connect("b");
+        for (number, message) in messages.iter().enumerate() {
+            let mut a = peer.connect(&format!("a{number}"));
+            a.query("drop table if exists t; create table t (x int)");
             a.run(&[parse("known", "select 1"), sync()]);
-            a.send(&[query("copy t from stdin"), parse(name, "select 2")]);
+            a.send(&[query("copy t from stdin"), message.clone()]);
             assert_eq!(a.take(1), "G");
             assert!(a.until_end().to_string().ends_with("EOF"));
-            assert_eq!(b.query("drop table t"), "C DROP TABLE | Z I");
-        });
-    }
+        }
+        assert_eq!(b.query("drop table t"), "C DROP TABLE | Z I");
+    });
 }
 
 #[test]

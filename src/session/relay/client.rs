@@ -80,7 +80,7 @@ pub fn from_client<'a>(
             break;
         };
         let mut message = Message { header, rest, front, link, shared, splice: &mut splice };
-        match message.relay(replies)? {
+        match message.relay_in_turn(replies)? {
             Step::Done(count) => consumed += count,
             Step::Incomplete => break,
             Step::Wait => {
@@ -162,6 +162,27 @@ struct Message<'a, 'b> {
 }
 
 impl<'a> Message<'a, '_> {
+    /// Relays the message, also where it would wait for an answer and none can come: a server that reads
+    /// CopyData ends the connection for any other message.
+    fn relay_in_turn(&mut self, replies: &mut Vec<u8>) -> Result<Step, Fault> {
+        let step = self.relay(replies)?;
+        if !matches!(step, Step::Wait) || !self.link.expect.is_copying_in() {
+            return Ok(step);
+        }
+        let awaited = match self.header.tag {
+            tag::QUERY => Awaited::Query,
+            tag::PARSE => Awaited::Parse,
+            tag::BIND => Awaited::Bind,
+            tag::DESCRIBE => Awaited::Describe,
+            tag::EXECUTE => Awaited::Execute,
+            tag::CLOSE => Awaited::Close,
+            _ => return Ok(step),
+        };
+        // If the COPY has failed before, the server has taken names that are the client's.
+        self.link.expect.taint();
+        Ok(self.extended(awaited, Effect::None))
+    }
+
     fn relay(&mut self, replies: &mut Vec<u8>) -> Result<Step, Fault> {
         let tag = self.header.tag;
         if self.link.expect.is_skipping() && !matches!(tag, tag::SYNC | tag::TERMINATE) {

@@ -122,6 +122,7 @@ fn explain(lane: &mut Lane, script: script::Script, difference: &str) -> String 
 }
 
 #[test]
+#[ignore = "`make differential` plays them"]
 fn random_sequences() {
     let Some(campaign) = Campaign::from_env() else {
         eprintln!("no sequences: `make differential` plays them");

@@ -194,11 +194,6 @@ impl<'a> Message<'a, '_> {
     /// the server can say, and it looks at that first: so it gets it twice, under a name that is
     /// for nothing else.
     fn parse_duplicate(&mut self, parse: frontend::Parse<'a>) -> Step {
-        if self.link.expect.is_copying_in() {
-            // It ends the connection. If the COPY has failed before, the name is on the server now.
-            self.link.expect.taint();
-            return self.extended(Awaited::Parse, Effect::None);
-        }
         if self.link.expect.has_open_segments() {
             // One of them may be `DEALLOCATE ALL`.
             return Step::Wait;
