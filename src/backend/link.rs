@@ -68,6 +68,38 @@ pub enum Effect {
     },
 }
 
+impl Effect {
+    /// Says whether it is about named statements: what a name means, or what the server holds.
+    fn is_about_named(&self) -> bool {
+        match self {
+            Self::Prepared { .. } | Self::Injected(_) | Self::Evicted(_) | Self::Closed { .. } => {
+                true
+            }
+            Self::None
+            | Self::Bound(..)
+            | Self::InjectedUnnamed
+            | Self::Noted
+            | Self::Channels(_)
+            | Self::Unnamed { .. } => false,
+        }
+    }
+
+    /// Says whether it is about the unnamed statement.
+    fn is_about_unnamed(&self) -> bool {
+        match self {
+            Self::InjectedUnnamed | Self::Unnamed { .. } => true,
+            Self::None
+            | Self::Bound(..)
+            | Self::Prepared { .. }
+            | Self::Injected(_)
+            | Self::Noted
+            | Self::Evicted(_)
+            | Self::Closed { .. }
+            | Self::Channels(_) => false,
+        }
+    }
+}
+
 /// A query of ours about the channels that a client listens to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChannelQuery {
@@ -127,8 +159,35 @@ impl Link {
         self.is_promoted |= name == IN_HOT_STANDBY && value == b"off";
     }
 
+    /// Says whether an earlier segment may still take back what it changed about named statements.
+    pub fn named_may_change_back(&mut self) -> bool {
+        may_change_back(&self.expect, &mut self.named_changed_in, Effect::is_about_named)
+    }
+
+    /// Says whether an earlier segment may still take back what it changed about the unnamed statement.
+    pub fn unnamed_may_change_back(&mut self) -> bool {
+        may_change_back(&self.expect, &mut self.unnamed_changed_in, Effect::is_about_unnamed)
+    }
+
     /// Says whether nothing is under way, also not the rest of a message.
     pub fn is_at_rest(&self) -> bool {
         self.expect.is_at_rest() && self.passage.is_boundary()
     }
+}
+
+/// Says whether what was changed in the segment `changed_in` may still be undone. Once it cannot, that is
+/// noted, so that nobody looks through what is awaited again.
+fn may_change_back(
+    expect: &Expect<Effect>,
+    changed_in: &mut u64,
+    is_meant: impl Fn(&Effect) -> bool,
+) -> bool {
+    if !expect.may_fail_yet(*changed_in) {
+        return false;
+    }
+    let may_change = expect.may_undo(is_meant);
+    if !may_change {
+        *changed_in = expect.segment();
+    }
+    may_change
 }

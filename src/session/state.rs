@@ -21,7 +21,7 @@ use crate::pool::ledger::{Bound, Place};
 use crate::session::channels::{self, Channels, Heard, Name, Notification};
 use crate::session::pins::Pins;
 use crate::sql::{
-    self, Action, Class, Dialect, Discard, Glance, Scope, Setting, Target, Traces, Verb,
+    self, Action, Class, Dialect, Discard, Glance, Names, Scope, Setting, Target, Traces, Verb,
 };
 use crate::wire::cursor::{Cursor, Malformed};
 
@@ -79,6 +79,8 @@ pub struct State {
     shares_channels: bool,
     /// Something ran that no question is sure to find: nobody else gets the backend as it is.
     is_unseen: bool,
+    /// What it runs, or has bound, may drop all its prepared statements.
+    may_deallocate: bool,
 }
 
 /// What is not known before the server is asked.
@@ -144,6 +146,7 @@ impl State {
             channels: None,
             shares_channels: false,
             is_unseen: false,
+            may_deallocate: false,
         }
     }
 
@@ -207,6 +210,16 @@ impl State {
         std::mem::take(&mut self.is_unseen)
     }
 
+    /// Says whether what is under way may drop all its prepared statements.
+    pub fn may_deallocate(&self) -> bool {
+        self.may_deallocate
+    }
+
+    /// Notes that nothing is under way.
+    pub fn nothing_deallocates(&mut self) {
+        self.may_deallocate = false;
+    }
+
     /// Says whether the server has been asked, and has not answered yet.
     pub fn is_asking(&self) -> bool {
         self.asked.is_some()
@@ -261,6 +274,7 @@ impl State {
     /// Notes that something runs whose text was not seen.
     pub fn doubt_everything(&mut self) {
         self.is_unseen = true;
+        self.may_deallocate = true;
         let doubts = self.doubts.get_or_insert_default();
         doubts.pins.add(askable());
         doubts.is_any = true;
@@ -278,6 +292,7 @@ impl State {
         {
             self.place = Some(bound.place().ok_or_else(|| too_many(bound))?);
         }
+        self.may_deallocate |= look.may_deallocate;
         self.pins.add(look.pins);
         let found = look.doubts;
         let is_nothing = found.pins.is_empty() && found.names.is_empty() && !found.is_any;
@@ -480,6 +495,8 @@ struct Look<'a> {
     is_pin: bool,
     /// Channels are handed over, and keep nobody at a backend.
     shares: bool,
+    /// It may drop all prepared statements.
+    may_deallocate: bool,
 }
 
 impl<'a> Look<'a> {
@@ -493,6 +510,7 @@ impl<'a> Look<'a> {
             left: None,
             is_pin: false,
             shares: false,
+            may_deallocate: false,
         }
     }
 
@@ -503,6 +521,7 @@ impl<'a> Look<'a> {
                 // It may fail: the other reasons go when it has not.
                 self.doubts.pins.add(self.known.within(askable()));
                 self.reset_all();
+                self.may_deallocate = true;
             }
             Action::Discard(Discard::Temporary) => self.takes_back(Pins::TEMPORARY),
             Action::Prepare(_) => {
@@ -512,7 +531,10 @@ impl<'a> Look<'a> {
                     self.pins.add(Pins::UNKNOWN);
                 }
             }
-            Action::Deallocate(_) => self.takes_back(Pins::PREPARE),
+            Action::Deallocate(names) => {
+                self.takes_back(Pins::PREPARE);
+                self.may_deallocate |= names == Names::All;
+            }
             Action::Listen(_) if self.shares => self.doubts.pins.add(Pins::LISTEN),
             Action::Listen(_) => self.leaves("a channel that is listened to", Pins::LISTEN),
             Action::Unlisten(_) => self.takes_back(Pins::LISTEN),

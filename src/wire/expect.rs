@@ -248,6 +248,19 @@ impl<E> Expect<E> {
         self.runs > 0
     }
 
+    /// Says whether a Query or an Execute is under way that may do anything before the server comes to the
+    /// next message. A COPY that reads data does nothing else.
+    pub fn may_be_running(&self) -> bool {
+        self.runs > usize::from(self.stage == Stage::CopyIn)
+    }
+
+    /// Says whether the server reads CopyData, and has nothing else to read: no answer comes by itself,
+    /// unless the COPY has failed.
+    pub fn only_copies_in(&self) -> bool {
+        self.stage == Stage::CopyIn
+            && self.entries.iter().skip(1).all(|entry| entry.awaited == Awaited::Sync)
+    }
+
     /// Says whether nothing is under way: no reply, no COPY, no transaction.
     pub fn is_at_rest(&self) -> bool {
         self.is_between_segments() && self.status == TransactionStatus::Idle
@@ -314,6 +327,14 @@ impl<E> Expect<E> {
         self.answered <= segment && segment < self.segment
     }
 
+    /// Says whether something with such an effect is under way that the server may not act on. A Query
+    /// that comes next is not skipped any more.
+    pub fn may_undo(&self, is_meant: impl Fn(&E) -> bool) -> bool {
+        let is_certain = |entry: &Entry<E>| !entry.awaited.skips_on_error();
+        let certain = usize::from(self.entries.front().is_some_and(is_certain));
+        self.entries.iter().skip(certain).any(|entry| is_meant(&entry.effect))
+    }
+
     /// Says whether the connection must not be used by another client, although it is at rest.
     pub fn is_tainted(&self) -> bool {
         self.is_tainted
@@ -364,7 +385,8 @@ impl<E> Expect<E> {
             }
             Awaited::CopyEnd => {
                 self.data_sent();
-                if self.stage == Stage::CopyIn {
+                // Behind another message, it is that one's: the COPY has failed.
+                if self.only_copies_in() {
                     self.stage = Stage::Open;
                     return;
                 }

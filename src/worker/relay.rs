@@ -219,7 +219,13 @@ impl Worker {
             Ok(stop) if is_answered => return self.client_turn_done(key, lease, stop),
             Ok(_) => self.client_leaves(key, Leave::Lost),
             Err(Some(fault)) => self.fail_session(key, ClientEnd::Protocol, &fault),
-            Err(None) => self.backend_gone(lease),
+            Err(None) => {
+                // It may have said why: that is read first.
+                if let Some(backend) = self.backends.get_mut(lease) {
+                    backend.pipe.hear_out();
+                    self.runnable_backends.push_back(lease);
+                }
+            }
         }
         Flow::Blocked
     }
@@ -289,8 +295,8 @@ impl Worker {
         }
         let input = match backend.pipe.next_input(&mut self.scratch, &mut self.wire) {
             Ok(Some(input)) => input,
-            Ok(None) => return Flow::Blocked,
-            Err(Gone) => {
+            Ok(None) if !backend.pipe.is_deaf() => return Flow::Blocked,
+            Ok(None) | Err(Gone) => {
                 self.backend_gone(key);
                 return Flow::Blocked;
             }
@@ -350,7 +356,7 @@ impl Worker {
         }
         let mut question = Vec::new();
         encode::sync(&mut question);
-        encode::close_statement(&mut question, b"pgtandem.nothing");
+        encode::close_statement(&mut question, relay::NOTHING_NAME);
         encode::sync(&mut question);
         for awaited in [Awaited::Sync, Awaited::Close, Awaited::Sync] {
             backend.link.expect.push(awaited, Reply::Swallow, Effect::None);

@@ -193,6 +193,31 @@ fn e39_what_waits_elsewhere_ends_the_connection_inside_copy_in() {
     });
 }
 
+/// What comes behind the Sync that ends a COPY is no part of it, also if the COPY is over already.
+#[test]
+fn e39_what_is_sent_behind_a_copy_that_fails_is_no_part_of_it() {
+    let segments = [
+        vec![parse("known", "select 2"), sync()],
+        vec![parse("new", "select 2"), sync(), bind("", "new"), execute(""), sync()],
+        vec![bind("", "known"), execute(""), sync()],
+        vec![describe_statement(""), sync()],
+        vec![close_statement("known"), parse("known", "select 2"), sync()],
+    ];
+    everywhere(|peer| {
+        let mut a = peer.connect("a");
+        a.query("create table t (x int)");
+        for segment in &segments {
+            a.run(&[close_statement("known"), close_statement("new"), sync()]);
+            a.send(&[parse("known", "select 1")]);
+            let copy = [parse("", "copy t from stdin"), bind("", ""), execute("")];
+            let copied = [copy_data("bad\n"), sync()];
+            a.send(&[copy.as_slice(), &copied, segment].concat());
+            let ends = segment.iter().filter(|message| message[0] == b'S').count();
+            a.ready(1 + ends);
+        }
+    });
+}
+
 #[test]
 fn e39_copy_in_pieces_of_any_size() {
     everywhere(|peer| {

@@ -332,6 +332,9 @@ fn a10_what_is_under_way_for_a_name_that_is_gone_fails_with_that_name() {
         a.run(&[parse("s", "select 1"), sync()]);
         a.send(&[query("deallocate all"), bind("", "s"), sync()]);
         assert_eq!(a.ready(2), "C DEALLOCATE ALL | Z I | E 26000 | Z I");
+        a.run(&[parse("s", "select 1"), parse("", "discard all"), bind("", ""), sync()]);
+        a.send(&[bind("", ""), execute(""), describe_statement("s"), sync()]);
+        assert_eq!(a.ready(1), "2 | C DISCARD ALL | E 26000 | Z I");
     });
 }
 

@@ -7,7 +7,7 @@ mod statements;
 pub(super) use statements::unknown_statement;
 
 use self::definitions::LOOKED_AT_MAX;
-use super::Shared;
+use super::{NOTHING_NAME, Shared};
 use crate::backend::link::{ChannelQuery, Effect, Link, Unnamed};
 use crate::backend::statements::text_of;
 use crate::fault::{Fault, SqlState};
@@ -162,25 +162,16 @@ struct Message<'a, 'b> {
 }
 
 impl<'a> Message<'a, '_> {
-    /// Relays the message, also where it would wait for an answer and none can come: a server that reads
-    /// CopyData ends the connection for any other message.
+    /// Relays the message. If it waits for an answer, and the server for data: a message that means
+    /// nothing tells whether the COPY had failed before. If not, the server ends the connection for it, as
+    /// it would for the client's.
     fn relay_in_turn(&mut self, replies: &mut Vec<u8>) -> Result<Step, Fault> {
         let step = self.relay(replies)?;
-        if !matches!(step, Step::Wait) || !self.link.expect.is_copying_in() {
-            return Ok(step);
+        if matches!(step, Step::Wait) && self.link.expect.only_copies_in() {
+            encode::close_statement(self.splice.insert(), NOTHING_NAME);
+            self.link.expect.push(Awaited::Close, Reply::Swallow, Effect::None);
         }
-        let awaited = match self.header.tag {
-            tag::QUERY => Awaited::Query,
-            tag::PARSE => Awaited::Parse,
-            tag::BIND => Awaited::Bind,
-            tag::DESCRIBE => Awaited::Describe,
-            tag::EXECUTE => Awaited::Execute,
-            tag::CLOSE => Awaited::Close,
-            _ => return Ok(step),
-        };
-        // If the COPY has failed before, the server has taken names that are the client's.
-        self.link.expect.taint();
-        Ok(self.extended(awaited, Effect::None))
+        Ok(step)
     }
 
     fn relay(&mut self, replies: &mut Vec<u8>) -> Result<Step, Fault> {

@@ -25,6 +25,9 @@ use crate::session::front::Front;
 use crate::wire::expect::{Awaited, Desync, Entry};
 use crate::wire::header::BadLength;
 
+/// The name of a statement that nobody has: to close it is a question that means nothing.
+pub const NOTHING_NAME: &[u8] = b"pgtandem.nothing";
+
 /// What all sessions of a worker share: definitions and parameter sets, each kept once.
 #[derive(Debug, Default)]
 pub struct Shared {

@@ -386,8 +386,12 @@ impl<'a> Turn<'a, '_> {
             .collect();
         prepared.clear_except(&names);
         self.link.held.clear_except(&ids);
-        // What is under way for them fails; the client must read its own name in that.
         for entry in self.link.expect.entries_mut() {
+            if let Effect::Evicted(_) | Effect::Closed { .. } = entry.effect {
+                // Nothing brings it back.
+                entry.effect = Effect::None;
+            }
+            // What is under way for them fails; the client must read its own name in that.
             let Effect::Bound(id, name) = entry.effect else { continue };
             let is_it = |(known, known_name): &&(StatementId, Box<[u8]>)| {
                 *known == id && mark(known_name) == name

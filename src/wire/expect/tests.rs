@@ -323,6 +323,7 @@ fn e39_a_copy_that_failed_may_have_read_the_sync() {
     check("> Q S c Q < G E Zi Zi C Zi", "");
     check("> Q d S d Q d d c Q < G E Zi Zi G E Zi C Zi", "");
     check("> Q S d F < G E Zi Zi V Zi", "");
+    check("> Q < G > d S Q c S c S < E Zi Zi G C Zi Zi Zi", "");
     check("> Q S c P S < G E Zi Zi 1 Zi", "");
     check("> Q S c P S < G E Zi Zi E Zi", "3!");
     check("> B E S c S Q < 2 G E Zi Zi C Zi", "1!");

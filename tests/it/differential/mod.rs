@@ -12,6 +12,8 @@
 //!
 //! What PostgreSQL itself answers otherwise when it is asked again is no difference.
 //!
+//! [`a_few_random_sequences`] are always the same; `make differential` plays new ones:
+//!
 //! - `PGTANDEM_IT_SEQUENCES`: how many (else none);
 //! - `PGTANDEM_IT_FIRST`: the first seed;
 //! - `PGTANDEM_IT_SEED`: only this one.
@@ -44,7 +46,10 @@ use shrink::shrink;
 use crate::support::{EndsWith, cluster::Cluster, login::Login};
 
 /// A campaign ends when so many sequences have differed.
-const FAILURES_MAX: usize = 4;
+const FAILURES_MAX: usize = 20;
+
+/// Sequences of [`a_few_random_sequences`].
+const FEW: u64 = 300;
 
 /// Which sequences are played.
 struct Campaign {
@@ -69,8 +74,53 @@ impl Campaign {
             Some(seed) => (seed, 1),
             None => (setting("PGTANDEM_IT_FIRST").unwrap_or(0), setting("PGTANDEM_IT_SEQUENCES")?),
         };
+        Some(Self::new(first, count))
+    }
+
+    fn new(first: u64, count: u64) -> Self {
         let (played, unsteady) = (AtomicU64::new(0), AtomicU64::new(0));
-        Some(Self { first, count, played, unsteady, failures: Mutex::default() })
+        Self { first, count, played, unsteady, failures: Mutex::default() }
+    }
+
+    /// Plays all sequences.
+    ///
+    /// # Panics
+    /// If one has differed.
+    fn run(self) {
+        let world = World::start();
+        let is_over = AtomicBool::new(false);
+        let started = Instant::now();
+        std::thread::scope(|scope| {
+            let _ends = EndsWith(&is_over);
+            let lanes: Vec<_> = SETUPS
+                .iter()
+                .map(|setup| {
+                    let (campaign, world, is_over) = (&self, &world, &is_over);
+                    scope.spawn(move || {
+                        let login = Login::new("postgres", setup.name);
+                        interfere(&world.proxy(setup).tcp(), &login, setup.keeps, is_over);
+                    });
+                    scope.spawn(move || campaign.play(world, setup))
+                })
+                .collect();
+            for lane in lanes {
+                if let Err(panic) = lane.join() {
+                    std::panic::resume_unwind(panic);
+                }
+            }
+        });
+        let failures = self.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let played = self.played.load(Ordering::Relaxed);
+        let unsteady = self.unsteady.load(Ordering::Relaxed);
+        eprintln!(
+            "{played} sequences from seed {} on, {} differ, {unsteady} prove nothing, {} s",
+            self.first,
+            failures.len(),
+            started.elapsed().as_secs()
+        );
+        assert!(failures.is_empty(), "{}", failures.join("\n"));
+        assert_eq!(played + unsteady, self.count);
+        assert!(unsteady <= 1 + played / 1_000, "{unsteady} sequences prove nothing");
     }
 
     /// Plays the sequences of one setup.
@@ -122,46 +172,17 @@ fn explain(lane: &mut Lane, script: script::Script, difference: &str) -> String 
 }
 
 #[test]
+fn a_few_random_sequences() {
+    Campaign::new(0, FEW).run();
+}
+
+#[test]
 #[ignore = "`make differential` plays them"]
 fn random_sequences() {
-    let Some(campaign) = Campaign::from_env() else {
-        eprintln!("no sequences: `make differential` plays them");
-        return;
-    };
-    let world = World::start();
-    let is_over = AtomicBool::new(false);
-    let started = Instant::now();
-    std::thread::scope(|scope| {
-        let _ends = EndsWith(&is_over);
-        let lanes: Vec<_> = SETUPS
-            .iter()
-            .map(|setup| {
-                let (campaign, world, is_over) = (&campaign, &world, &is_over);
-                scope.spawn(move || {
-                    let login = Login::new("postgres", setup.name);
-                    interfere(&world.proxy(setup).tcp(), &login, setup.keeps, is_over);
-                });
-                scope.spawn(move || campaign.play(world, setup))
-            })
-            .collect();
-        for lane in lanes {
-            if let Err(panic) = lane.join() {
-                std::panic::resume_unwind(panic);
-            }
-        }
-    });
-    let failures = campaign.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let played = campaign.played.load(Ordering::Relaxed);
-    eprintln!(
-        "{played} sequences from seed {} on, {} differ, {} s",
-        campaign.first,
-        failures.len(),
-        started.elapsed().as_secs()
-    );
-    assert!(failures.is_empty(), "{}", failures.join("\n"));
-    let unsteady = campaign.unsteady.load(Ordering::Relaxed);
-    assert_eq!(played + unsteady, campaign.count);
-    assert!(unsteady <= 1 + played / 1_000, "{unsteady} sequences prove nothing");
+    match Campaign::from_env() {
+        Some(campaign) => campaign.run(),
+        None => eprintln!("no sequences: `make differential` plays them"),
+    }
 }
 
 #[test]

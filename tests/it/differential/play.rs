@@ -22,8 +22,28 @@ const LASTING: &str = "do $$begin raise notice 'begun'; perform pg_sleep(5); end
 #[derive(Default, PartialEq, Eq)]
 pub struct Trace {
     pub answers: Vec<Vec<String>>,
-    /// How many answers there were at each [`What::Await`].
-    awaited: Vec<usize>,
+    /// How far the answers had come at each [`What::Await`].
+    awaited: Vec<Place>,
+}
+
+/// A place in what a client has got: so many ReadyForQuery, and so many answers behind the last of them.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+struct Place {
+    ready: usize,
+    behind: usize,
+}
+
+impl Place {
+    fn of(answers: &[String]) -> Self {
+        answers.iter().fold(Self::default(), |place, answer| place.after(answer))
+    }
+
+    fn after(self, answer: &str) -> Self {
+        match answer.starts_with('Z') {
+            true => Self { ready: self.ready + 1, behind: 0 },
+            false => Self { behind: self.behind + 1, ..self },
+        }
+    }
 }
 
 /// One side: PostgreSQL, or the proxy.
@@ -73,19 +93,19 @@ impl Side {
         trace
     }
 
-    fn act(&mut self, act: &Act, guided: Option<usize>, trace: &mut Trace) {
+    fn act(&mut self, act: &Act, guided: Option<Place>, trace: &mut Trace) {
         let client = act.client;
-        let before = trace.answers[client].len();
+        let before = Place::of(&trace.answers[client]);
         let address = self.address.clone();
         let line = self.line(client);
         match &act.what {
             What::Send { messages, cuts } => line.send(messages, cuts),
             What::Await => {
                 match guided {
-                    Some(wanted) => line.read_up_to(wanted.saturating_sub(before)),
+                    Some(wanted) => line.read_up_to(before, wanted),
                     None => line.read_until_quiet(),
                 }
-                trace.awaited.push(before + line.answers.len());
+                trace.awaited.push(line.place(before));
             }
             What::Fence => line.fence(),
             What::CancelRunning(way) => line.cancel_running(*way, &address),
@@ -183,8 +203,25 @@ impl Line {
         while self.read(QUIET).is_some() {}
     }
 
-    fn read_up_to(&mut self, wanted: usize) {
-        while self.answers.len() < wanted && self.must_read().is_some() {}
+    /// Where it is, if it began at `before`.
+    fn place(&self, before: Place) -> Place {
+        self.answers.iter().fold(before, |place, answer| place.after(answer))
+    }
+
+    /// Reads as much as PostgreSQL has said; less where a segment has failed in a failed transaction, as
+    /// it may earlier than there (`leave_out_unprepared`).
+    fn read_up_to(&mut self, before: Place, wanted: Place) {
+        loop {
+            let place = self.place(before);
+            let has_failed = self.answers.last().is_some_and(|last| last.contains("C25P02"));
+            let is_there = place.behind >= wanted.behind || has_failed;
+            if place.ready > wanted.ready || (place.ready == wanted.ready && is_there) {
+                return;
+            }
+            if self.must_read().is_none() {
+                return;
+            }
+        }
     }
 
     fn read_to_end(&mut self) {

@@ -70,9 +70,12 @@ fn direct_database(setup: &Setup) -> String {
 impl World {
     pub fn start() -> Self {
         let cluster = Cluster::shared();
-        for setup in &SETUPS {
-            make_database(cluster, setup.name);
-            make_database(cluster, &direct_database(setup));
+        let (first, others) = SETUPS.split_first().expect("there are some");
+        make_database(cluster, first.name);
+        let copies = others.iter().map(|setup| setup.name.to_owned());
+        let mut observer = cluster.superuser("postgres");
+        for name in copies.chain(SETUPS.iter().map(direct_database)) {
+            observer.rows(&format!("CREATE DATABASE {name} TEMPLATE {}", first.name));
         }
         let settings: [&[&str]; 2] =
             [&["workers = 1"], &["workers = 2", "max_prepared_statements = 1"]];
@@ -119,10 +122,9 @@ fn start_proxy(cluster: &Cluster, number: usize, settings: &[&str]) -> Proxy {
 /// Makes a database with the tables that scripts use.
 pub fn make_database(cluster: &Cluster, name: &str) {
     cluster.superuser("postgres").rows(&format!("CREATE DATABASE {name}"));
-    let mut ground = cluster.superuser(name);
-    for table in 0..TABLES {
-        ground.rows(&format!("CREATE TABLE s{table} (id int CHECK (id < 100), v text)"));
-    }
+    let tables = (0..TABLES)
+        .map(|table| format!("CREATE TABLE s{table} (id int CHECK (id < 100), v text); "));
+    cluster.superuser(name).rows(&tables.collect::<String>());
 }
 
 /// Both sides of one setup.
@@ -193,16 +195,18 @@ impl Lane {
 
 /// Leaves out what is left of segments about a prepared statement in a transaction that has failed, where
 /// the backend does not hold that (any more): it would have to be prepared there first, and in such a
-/// transaction nothing can be. PostgreSQL still describes one without columns, and says what else is wrong
-/// with a Bind.
+/// transaction nothing can be. PostgreSQL still describes one without columns, and says first that a Bind
+/// has not as many values as that needs (`exec_bind_message` of postgres.c).
 fn leave_out_unprepared(direct: &mut Vec<String>, proxied: &mut Vec<String>) {
     let mut at = 0;
     while let Some(more) = direct[at..].iter().zip(&proxied[at..]).position(|(a, b)| a != b) {
         at += more;
         let is_described =
             direct[at].starts_with('t') && direct.get(at + 1) == Some(&"n".to_owned());
-        let is_limit =
-            proxied[at].contains("C25P02") && (is_described || direct[at].starts_with('E'));
+        let has_failed = direct[..at].iter().rfind(|answer| answer.starts_with('Z'));
+        let is_limit = has_failed.is_some_and(|status| status == "Z E")
+            && proxied[at].contains("C25P02")
+            && (is_described || direct[at] == "E 08P01");
         if !is_limit {
             return;
         }

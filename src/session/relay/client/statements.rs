@@ -79,8 +79,22 @@ impl<'a> Message<'a, '_> {
 
     /// Says whether an earlier segment may still fail that changed what names mean: then nobody
     /// knows yet what this message is about.
-    fn must_wait_for_named(&self) -> bool {
-        self.link.expect.may_fail_yet(self.link.named_changed_in)
+    fn must_wait_for_named(&mut self) -> bool {
+        self.link.named_may_change_back()
+    }
+
+    /// Says whether the client may have no statements any more when the server comes to this message: what
+    /// is under way may be `DEALLOCATE ALL`. Its answer tells, and the server may hold that back.
+    fn must_wait_for_deallocation(&mut self) -> bool {
+        let expect = &self.link.expect;
+        if expect.is_at_rest() {
+            self.front.state.nothing_deallocates();
+        }
+        let must_wait = self.front.state.may_deallocate() && expect.may_be_running();
+        if must_wait {
+            encode::flush(self.splice.insert());
+        }
+        must_wait
     }
 
     pub(super) fn parse(&mut self) -> Result<Step, Fault> {
@@ -194,13 +208,7 @@ impl<'a> Message<'a, '_> {
     /// the server can say, and it looks at that first: so it gets it twice, under a name that is
     /// for nothing else.
     fn parse_duplicate(&mut self, parse: frontend::Parse<'a>) -> Step {
-        if self.link.expect.has_open_segments() {
-            // One of them may be `DEALLOCATE ALL`.
-            return Step::Wait;
-        }
-        if self.link.expect.may_be_copying_in() && !self.link.expect.is_copying_in() {
-            // So may what this segment runs; and the server may hold its answer back.
-            encode::flush(self.splice.insert());
+        if self.must_wait_for_deallocation() {
             return Step::Wait;
         }
         let out = self.splice.insert();
@@ -235,7 +243,7 @@ impl<'a> Message<'a, '_> {
             };
         };
         if bind.statement.is_empty() {
-            if self.link.expect.may_fail_yet(self.link.unnamed_changed_in) {
+            if self.link.unnamed_may_change_back() {
                 return Ok(Step::Wait);
             }
             return Ok(match self.front.inspect_unnamed() {
@@ -416,7 +424,7 @@ impl<'a> Message<'a, '_> {
     /// it if need be. If the client has none, the one that another client left there must not be
     /// found. Pooling point A12.
     fn with_unnamed(&mut self, awaited: Awaited) -> Step {
-        if self.link.expect.may_fail_yet(self.link.unnamed_changed_in) {
+        if self.link.unnamed_may_change_back() {
             return Step::Wait;
         }
         if !self.link.has_unnamed {
@@ -464,7 +472,7 @@ impl<'a> Message<'a, '_> {
         self.skip()
     }
 
-    fn find(&self, name: &[u8]) -> Lookup {
+    fn find(&mut self, name: &[u8]) -> Lookup {
         if !self.front.rules.renames() {
             return Lookup::Raw;
         }
@@ -472,7 +480,12 @@ impl<'a> Message<'a, '_> {
             return Lookup::Unknown;
         }
         if let Some(known) = self.front.prepared().and_then(|prepared| prepared.find(name)) {
-            return Lookup::Found(Arc::clone(known));
+            let known = Arc::clone(known);
+            // One that the server holds, it misses by itself.
+            if !self.link.held.is_ready(known.id()) && self.must_wait_for_deallocation() {
+                return Lookup::Unknown;
+            }
+            return Lookup::Found(known);
         }
         if !name.starts_with(NAME_PREFIX) {
             return Lookup::Raw;

@@ -323,7 +323,7 @@ impl Pool {
         if backend.link.expect.must_ask() {
             let mut question = Vec::new();
             encode::sync(&mut question);
-            encode::close_statement(&mut question, b"pgtandem.nothing");
+            encode::close_statement(&mut question, relay::NOTHING_NAME);
             encode::sync(&mut question);
             backend.server.receive(&question);
             for awaited in [Awaited::Sync, Awaited::Close, Awaited::Sync] {

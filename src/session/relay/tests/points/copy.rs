@@ -71,6 +71,28 @@ fn e39_a_sync_inside_copy_is_ignored() {
 }
 
 #[test]
+fn e39_what_is_sent_behind_a_copy_that_fails_is_no_part_of_it() {
+    let failing = vec![CopyData("bad"), Sync];
+    let first = |messages: &[Message]| [messages, &start("copy in"), &failing].concat();
+    let lasts: [Burst; 8] = [
+        vec![Parse("d", "select 3"), Sync],
+        vec![Parse("e", "select 3"), Sync],
+        vec![Bind("", "d", "x"), Execute("", 0), Sync],
+        vec![DescribeStatement(""), Sync],
+        vec![DescribeStatement("d"), Sync],
+        vec![CloseStatement("d"), Parse("d", "select 3"), Sync],
+        vec![Parse("e", "select 3"), Sync, Bind("", "e", "x"), Execute("", 0), Sync],
+        vec![Query("copy in"), CopyData("2"), CopyDone, Sync, CopyData("3"), Sync],
+    ];
+    for last in lasts {
+        let known = [Parse("d", "select 1")];
+        check(1, &[(0, known.to_vec()), (0, [first(&[]), last.clone()].concat()), (0, run("d"))]);
+        check(1, &[(0, [first(&known), last.clone()].concat()), (0, run("d"))]);
+        check(2, &[(0, [known.as_slice(), &[Sync]].concat()), (0, first(&[])), (0, last)]);
+    }
+}
+
+#[test]
 fn e39_copy_in_of_a_prepared_statement_on_a_full_backend() {
     let copy = vec![Bind("", "copy", ""), Execute("", 0), Sync];
     check(

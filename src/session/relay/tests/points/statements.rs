@@ -190,6 +190,26 @@ fn a10_what_was_held_before_it_is_prepared_again() {
 }
 
 #[test]
+fn a10_what_is_gone_is_not_prepared_again_for_what_was_sent_with_it() {
+    // There is room for one, and "t" has it.
+    let begin = || [(0, prepare("s", "select 1")), (0, prepare("t", "select 2"))];
+    let end = || [(0, run("s")), (0, run("t")), (0, prepare("s", "select 3"))];
+    for all in ["deallocate all", "discard all", "select 7; deallocate all; select 8"] {
+        for last in [Bind("", "s", "x"), DescribeStatement("s"), Parse("s", "select 3")] {
+            let burst = (0, vec![Query(all), last, Sync]);
+            check(1, &[begin().as_slice(), &[burst], &end()].concat());
+        }
+        let burst = (0, vec![Query(all), Bind("", "u", "x"), CloseStatement("s"), Sync]);
+        check(1, &[begin().as_slice(), &[burst], &end()].concat());
+    }
+    let segment = [Parse("", "discard all"), Bind("", "", ""), Execute("", 0)];
+    for last in [Bind("", "s", "x"), DescribeStatement("s"), Parse("s", "select 3")] {
+        let burst = (0, [segment.as_slice(), &[last, Sync]].concat());
+        check(1, &[begin().as_slice(), &[burst], &end()].concat());
+    }
+}
+
+#[test]
 fn a11_sql_prepare_keeps_the_backend() {
     let mut pool = pool(2, 2, 2);
     go(&mut pool, 0, &[Query("prepare x")]);
