@@ -57,6 +57,8 @@ pub enum Effect {
         /// The statement.
         statement: Arc<Statement>,
     },
+    /// A Query dropped the statement that the client calls so, if it succeeds.
+    Deallocated(Box<[u8]>),
     /// A query of ours about the channels that the client listens to.
     Channels(ChannelQuery),
     /// A message replaced or dropped the client's unnamed statement.
@@ -70,7 +72,7 @@ pub enum Effect {
 
 impl Effect {
     /// Says whether it is about named statements: what a name means, or what the server holds.
-    fn is_about_named(&self) -> bool {
+    pub fn is_about_named(&self) -> bool {
         match self {
             Self::Prepared { .. } | Self::Injected(_) | Self::Evicted(_) | Self::Closed { .. } => {
                 true
@@ -80,6 +82,7 @@ impl Effect {
             | Self::InjectedUnnamed
             | Self::Noted
             | Self::Channels(_)
+            | Self::Deallocated(_)
             | Self::Unnamed { .. } => false,
         }
     }
@@ -95,7 +98,8 @@ impl Effect {
             | Self::Noted
             | Self::Evicted(_)
             | Self::Closed { .. }
-            | Self::Channels(_) => false,
+            | Self::Channels(_)
+            | Self::Deallocated(_) => false,
         }
     }
 }
@@ -175,6 +179,9 @@ impl Link {
     }
 }
 
+/// Is in the place of a segment in which something was changed, if nothing can be undone.
+const NO_SEGMENT: u64 = u64::MAX;
+
 /// Says whether what was changed in the segment `changed_in` may still be undone. Once it cannot, that is
 /// noted, so that nobody looks through what is awaited again.
 fn may_change_back(
@@ -187,7 +194,7 @@ fn may_change_back(
     }
     let may_change = expect.may_undo(is_meant);
     if !may_change {
-        *changed_in = expect.segment();
+        *changed_in = NO_SEGMENT;
     }
     may_change
 }

@@ -275,11 +275,6 @@ impl HeldStatements {
         }
     }
 
-    /// Says whether `id` can be used as it is.
-    pub fn is_ready(&self, id: StatementId) -> bool {
-        self.slots.get(&id).is_some_and(|slot| !slot.is_stale)
-    }
-
     /// Notes that `statement` is prepared.
     pub fn insert(&mut self, statement: Arc<Statement>) {
         self.uses += 1;

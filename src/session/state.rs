@@ -21,7 +21,7 @@ use crate::pool::ledger::{Bound, Place};
 use crate::session::channels::{self, Channels, Heard, Name, Notification};
 use crate::session::pins::Pins;
 use crate::sql::{
-    self, Action, Class, Dialect, Discard, Glance, Names, Scope, Setting, Target, Traces, Verb,
+    self, Action, Class, Dialect, Discard, Glance, Scope, Setting, Target, Traces, Verb,
 };
 use crate::wire::cursor::{Cursor, Malformed};
 
@@ -79,7 +79,7 @@ pub struct State {
     shares_channels: bool,
     /// Something ran that no question is sure to find: nobody else gets the backend as it is.
     is_unseen: bool,
-    /// What it runs, or has bound, may drop all its prepared statements.
+    /// What it runs, or has bound, may drop prepared statements of its own.
     may_deallocate: bool,
 }
 
@@ -210,7 +210,7 @@ impl State {
         std::mem::take(&mut self.is_unseen)
     }
 
-    /// Says whether what is under way may drop all its prepared statements.
+    /// Says whether what is under way may drop prepared statements of the client.
     pub fn may_deallocate(&self) -> bool {
         self.may_deallocate
     }
@@ -495,7 +495,7 @@ struct Look<'a> {
     is_pin: bool,
     /// Channels are handed over, and keep nobody at a backend.
     shares: bool,
-    /// It may drop all prepared statements.
+    /// It may drop prepared statements.
     may_deallocate: bool,
 }
 
@@ -531,9 +531,9 @@ impl<'a> Look<'a> {
                     self.pins.add(Pins::UNKNOWN);
                 }
             }
-            Action::Deallocate(names) => {
+            Action::Deallocate(_) => {
                 self.takes_back(Pins::PREPARE);
-                self.may_deallocate |= names == Names::All;
+                self.may_deallocate = true;
             }
             Action::Listen(_) if self.shares => self.doubts.pins.add(Pins::LISTEN),
             Action::Listen(_) => self.leaves("a channel that is listened to", Pins::LISTEN),

@@ -219,13 +219,7 @@ impl Worker {
             Ok(stop) if is_answered => return self.client_turn_done(key, lease, stop),
             Ok(_) => self.client_leaves(key, Leave::Lost),
             Err(Some(fault)) => self.fail_session(key, ClientEnd::Protocol, &fault),
-            Err(None) => {
-                // It may have said why: that is read first.
-                if let Some(backend) = self.backends.get_mut(lease) {
-                    backend.pipe.hear_out();
-                    self.runnable_backends.push_back(lease);
-                }
-            }
+            Err(None) => self.backend_takes_nothing(lease),
         }
         Flow::Blocked
     }

@@ -339,6 +339,42 @@ fn a10_what_is_under_way_for_a_name_that_is_gone_fails_with_that_name() {
 }
 
 #[test]
+fn a10_deallocate_finds_what_the_protocol_prepared() {
+    everywhere(|peer| {
+        let (mut a, mut b) = (peer.connect("a"), peer.connect("b"));
+        for text in ["deallocate s", "DEALLOCATE PREPARE \"s\";", " deallocate S -- gone"] {
+            a.run(&[parse("s", "select 1"), sync()]);
+            b.run(&[parse("s", "select 1"), sync()]);
+            for failed in ["begin; select 1/0", "begin; deallocate nothing"] {
+                a.query(failed);
+                assert_eq!(a.query(text), "E 25P02 | Z E");
+                a.query("rollback");
+            }
+            assert_eq!(a.run(&[bind("", "s"), execute(""), sync()]), "2 | D 1 | C SELECT 1 | Z I");
+            assert_eq!(a.query(text), "C DEALLOCATE | Z I");
+            assert_eq!(a.run(&[bind("", "s"), sync()]), "E 26000 | Z I");
+            assert_eq!(a.query(text), "E 26000 | Z I");
+            assert_eq!(b.run(&[bind("", "s"), execute(""), sync()]), "2 | D 1 | C SELECT 1 | Z I");
+            b.query(text);
+        }
+        // In one go with what uses the name, and with an unnamed statement that it drops.
+        a.run(&[parse("s", "select 1"), parse("", "select 2"), sync()]);
+        a.send(&[query("deallocate s"), bind("", "s"), sync(), bind("", ""), sync()]);
+        assert_eq!(a.ready(3), "C DEALLOCATE | Z I | E 26000 | Z I | E 26000 | Z I");
+        a.send(&[parse("s", "select 3"), sync(), query("deallocate s"), parse("s", "select 4")]);
+        a.send(&[bind("", "s"), execute(""), query("deallocate s"), sync()]);
+        let answers = "1 | Z I | C DEALLOCATE | Z I | 1 | 2 | D 4 | C SELECT 1 | \
+                       C DEALLOCATE | Z I | Z I";
+        assert_eq!(a.ready(4), answers);
+        // Behind an error it is skipped.
+        a.run(&[parse("s", "select 5"), sync()]);
+        a.send(&[bind("", "nothing"), query("deallocate s"), sync()]);
+        assert_eq!(a.ready(1), "E 26000 | Z I");
+        assert_eq!(a.run(&[bind("", "s"), execute(""), sync()]), "2 | D 5 | C SELECT 1 | Z I");
+    });
+}
+
+#[test]
 fn a10_deallocate_all_is_known_on_other_backends() {
     let fixture = Fixture::start(|config| config.general("default_pool_size = 2"));
     fixture.both(|peer| {

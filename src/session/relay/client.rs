@@ -1,5 +1,6 @@
 //! Client → server.
 
+mod deallocate;
 mod definitions;
 mod following;
 mod statements;
@@ -148,6 +149,8 @@ enum Seen<'a> {
     TooEarly,
     /// It has definitions that follow.
     Definitions(&'a [u8]),
+    /// It drops this statement, which the client prepared through the protocol.
+    Deallocation(Box<[u8]>),
 }
 
 /// One message at its turn.
@@ -283,6 +286,7 @@ impl<'a> Message<'a, '_> {
         match seen {
             Err(fault) => self.refuse_query(&fault, effect),
             Ok(Seen::Definitions(query)) => self.define_query(query, effect),
+            Ok(Seen::Deallocation(name)) => self.deallocate(name, effect),
             Ok(Seen::Nothing | Seen::TooEarly) => {
                 self.link.expect.push(Awaited::Query, Reply::Forward, effect);
                 self.forward()
@@ -298,8 +302,19 @@ impl<'a> Message<'a, '_> {
     /// Looks at the text of a Query: what it may leave behind, and whether it has definitions that
     /// follow.
     fn look_at(&mut self, text: &'a [u8]) -> Result<Seen<'a>, Fault> {
+        let deallocated = self.deallocated(text);
+        if deallocated.is_some()
+            && (self.must_wait_for_named() || self.must_wait_for_deallocation())
+        {
+            return Ok(Seen::TooEarly);
+        }
         if self.front.rules != StatementRules::Pass && !self.inspect_query(text)? {
             return Ok(Seen::TooEarly);
+        }
+        if let Some(name) = deallocated {
+            let prepared = self.front.prepared();
+            let is_known = prepared.is_some_and(|prepared| prepared.find(&name).is_some());
+            return Ok(if is_known { Seen::Deallocation(name) } else { Seen::Nothing });
         }
         let may_define = self.front.definitions.is_some() && sql::glance(text) == Glance::Unclear;
         Ok(if may_define && self.has_definitions(text)? {

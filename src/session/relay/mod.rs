@@ -94,7 +94,11 @@ pub enum ServerFailure {
 /// Takes back what a skipped or failed message did to the books.
 fn undo(entry: Entry<Effect>, has_failed: bool, front: &mut Front, link: &mut Books<'_>) {
     match entry.effect {
-        Effect::None | Effect::Bound(..) | Effect::Channels(_) | Effect::Noted => {}
+        Effect::None
+        | Effect::Bound(..)
+        | Effect::Channels(_)
+        | Effect::Deallocated(_)
+        | Effect::Noted => {}
         Effect::Prepared { name, id, was_sent } => {
             let prepared = front.prepared_mut();
             if prepared.find(&name).is_some_and(|statement| statement.id() == id) {
@@ -140,6 +144,7 @@ fn restore_unnamed(
         Effect::None
         | Effect::Bound(..)
         | Effect::Channels(_)
+        | Effect::Deallocated(_)
         | Effect::Noted
         | Effect::Prepared { .. }
         | Effect::Injected(_)

@@ -267,6 +267,7 @@ impl<'a> Turn<'a, '_> {
                 Effect::None
                 | Effect::Bound(..)
                 | Effect::Channels(_)
+                | Effect::Deallocated(_)
                 | Effect::Noted
                 | Effect::Prepared { .. }
                 | Effect::InjectedUnnamed
@@ -347,6 +348,11 @@ impl<'a> Turn<'a, '_> {
                 self.forget_statements();
                 self.front.state.pins.remove(Pins::PREPARE);
             }
+            b"DEALLOCATE\0" => {
+                if let Some(Effect::Deallocated(name)) = self.link.expect.head_effect() {
+                    self.front.prepared_mut().remove(name);
+                }
+            }
             b"PREPARE\0" => self.front.state.pins.add(Pins::PREPARE),
             b"LISTEN\0" => self.front.state.pins.add(Pins::LISTEN),
             _ => {}
@@ -355,12 +361,12 @@ impl<'a> Turn<'a, '_> {
 
     /// The server dropped all statements. Those that it has yet to read of stay. Point A10.
     fn forget_statements(&mut self) {
-        let mut names: HashSet<&[u8]> = HashSet::new();
+        let mut names: HashSet<Box<[u8]>> = HashSet::new();
         let mut ids: HashSet<StatementId> = HashSet::new();
-        for entry in self.link.expect.entries() {
+        for entry in self.link.expect.entries_mut() {
             match &entry.effect {
                 Effect::Prepared { name, id, was_sent } => {
-                    names.insert(name);
+                    names.insert(name.clone());
                     if *was_sent {
                         ids.insert(*id);
                     }
@@ -368,9 +374,17 @@ impl<'a> Turn<'a, '_> {
                 Effect::Injected(id) => {
                     ids.insert(*id);
                 }
+                // What is gone, nothing brings back.
+                Effect::Evicted(statement) if !ids.contains(&statement.id()) => {
+                    entry.effect = Effect::None;
+                }
+                Effect::Closed { name, .. } if !names.contains(name) => {
+                    entry.effect = Effect::None;
+                }
                 Effect::None
                 | Effect::Bound(..)
                 | Effect::Channels(_)
+                | Effect::Deallocated(_)
                 | Effect::Noted
                 | Effect::InjectedUnnamed
                 | Effect::Evicted(_)
@@ -378,6 +392,7 @@ impl<'a> Turn<'a, '_> {
                 | Effect::Unnamed { .. } => {}
             }
         }
+        let names: HashSet<&[u8]> = names.iter().map(|name| &**name).collect();
         let prepared = self.front.prepared_mut();
         let forgotten: Vec<(StatementId, Box<[u8]>)> = prepared
             .names()
@@ -386,12 +401,8 @@ impl<'a> Turn<'a, '_> {
             .collect();
         prepared.clear_except(&names);
         self.link.held.clear_except(&ids);
+        // What is under way for them fails; the client must read its own name in that.
         for entry in self.link.expect.entries_mut() {
-            if let Effect::Evicted(_) | Effect::Closed { .. } = entry.effect {
-                // Nothing brings it back.
-                entry.effect = Effect::None;
-            }
-            // What is under way for them fails; the client must read its own name in that.
             let Effect::Bound(id, name) = entry.effect else { continue };
             let is_it = |(known, known_name): &&(StatementId, Box<[u8]>)| {
                 *known == id && mark(known_name) == name
@@ -413,6 +424,7 @@ fn is_noted(effect: &Effect) -> bool {
         Effect::None
         | Effect::Bound(..)
         | Effect::Channels(_)
+        | Effect::Deallocated(_)
         | Effect::Prepared { .. }
         | Effect::Injected(_)
         | Effect::InjectedUnnamed

@@ -6,7 +6,7 @@ use super::script::{Act, Message, Script, Way, What};
 use crate::support::{
     PATIENCE, let_pass,
     login::{Address, Login},
-    message::{Bytes, bind, copy_fail, execute, parse, query, sync, terminate},
+    message::{Bytes, bind, copy_fail, execute, flush, parse, query, sync, terminate},
     reply::Reply,
     wire::Client,
 };
@@ -114,7 +114,9 @@ impl Side {
                 address.cancel(line.client.key);
             }
             What::Terminate => {
-                line.send_bytes(&terminate());
+                // PostgreSQL forgets answers that nobody asked it to send before; the proxy gives those
+                // that it gives itself when their turn comes.
+                line.send_bytes(&[flush(), terminate()].concat());
                 line.read_to_end();
             }
             What::HangUp => {

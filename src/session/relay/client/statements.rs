@@ -73,19 +73,21 @@ impl<'a> Message<'a, '_> {
 
     /// Adds a message of ours, or one that changes what names mean.
     fn push_named(&mut self, awaited: Awaited, reply: Reply, effect: Effect) {
-        self.link.named_changed_in = self.link.expect.segment();
+        if effect.is_about_named() {
+            self.link.named_changed_in = self.link.expect.segment();
+        }
         self.link.expect.push(awaited, reply, effect);
     }
 
     /// Says whether an earlier segment may still fail that changed what names mean: then nobody
     /// knows yet what this message is about.
-    fn must_wait_for_named(&mut self) -> bool {
+    pub(super) fn must_wait_for_named(&mut self) -> bool {
         self.link.named_may_change_back()
     }
 
     /// Says whether the client may have no statements any more when the server comes to this message: what
-    /// is under way may be `DEALLOCATE ALL`. Its answer tells, and the server may hold that back.
-    fn must_wait_for_deallocation(&mut self) -> bool {
+    /// is under way may be `DEALLOCATE`. Its answer tells, and the server may hold that back.
+    pub(super) fn must_wait_for_deallocation(&mut self) -> bool {
         let expect = &self.link.expect;
         if expect.is_at_rest() {
             self.front.state.nothing_deallocates();
@@ -481,8 +483,7 @@ impl<'a> Message<'a, '_> {
         }
         if let Some(known) = self.front.prepared().and_then(|prepared| prepared.find(name)) {
             let known = Arc::clone(known);
-            // One that the server holds, it misses by itself.
-            if !self.link.held.is_ready(known.id()) && self.must_wait_for_deallocation() {
+            if self.must_wait_for_deallocation() {
                 return Lookup::Unknown;
             }
             return Lookup::Found(known);

@@ -202,6 +202,10 @@ fn a10_what_is_gone_is_not_prepared_again_for_what_was_sent_with_it() {
         let burst = (0, vec![Query(all), Bind("", "u", "x"), CloseStatement("s"), Sync]);
         check(1, &[begin().as_slice(), &[burst], &end()].concat());
     }
+    // Here it is skipped, and what was prepared behind stays.
+    let burst =
+        [Query("discard all"), Parse("s", "select 3"), Bind("", "u", ""), CloseStatement("s")];
+    check(1, &[begin().as_slice(), &[(0, burst.to_vec()), (0, vec![Sync])], &end()].concat());
     let segment = [Parse("", "discard all"), Bind("", "", ""), Execute("", 0)];
     for last in [Bind("", "s", "x"), DescribeStatement("s"), Parse("s", "select 3")] {
         let burst = (0, [segment.as_slice(), &[last, Sync]].concat());
