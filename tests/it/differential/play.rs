@@ -39,9 +39,10 @@ impl Place {
     }
 
     fn after(self, answer: &str) -> Self {
-        match answer.starts_with('Z') {
-            true => Self { ready: self.ready + 1, behind: 0 },
-            false => Self { behind: self.behind + 1, ..self },
+        if answer.starts_with('Z') {
+            Self { ready: self.ready + 1, behind: 0 }
+        } else {
+            Self { behind: self.behind + 1, ..self }
         }
     }
 }
