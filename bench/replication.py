@@ -2,8 +2,9 @@
 """Measures the replication mode: what capture costs the primary, and how fast a secondary follows.
 
 Beside PostgreSQL's built-in logical replication and Pgpool-II in native replication mode, in the
-same run and in turns; ratios are what counts. Needs PostgreSQL with pgbench, pgpool2, and
-`cargo build --release`; only the standard library.
+same run and in turns; ratios are what counts. Needs PostgreSQL with pgbench, pgpool2,
+valgrind (for instructions, which do not depend on the machine), and `cargo build --release`; only
+the standard library.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import compare
+import instructions
 import pairs
 import pgbench
 import procfs
@@ -29,12 +31,16 @@ from pgbench import Load
 from report import Measurement
 from servers import StartError
 
-CASES = ("capture", "bulk", "copy", "backlog", "steady", "lag", "verify")
+CASES = ("capture", "bulk", "copy", "backlog", "steady", "lag", "verify", "instructions")
 CLIENTS = 8
 BULK_ROWS = 100_000
-BULK_SELECT = (
+BULK_ANY = (
     "SELECT g, g % 1000, 'name ' || g, g * 1.25, '2020-01-01'::timestamptz + g * interval '1 min',"
-    f" 'abcdefghijklmnopqrstuvwxyz' FROM generate_series(1, {BULK_ROWS}) g"
+    " 'abcdefghijklmnopqrstuvwxyz' FROM generate_series(1, {rows}) g"
+)
+BULK_SELECT = BULK_ANY.format(rows=BULK_ROWS)
+FAILURES = (
+    StartError, NotAlike, ServerError, pgbench.LoadError, instructions.CallgrindError, OSError
 )
 BEAT_PAUSE_S = (0.02, 0.08)
 LAG_LOAD_TPS = 300
@@ -237,6 +243,24 @@ class Bench:
         self.note("verify", "pgtandem", 1, rows_per_s=count / seconds,
                   cpu_us=(tandem.cpu_s() - cpu) * 1e6 / count)
 
+    def instructions(self) -> None:
+        """What capture costs a backend in instructions; the primary is of no use afterwards."""
+        primary = self.tandem.primary
+        self.tandem.hold()
+        databases = {"off": "plain", "on": servers.DATABASE}
+        for database in databases.values():
+            primary.run("TRUNCATE bulk", database)
+            primary.run("VACUUM ANALYZE", database)
+        primary.server.stop()
+        for target, database in databases.items():
+            backend = instructions.Backend(
+                self.ground.programs, self.ground.account, primary.server.log.parent / "data",
+                database,
+            )
+            self.note("instructions", target, 1,
+                      per_transaction=backend.per_transaction(self.ground.scale),
+                      per_row=backend.per_row(f"INSERT INTO bulk {BULK_ANY}"))
+
     def in_turns(self, number: int, *targets) -> list:
         """Those that are there, another one first in each round."""
         there = [pair for pair in targets if pair]
@@ -313,7 +337,7 @@ def main() -> int:
             bench = Bench(options, stack)
             measure(bench)
         return 0
-    except (StartError, NotAlike, ServerError, pgbench.LoadError, OSError) as error:
+    except FAILURES as error:
         print(f"replication.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -346,6 +370,11 @@ def measure(bench: Bench) -> None:
                 getattr(bench, case)(number)
     if "verify" in cases:
         bench.verify()
+    if "instructions" in cases:
+        if instructions.is_possible():
+            bench.instructions()
+        else:
+            say("no valgrind found, going on without: run .ci/install bench")
 
 
 def finish(options: argparse.Namespace, bench: Bench) -> None:

@@ -47,6 +47,8 @@ pub struct Prepared {
     named_bytes: usize,
     /// The unnamed statement.
     pub unnamed: Unnamed,
+    /// The definitions among them, and among its portals.
+    defining: Option<Box<Defining>>,
 }
 
 impl Prepared {
@@ -157,8 +159,6 @@ pub struct Front {
     pub state: State,
     /// How its definitions are treated, if they are looked for; as of the lease.
     pub definitions: Option<Arc<Definitions>>,
-    /// What it has of them; boxed, so that clients without any cost nothing.
-    defining: Option<Box<Defining>>,
     /// Its prepared statements; boxed, so that clients without any cost nothing.
     prepared: Option<Box<Prepared>>,
 }
@@ -174,7 +174,6 @@ impl Front {
             params,
             state: State::default(),
             definitions: None,
-            defining: None,
             prepared: None,
         }
     }
@@ -207,12 +206,12 @@ impl Front {
 
     /// Returns its definitions, if it ever had any.
     pub fn defining(&self) -> Option<&Defining> {
-        self.defining.as_deref()
+        self.prepared()?.defining.as_deref()
     }
 
     /// Returns its definitions, to be changed.
     pub fn defining_mut(&mut self) -> &mut Defining {
-        self.defining.get_or_insert_default()
+        self.prepared_mut().defining.get_or_insert_default()
     }
 
     /// Returns its prepared statements, if it ever had any.

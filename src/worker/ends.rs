@@ -96,7 +96,7 @@ impl Worker {
             Leave::Terminate => None,
             Leave::Lost => Some(Cancel { from_ms, until_ms: from_ms.saturating_add(limit_ms) }),
         };
-        session.phase = Phase::Leaving(lease, Departure { cancel, is_passed_on: false });
+        session.phase = Phase::Leaving(lease, Box::new(Departure { cancel, is_passed_on: false }));
         self.tick_leaving(key, lease, cancel);
         self.leaving_turn_done(lease, key);
         self.runnable_backends.push_back(lease);
@@ -287,7 +287,7 @@ impl Worker {
 
     /// The connection to a server has ended.
     pub(super) fn backend_gone(&mut self, key: Key<Backend>) {
-        let is_told = |session: &Session| matches!(session.phase, Phase::Leaving(_, departure) if departure.is_passed_on);
+        let is_told = |session: &Session| matches!(&session.phase, Phase::Leaving(_, departure) if departure.is_passed_on);
         let session = match self.backends.get(key).map(|backend| &backend.role) {
             Some(Role::Leased(session)) => self.sessions.get(*session),
             Some(Role::Idle | Role::Chore(_) | Role::Cancelling) | None => None,

@@ -54,12 +54,29 @@ pub struct Pipe {
     is_read_closed: bool,
     /// Input that could not be handled yet: the start of a message.
     pub stash: Vec<u8>,
-    /// Output that the peer has not taken yet; sealed if there is TLS.
-    unsent: Vec<u8>,
-    /// How much of `unsent` it has taken.
-    sent: usize,
+    /// Output that the peer has not taken yet. Boxed, as most take all at once: idle clients would
+    /// pay for it.
+    unsent: Option<Box<Unsent>>,
     /// Whether it takes nothing any more: output is dropped.
     is_deaf: bool,
+}
+
+/// Output that waits for its peer; sealed if there is TLS. Never empty.
+#[derive(Debug)]
+struct Unsent {
+    bytes: Vec<u8>,
+    /// How many of them the peer has taken.
+    sent: usize,
+}
+
+impl Unsent {
+    fn of(bytes: Vec<u8>) -> Option<Box<Self>> {
+        (!bytes.is_empty()).then(|| Box::new(Self { bytes, sent: 0 }))
+    }
+
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.sent..).unwrap_or_default()
+    }
 }
 
 impl Pipe {
@@ -74,8 +91,7 @@ impl Pipe {
             is_readable: is_read_closed,
             is_read_closed,
             stash: unread,
-            unsent: raw.unsent,
-            sent: 0,
+            unsent: Unsent::of(raw.unsent),
             is_deaf: false,
         }
     }
@@ -102,7 +118,7 @@ impl Pipe {
 
     /// Returns how many bytes the peer has not taken yet.
     pub fn unsent_bytes(&self) -> usize {
-        self.unsent.len().saturating_sub(self.sent)
+        self.unsent.as_ref().map_or(0, |unsent| unsent.rest().len())
     }
 
     /// Takes note of an event.
@@ -123,7 +139,7 @@ impl Pipe {
 
     /// Says whether the peer has not taken everything yet.
     pub fn has_unsent(&self) -> bool {
-        !self.unsent.is_empty()
+        self.unsent.is_some()
     }
 
     /// Reads once into `buffer`.
@@ -245,14 +261,13 @@ impl Pipe {
 
     /// Drops what the peer has not taken, and whatever it is sent from now on.
     pub fn drop_output(&mut self) {
-        self.unsent = Vec::new();
-        self.sent = 0;
+        self.unsent = None;
         self.is_deaf = true;
     }
 
     /// Says that nothing follows, if that can be said at once and there is a way to say it.
     pub fn send_end(&mut self, wire: &mut Wire) {
-        let Some(tls) = self.tls.as_mut().filter(|_| self.unsent.is_empty()) else { return };
+        let Some(tls) = self.tls.as_mut().filter(|_| self.unsent.is_none()) else { return };
         wire.outgoing.clear();
         if tls.close(&mut wire.outgoing).is_ok() {
             // Best effort: the peer sees the end of the connection anyway.
@@ -264,27 +279,25 @@ impl Pipe {
         if self.is_deaf {
             return Ok(());
         }
-        let taken = if self.unsent.is_empty() { self.write(bytes)? } else { 0 };
+        if let Some(unsent) = &mut self.unsent {
+            unsent.bytes.extend_from_slice(bytes);
+            return Ok(());
+        }
+        let taken = self.write(bytes)?;
         if let Some(rest) = bytes.get(taken..).filter(|rest| !rest.is_empty()) {
-            self.unsent.extend_from_slice(rest);
+            self.unsent = Unsent::of(rest.to_vec());
         }
         Ok(())
     }
 
     /// Sends what is kept; says whether everything is gone.
     pub fn flush(&mut self) -> Result<bool, Gone> {
-        if self.unsent.is_empty() {
-            return Ok(true);
+        let Some(mut unsent) = self.unsent.take() else { return Ok(true) };
+        unsent.sent += self.write(unsent.rest())?;
+        if !unsent.rest().is_empty() {
+            self.unsent = Some(unsent);
         }
-        let unsent = std::mem::take(&mut self.unsent);
-        let taken = self.write(unsent.get(self.sent..).unwrap_or_default())?;
-        self.sent += taken;
-        if self.sent < unsent.len() {
-            self.unsent = unsent;
-            return Ok(false);
-        }
-        self.sent = 0;
-        Ok(true)
+        Ok(self.unsent.is_none())
     }
 
     /// Writes until the peer takes no more; returns how much it took.

@@ -29,8 +29,8 @@ pub enum Phase {
     /// Has a backend.
     Leased(Key<Backend>),
     /// Will send nothing more, but the server still works on what it sent; answers go to it as long
-    /// as it takes them.
-    Leaving(Key<Backend>, Departure),
+    /// as it takes them. Boxed, as few clients are: those that are idle would pay for it.
+    Leaving(Key<Backend>, Box<Departure>),
     /// Nothing is left to do but to send what it has not taken yet.
     Closing {
         /// When to give up, in the worker's milliseconds.
@@ -116,5 +116,17 @@ impl Session {
     /// Says whether there may be something to relay.
     pub fn has_input(&self) -> bool {
         self.has_backlog || self.pipe.is_readable()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is rarely there is boxed. Beside this an idle client costs its parameters, shared by all
+    /// that have the same, and its secret.
+    #[test]
+    fn an_idle_client_is_small() {
+        assert!(size_of::<Session>() <= 312, "{} bytes", size_of::<Session>());
     }
 }

@@ -221,7 +221,10 @@ impl Worker {
                     self.is_busy = true;
                 }
             }
-            Phase::Leaving(lease, departure) => self.tick_leaving(key, lease, departure.cancel),
+            Phase::Leaving(lease, ref departure) => {
+                let cancel = departure.cancel;
+                self.tick_leaving(key, lease, cancel);
+            }
             Phase::Waiting if session.pipe.is_read_closed() => self.waits_no_more(key),
             Phase::Greeting(_) | Phase::Waiting | Phase::Refusing(_) | Phase::Leased(_) => {}
         }

@@ -110,7 +110,7 @@ fn message_tags_are_written_in_one_place() {
 #[test]
 fn every_point_names_tests_that_exist() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let table = fs::read_to_string(root.join("tests/POINTS.md")).expect("it is there");
+    let table = fs::read_to_string(root.join("README.md")).expect("it is there");
     let mut points = Vec::new();
     for row in table.lines().filter_map(|line| line.strip_prefix("| ")) {
         let cells: Vec<&str> = row.split(" | ").collect();

@@ -48,13 +48,30 @@
 //! indexes 2.4 µs and 2.6 µs more, 8 µs more by row trigger.
 //!
 //! Of the capture of an UPDATE a fifth is starting the statement in the executor, a seventh the log's
-//! heap, an eighth the index on `xid`, each of the row's text and the sequence less than a tenth. So
-//! none of these gains much: without any index 2.5 µs, numbers from the WAL position instead of the
-//! sequence 1 µs, no column but the row's text 0.5 µs more; leaving the key out where it has not changed
-//! gains nothing, as it has to be looked at. A BRIN index is no cheaper than the B-tree for single rows,
-//! and makes each poll read a range. To pin `search_path` would cost 5 µs, `DateStyle` 1.5 µs, `TimeZone`
-//! 2 µs: each table pins only those that its types print with. An IF in the body that pins only for
-//! sessions that have other settings costs as much as the pin.
+//! heap, an eighth the index on `xid`, each of the row's text and the sequence less than a tenth. To pin
+//! `search_path` would cost 5 µs, `DateStyle` 1.5 µs, `TimeZone` 2 µs: each table pins only those that its
+//! types print with. An IF in the body that pins only for sessions that have other settings costs as much
+//! as the pin.
+//!
+//! Times vary with the machine, instructions do not (`bench/replication.py --cases instructions`; one
+//! backend in single-user mode). Of the 296,000 that the four changes of a transaction of TPC-B take more,
+//! beside 540,000, and of the 24,500 of a row of an INSERT … SELECT, beside 25,100, another form of the log
+//! would save:
+//!
+//! | instead | a transaction | a row in bulk |
+//! |---|---|---|
+//! | functions that do nothing | 227,000 | |
+//! | at least: four columns, no index, the row's text alone | 106,000 | 11,100 |
+//! | no index on `xid` | 44,000 | 6,600 |
+//! | a BRIN index on it | 12,000 | 4,100 |
+//! | seven columns: no `op`, no `leaf`, the key as text; no key in bulk | 27,000 | 1,600 |
+//! | the position of the WAL for the sequence | 6,000 | 2,500 |
+//! | inserts without their key | 2,000 | 1,100 |
+//! | no `SECURITY DEFINER`, so that whoever writes could forge | 2,000 | |
+//! | many rows of a statement in one of the log, as an array | −38,000 | 1,500 |
+//!
+//! So what can be left out safely (fewer columns, the position) gains a tenth for single rows and a sixth in
+//! bulk; see decision 58 in ARCHITECTURE.md.
 //!
 //! With many clients, whose code and plans are not in the processor's caches, it is more: TPC-B with eight
 //! clients on two cores takes 235 to 275 µs of CPU more for the four changes of a transaction, beside 636

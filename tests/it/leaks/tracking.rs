@@ -1,7 +1,7 @@
 //! `session_state = "track"`, and what is left in doubt.
 
 use super::{KINDS, Kind, PROTOCOLS, Protocol, pinned, pool_of, send};
-use crate::support::{fixture::Fixture, message::*, poll, wire::Client};
+use crate::support::{fixture::Fixture, login::Login, message::*, poll, wire::Client};
 
 /// How the transaction of a statement goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -385,4 +385,21 @@ fn a_long_query_leaves_nothing_to_others() {
     assert_eq!(b.value("show statement_timeout"), "0");
     assert_eq!(b.value("select coalesce(nullif(current_setting('my.x', true), ''), '-')"), "-");
     assert_eq!(a.value("show statement_timeout"), "77s");
+}
+
+/// A server that does not say what is left, here for want of a right, may have anything left.
+#[test]
+fn what_cannot_be_asked_keeps_its_client() {
+    let fixture = pool_of(2);
+    fixture.observer().rows("REVOKE SELECT ON pg_locks FROM PUBLIC");
+    let login = Login::new("dave", &fixture.database);
+    let connect = || login.connect(&fixture.proxy.tcp()).expect("everybody is trusted");
+    let (mut a, mut b) = (connect(), connect());
+    a.query("select pg_advisory_lock(1)");
+    let pid = a.backend_pid();
+    assert_ne!(b.backend_pid(), pid);
+    assert_eq!(a.backend_pid(), pid);
+    assert_eq!(pinned(&fixture), ["unknown state"]);
+    drop(a);
+    poll("the lock is free", || b.value("select pg_try_advisory_xact_lock(1)") == "t");
 }

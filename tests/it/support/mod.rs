@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod config;
+pub mod definitions;
 pub mod drivers;
 pub mod fake;
 pub mod fixture;

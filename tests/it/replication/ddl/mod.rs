@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::operate::{console_of, with_console};
 use super::pair::Pair;
+use crate::support::definitions;
 use crate::support::login::{Address, Login};
-use crate::support::tools::{successful, tool};
 use crate::support::wire::Client;
 
 /// A pair that follows already, with room for clients.
@@ -66,17 +66,12 @@ pub fn assert_same(pair: &Pair) {
     assert!(!log.lines().any(has_stopped), "{log}");
 }
 
-/// What `pg_dump` says of everything but our own.
+/// The definitions of everything but our own.
 pub fn definitions(address: &Address, database: &str) -> Vec<String> {
-    let mut dump = tool("pg_dump", address, database);
-    dump.args(["--schema-only", "--exclude-schema=pgtandem", "--no-acl"]);
-    let dump = successful(dump.output().expect("pg_dump runs"));
-    let is_ours = |line: &str| {
-        // The key of \restrict is another one each time.
-        line.contains("!pgtandem") || line.starts_with("--") || line.starts_with('\\')
-    };
-    let lines = dump.lines().filter(|line| !line.is_empty() && !is_ours(line));
-    lines.map(str::to_owned).collect()
+    let all =
+        definitions::definitions(address, database, &["--exclude-schema=pgtandem", "--no-acl"]);
+    let is_ours = |line: &String| line.contains("pgtandem") || line.starts_with("acl ");
+    all.into_iter().filter(|line| !is_ours(line)).collect()
 }
 
 /// How long a copy of a table may take on a slow machine.
