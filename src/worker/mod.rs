@@ -275,7 +275,9 @@ impl Worker {
     fn client_event(&mut self, key: Key<Session>, event: &Event) {
         let Some(session) = self.sessions.get_mut(key) else { return };
         session.pipe.note(event);
-        if event.is_writable() && session.pipe.has_unsent() {
+        // One that takes nothing any more is found out by a write: no other event comes.
+        let is_over = event.is_write_closed() || event.is_error();
+        if (event.is_writable() || is_over) && session.pipe.has_unsent() {
             self.client_writable(key);
         }
         if event.is_readable() || event.is_read_closed() || event.is_error() {
