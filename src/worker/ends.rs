@@ -55,6 +55,11 @@ impl Leave {
     }
 }
 
+/// Says whether the server was told that the client has gone.
+fn is_told(session: &Session) -> bool {
+    matches!(&session.phase, Phase::Leaving(_, departure) if departure.is_passed_on)
+}
+
 impl Worker {
     /// A client is gone.
     pub(super) fn client_leaves(&mut self, key: Key<Session>, how: Leave) {
@@ -111,13 +116,18 @@ impl Worker {
         cancel: Option<Cancel>,
     ) {
         self.is_busy = true;
-        if let Some(session) = self.sessions.get_mut(key)
-            && session.pipe.has_unsent()
-            && self.now_ms.saturating_sub(session.idle_ms) >= FAREWELL_MS
-        {
-            // Who does not take its answers must not hold up the others.
-            session.pipe.drop_output();
-            self.runnable_backends.push_back(lease);
+        let Some(session) = self.sessions.get_mut(key) else { return };
+        let Some(backend) = self.backends.get(lease) else { return };
+        if self.now_ms.saturating_sub(session.idle_ms) >= FAREWELL_MS {
+            if session.pipe.has_unsent() {
+                // Who does not take its answers must not hold up the others.
+                session.pipe.drop_output();
+                self.runnable_backends.push_back(lease);
+            } else if is_told(session) && backend.link.expect.is_empty() {
+                // Nor must a server that does not go.
+                self.remove_session(key);
+                return;
+            }
         }
         let Some(Cancel { from_ms, until_ms }) = cancel else { return };
         if self.now_ms >= until_ms {
@@ -177,7 +187,8 @@ impl Worker {
     /// The session of a lease is gone: the backend goes back only if nothing is under way on it.
     fn end_lease(&mut self, session: &Session, lease: Key<Backend>) {
         let Some(backend) = self.backends.get_mut(lease) else { return };
-        let is_at_rest = relay::is_at_rest(&session.front, &backend.link)
+        let is_at_rest = !is_told(session)
+            && relay::is_at_rest(&session.front, &backend.link)
             && backend.pipe.stash.is_empty()
             && !backend.pipe.has_unsent();
         let unwanted = self.backends.get(lease).and_then(|backend| self.why_unwanted(backend));
@@ -287,7 +298,6 @@ impl Worker {
 
     /// The connection to a server has ended.
     pub(super) fn backend_gone(&mut self, key: Key<Backend>) {
-        let is_told = |session: &Session| matches!(&session.phase, Phase::Leaving(_, departure) if departure.is_passed_on);
         let session = match self.backends.get(key).map(|backend| &backend.role) {
             Some(Role::Leased(session)) => self.sessions.get(*session),
             Some(Role::Idle | Role::Chore(_) | Role::Cancelling) | None => None,

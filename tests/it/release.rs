@@ -362,6 +362,10 @@ fn b20_what_came_before_the_goodbye_is_carried_out_and_answered() {
         c.send(&[query("insert into t values (3)"), parse("", "select 1"), bind("", ""), flush()]);
         c.send(&[execute("nowhere"), terminate()]);
         assert_eq!(c.until_end(), "C INSERT 0 1 | Z I | 1 | 2 | E 34000 | EOF");
+        if Cluster::shared().version() < 140_000 {
+            // It goes on behind a goodbye inside a COPY, which our clients do not wait for.
+            return;
+        }
         let mut d = peer.connect("d");
         d.send(&[query("copy t from stdin"), copy_data("4\n"), terminate()]);
         assert_eq!(d.until_end(), "G | E 08P01 | E FATAL 08P01 | EOF");

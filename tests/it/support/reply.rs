@@ -148,6 +148,14 @@ impl fmt::Debug for Reply {
 pub struct Answers(Vec<String>);
 
 impl Answers {
+    /// The same without ParameterStatus: a server before version 14 reports at once, what is changed and
+    /// changed back too, as by the settings of a function.
+    #[must_use]
+    pub fn without_parameters(mut self) -> Self {
+        self.0.retain(|answer| !answer.starts_with("S "));
+        self
+    }
+
     /// The last of them.
     pub fn last(&self) -> &str {
         self.0.last().map_or("", String::as_str)

@@ -159,7 +159,8 @@ fn by_the_extended_protocol() {
         for step in STEPS {
             let answers =
                 client.run(&[m::parse("", step), m::bind("", ""), m::execute(""), m::sync()]);
-            assert!(answers.to_string().starts_with("1 | 2 | C "), "{step}: {answers}");
+            let answers = answers.without_parameters().to_string();
+            assert!(answers.starts_with("1 | 2 | C "), "{step}: {answers}");
         }
     });
 }
