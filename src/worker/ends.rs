@@ -306,6 +306,14 @@ impl Worker {
         self.backend_ends(key, if was_told { ServerClose::Unclean } else { ServerClose::Lost });
     }
 
+    /// The connection to a server takes nothing any more: what the server has said by then is read first.
+    pub(super) fn backend_takes_nothing(&mut self, key: Key<Backend>) {
+        if let Some(backend) = self.backends.get_mut(key) {
+            backend.pipe.hear_out();
+            self.runnable_backends.push_back(key);
+        }
+    }
+
     /// The connection to a server has ended, or must.
     pub(super) fn backend_ends(&mut self, key: Key<Backend>, why: ServerClose) {
         let Some(backend) = self.backends.get_mut(key) else { return };

@@ -265,6 +265,18 @@ impl Pipe {
         self.is_deaf = true;
     }
 
+    /// Says whether whatever it is sent is dropped.
+    pub fn is_deaf(&self) -> bool {
+        self.is_deaf
+    }
+
+    /// Has what has come be read to the end, of a peer that takes nothing any more.
+    pub fn hear_out(&mut self) {
+        self.drop_output();
+        self.is_readable = true;
+        self.is_read_closed = true;
+    }
+
     /// Says that nothing follows, if that can be said at once and there is a way to say it.
     pub fn send_end(&mut self, wire: &mut Wire) {
         let Some(tls) = self.tls.as_mut().filter(|_| self.unsent.is_none()) else { return };

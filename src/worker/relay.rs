@@ -219,7 +219,7 @@ impl Worker {
             Ok(stop) if is_answered => return self.client_turn_done(key, lease, stop),
             Ok(_) => self.client_leaves(key, Leave::Lost),
             Err(Some(fault)) => self.fail_session(key, ClientEnd::Protocol, &fault),
-            Err(None) => self.backend_gone(lease),
+            Err(None) => self.backend_takes_nothing(lease),
         }
         Flow::Blocked
     }
@@ -289,8 +289,8 @@ impl Worker {
         }
         let input = match backend.pipe.next_input(&mut self.scratch, &mut self.wire) {
             Ok(Some(input)) => input,
-            Ok(None) => return Flow::Blocked,
-            Err(Gone) => {
+            Ok(None) if !backend.pipe.is_deaf() => return Flow::Blocked,
+            Ok(None) | Err(Gone) => {
                 self.backend_gone(key);
                 return Flow::Blocked;
             }
