@@ -124,7 +124,8 @@ impl Worker {
                 session.pipe.drop_output();
                 self.runnable_backends.push_back(lease);
             } else if is_told(session) && backend.link.expect.is_empty() {
-                // Nor must a server that does not go.
+                // Nor must a server that does not go: before version 14 it takes a goodbye inside a COPY
+                // for an error of that, and waits for more.
                 self.remove_session(key);
                 return;
             }

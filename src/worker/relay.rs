@@ -404,11 +404,8 @@ impl Worker {
             return Flow::Blocked;
         }
         match relay::owed(&session.front, &backend.link) {
-            // Told goodbye, the server has the last word, which is not ReadyForQuery; but before version 14
-            // it takes a goodbye inside a COPY for an error of that, and goes on.
-            Owed::Nothing
-                if !departure.is_passed_on || backend.link.expect.is_between_segments() =>
-            {
+            // Told goodbye, the server has the last word.
+            Owed::Nothing if !departure.is_passed_on => {
                 self.remove_session(lessee);
                 return Flow::Blocked;
             }
