@@ -92,7 +92,11 @@ impl CaptureError {
     /// Whether the same may succeed later without anybody doing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Busy { .. } | Self::Defining { .. } | Self::Changed { .. } => true,
+            Self::Busy { .. }
+            | Self::Defining { .. }
+            | Self::Changed { .. }
+            // It was there when the tables were listed: a definition that follows has dropped it since.
+            | Self::Refused { why: Refusal::Gone, .. } => true,
             Self::Sql(error) => error.is_transient(),
             Self::Foreign { .. }
             | Self::Newer { .. }
