@@ -116,14 +116,15 @@ impl Worker {
         cancel: Option<Cancel>,
     ) {
         self.is_busy = true;
-        let Some(session) = self.sessions.get_mut(key) else { return };
-        let Some(backend) = self.backends.get(lease) else { return };
-        if self.now_ms.saturating_sub(session.idle_ms) >= FAREWELL_MS {
+        let owes_nothing = self.backends.get(lease).is_none_or(|b| b.link.expect.is_empty());
+        if let Some(session) = self.sessions.get_mut(key)
+            && self.now_ms.saturating_sub(session.idle_ms) >= FAREWELL_MS
+        {
             if session.pipe.has_unsent() {
                 // Who does not take its answers must not hold up the others.
                 session.pipe.drop_output();
                 self.runnable_backends.push_back(lease);
-            } else if is_told(session) && backend.link.expect.is_empty() {
+            } else if is_told(session) && owes_nothing {
                 // Nor must a server that does not go: before version 14 it takes a goodbye inside a COPY
                 // for an error of that, and waits for more.
                 self.remove_session(key);
